@@ -1,0 +1,12 @@
+//! Gantry's domain types and the rules that need nothing but them. No I/O (but the wall clock in
+//! [`time`]), no async, no storage: every daemon, the CLI and the lean job process build on this.
+
+pub mod config;
+pub mod error;
+pub mod ids;
+pub mod job;
+pub mod names;
+pub mod opcode;
+pub mod role;
+pub mod root;
+pub mod time;

@@ -1,0 +1,1 @@
+//! Ganeti opcodes: table and validation.

@@ -1,0 +1,127 @@
+//! Where everything lies. Every program takes `--root DIR` (or `GANTRY_ROOT`), default `/`, and finds
+//! `DIR/{etc,run,var/lib,var/log}/gantry` below it. Names paths only; makes and opens nothing.
+
+use crate::ids::JobOwner;
+use std::path::{Path, PathBuf};
+
+/// The environment variable that names the root.
+pub const ROOT_ENV: &str = "GANTRY_ROOT";
+
+/// One node's root directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root(PathBuf);
+
+impl Default for Root {
+    fn default() -> Self {
+        Self(PathBuf::from("/"))
+    }
+}
+
+impl Root {
+    /// A root at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// `etc/gantry`: what the operator writes (`node.toml`).
+    #[must_use]
+    pub fn etc(&self) -> PathBuf {
+        self.0.join("etc/gantry")
+    }
+
+    /// `run/gantry`: sockets and pid files, lost at reboot.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run/gantry")
+    }
+
+    /// `var/lib/gantry`: durable state.
+    #[must_use]
+    pub fn lib(&self) -> PathBuf {
+        self.0.join("var/lib/gantry")
+    }
+
+    /// `var/log/gantry`.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.0.join("var/log/gantry")
+    }
+
+    /// `etc/gantry/node.toml`.
+    #[must_use]
+    pub fn node_toml(&self) -> PathBuf {
+        self.etc().join("node.toml")
+    }
+
+    /// A socket of this node, such as `luxi.sock`.
+    #[must_use]
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.run().join(name)
+    }
+
+    /// The admin socket of a daemon: `admin/NAME.sock`.
+    #[must_use]
+    pub fn admin_socket(&self, daemon: &str) -> PathBuf {
+        self.run().join("admin").join(format!("{daemon}.sock"))
+    }
+
+    /// The pid file of a daemon: `pid/NAME.json`.
+    #[must_use]
+    pub fn pid_file(&self, daemon: &str) -> PathBuf {
+        self.run().join("pid").join(format!("{daemon}.json"))
+    }
+
+    /// The directory of the job sockets.
+    #[must_use]
+    pub fn job_dir(&self) -> PathBuf {
+        self.run().join("job")
+    }
+
+    /// The socket of one start of a job: `job/ID.E-R-C.sock` (P4).
+    #[must_use]
+    pub fn job_socket(&self, owner: JobOwner) -> PathBuf {
+        self.job_dir().join(format!("{owner}.sock"))
+    }
+
+    /// The directory of spool files.
+    #[must_use]
+    pub fn spool_dir(&self) -> PathBuf {
+        self.lib().join("spool")
+    }
+
+    /// The last report of one start of a job whose luxid was away: `spool/ID.E-R-C` (P4.4).
+    #[must_use]
+    pub fn spool_file(&self, owner: JobOwner) -> PathBuf {
+        self.spool_dir().join(owner.to_string())
+    }
+
+    /// `role.json`: what runs here; written only by noded and init.
+    #[must_use]
+    pub fn role_file(&self) -> PathBuf {
+        self.lib().join("role.json")
+    }
+
+    /// `ssconf_KEY`.
+    #[must_use]
+    pub fn ssconf(&self, key: &str) -> PathBuf {
+        self.lib().join(format!("ssconf_{key}"))
+    }
+
+    /// `secrets/`: keys and certificates, mode 0700.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.lib().join("secrets")
+    }
+
+    /// The secret an unjoined node waits with.
+    #[must_use]
+    pub fn join_secret(&self) -> PathBuf {
+        self.lib().join("join-secret")
+    }
+}

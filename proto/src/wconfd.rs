@@ -1,0 +1,421 @@
+//! Verbs of WConfD (DESIGN §5): locks, configuration commands, reads, the watch stream.
+//! Callers: luxid and job processes, over `wconfd.sock`.
+
+use crate::codec::Json;
+use crate::verbs;
+use gantry_model::config::{AdminState, Group, Instance, Node, Params};
+use gantry_model::ids::{ClusterUuid, Fence, Generation, GroupUuid, InstanceUuid, JobOwner, NodeUuid};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// Protocol name in the hello.
+pub const PROTOCOL: &str = "wconfd";
+
+verbs! {
+    /// What the writer is and how far it got.
+    1 Status(()) as StatusReply;
+    /// Takes, changes or gives back locks in one atomic request. Items tell whom it waits for, first at once
+    /// and again whenever that changes; the reply means granted and written. Closing the connection withdraws
+    /// a waiting request; what is held stays held.
+    2 LockUpdate(LockRequest) => LockBlocked as ();
+    /// Gives locks back; never fails for locks not held.
+    3 LockFree(LockFreeRequest) as ();
+    /// Changes the priority of the owner's waiting request, if it has one.
+    4 LockPriority(LockPriorityRequest) as ();
+    /// All locks owned or waited for.
+    5 LockRows(()) as Vec<LockRow>;
+    /// luxid only: this owner is dead: free its locks, end its waits.
+    6 OwnerGone(JobOwner) as ();
+    /// luxid only, first on each connection (P4.7): all owners that run. Frees the owners read from the
+    /// files at start that are not named.
+    7 Owners(Vec<JobOwner>) as ();
+    /// Objects by kind and key or name, from committed state.
+    8 Read(Vec<ReadKey>) as ReadReply;
+    /// Applies commands in one batch, all or none; answered when durable.
+    9 Apply(ApplyRequest) as ApplyReply;
+    /// Committed changes after an index, for ever. A stream that asks for changes no longer kept begins with
+    /// the whole state.
+    10 Watch(WatchRequest) => WatchItem as ();
+    /// Signs a joining node's certificate request and registers nothing; needs the owner to hold the BGL.
+    11 CertSign(CertSignRequest) as CertSignReply;
+    /// How the last contact with each node ended.
+    12 NodeStates(()) as Vec<NodeState>;
+}
+
+/// See [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// The cluster.
+    pub cluster: ClusterUuid,
+    /// The node this master runs on.
+    pub node: NodeUuid,
+    /// Epoch and ballot of this master.
+    pub fence: Fence,
+    /// This writer's run.
+    pub run: u64,
+    /// Committed index of W.
+    pub index: u64,
+}
+
+/// How a lock is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Want {
+    /// Beside other sharers.
+    Shared,
+    /// Alone.
+    Exclusive,
+    /// Give it back.
+    Release,
+}
+
+/// See [`LockUpdate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRequest {
+    /// Who.
+    pub owner: JobOwner,
+    /// Lower is more urgent.
+    pub priority: i32,
+    /// Lock names as in `spec/locks.md` §1, each at most once.
+    pub wants: Vec<(String, Want)>,
+}
+
+/// Who stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockBlocked {
+    /// Owners that must give way first.
+    pub by: Vec<JobOwner>,
+    /// The same for people: "instance/x held by job 12".
+    pub text: String,
+}
+
+/// What to give back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FreeScope {
+    /// Everything, and the waiting request.
+    All,
+    /// One level, such as `node`.
+    Level(String),
+    /// Everything but these.
+    Keep(Vec<String>),
+}
+
+/// See [`LockFree`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockFreeRequest {
+    /// Who.
+    pub owner: JobOwner,
+    /// What.
+    pub scope: FreeScope,
+}
+
+/// See [`LockPriority`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockPriorityRequest {
+    /// Who.
+    pub owner: JobOwner,
+    /// Lower is more urgent.
+    pub priority: i32,
+}
+
+/// One lock in a query (`spec/query.md` §5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRow {
+    /// Lock name.
+    pub name: String,
+    /// Exclusive, shared, or owned by nobody directly. Never `Release`.
+    pub mode: Option<Want>,
+    /// Who has it.
+    pub owners: Vec<JobOwner>,
+    /// Who waits, one entry per request.
+    pub pending: Vec<(Want, JobOwner)>,
+}
+
+/// What to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadKey {
+    /// One object by kind and key (uuid, or the key of a singleton).
+    Key(String, String),
+    /// One object by kind and full or short name, or uuid text. Kinds with names: node, group, instance.
+    Name(String, String),
+    /// All of a kind.
+    Kind(String),
+    /// Instances whose primary node this is, with their slots.
+    InstancesOf(NodeUuid),
+}
+
+/// A stored object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Kind, as in `gantry_model::config::kind`.
+    pub kind: String,
+    /// Key within the kind.
+    pub key: String,
+    /// Revision, for compare-and-set.
+    pub rev: u64,
+    /// JSON of the type of that kind.
+    pub body: String,
+}
+
+/// See [`Read`]. Keys that do not exist yield nothing; an ambiguous short name fails.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadReply {
+    /// Committed index the objects stand at.
+    pub index: u64,
+    /// In the order asked for.
+    pub objects: Vec<Object>,
+}
+
+/// See [`Apply`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// The job, for the log; commands that need a lock check that this owner holds it.
+    pub owner: Option<JobOwner>,
+    /// What to do.
+    pub commands: Json<Vec<Command>>,
+}
+
+/// See [`Apply`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyReply {
+    /// Index of the batch, or the committed index when nothing changed.
+    pub index: u64,
+    /// A result per command.
+    pub results: Json<Vec<Value>>,
+}
+
+/// What carries tags.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TagTarget {
+    /// The cluster.
+    Cluster,
+    /// A node.
+    Node(NodeUuid),
+    /// A group.
+    Group(GroupUuid),
+    /// An instance.
+    Instance(InstanceUuid),
+}
+
+/// A typed configuration command. JSON, since parameters are JSON. `rev` is the serial number that the
+/// caller read; None = whatever it is now (the change does not rest on what was read).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Sets fields of the cluster by their names in `spec/config.md` §2; values replace, null removes optional
+    /// ones. Result: null.
+    ClusterSet {
+        /// Serial read.
+        rev: Option<u64>,
+        /// Field name → value.
+        set: Params,
+    },
+    /// Adds a node. Result: its uuid.
+    NodeAdd {
+        /// The whole node; serial and times are set here.
+        node: Box<Node>,
+    },
+    /// Removes a node without instances that is not the master. Result: null.
+    NodeRemove {
+        /// Which.
+        node: NodeUuid,
+    },
+    /// Changes a node's flags and parameters by their names in `spec/config.md` §3. Result: null.
+    NodeSet {
+        /// Which.
+        node: NodeUuid,
+        /// Serial read.
+        rev: Option<u64>,
+        /// Field name → value.
+        set: Params,
+    },
+    /// Adds a group. Result: its uuid.
+    GroupAdd {
+        /// The whole group; serial and times are set here.
+        group: Box<Group>,
+    },
+    /// Removes an empty group that is not the last. Result: null.
+    GroupRemove {
+        /// Which.
+        group: GroupUuid,
+    },
+    /// Changes a group by its field names in `spec/config.md` §4, `name` included. Result: null.
+    GroupSet {
+        /// Which.
+        group: GroupUuid,
+        /// Serial read.
+        rev: Option<u64>,
+        /// Field name → value.
+        set: Params,
+    },
+    /// Moves nodes to a group. Result: null.
+    GroupAssign {
+        /// Where to.
+        group: GroupUuid,
+        /// Who.
+        nodes: Vec<NodeUuid>,
+    },
+    /// Adds an instance and its slot. Result: its uuid.
+    InstanceAdd {
+        /// The whole instance; serial and times are set here.
+        instance: Box<Instance>,
+    },
+    /// Removes an instance whose slot is ABSENT. Result: null.
+    InstanceRemove {
+        /// Which.
+        instance: InstanceUuid,
+    },
+    /// Sets the wanted state. Result: null.
+    InstanceSetState {
+        /// Which.
+        instance: InstanceUuid,
+        /// Wanted.
+        state: AdminState,
+        /// `admin` or `user`.
+        source: String,
+    },
+    /// Changes an instance by its field names in `spec/config.md` §5. Result: null.
+    InstanceSet {
+        /// Which.
+        instance: InstanceUuid,
+        /// Serial read.
+        rev: Option<u64>,
+        /// Field name → value.
+        set: Params,
+    },
+    /// Adds tags. Result: null.
+    TagsAdd {
+        /// To what.
+        target: TagTarget,
+        /// Which; those already there are no error.
+        tags: BTreeSet<String>,
+    },
+    /// Removes tags. Result: null.
+    TagsDel {
+        /// From what.
+        target: TagTarget,
+        /// Which; one not there refuses all.
+        tags: BTreeSet<String>,
+    },
+    /// ABSENT → CREATING with the next generation (P5.3). Result: the new generation.
+    SlotBegin {
+        /// Which.
+        slot: InstanceUuid,
+        /// The generation read.
+        expected: Generation,
+        /// The creating job.
+        holder: JobOwner,
+    },
+    /// CREATING → BOOTING → CLEAN, by the creating job. Result: null.
+    SlotReady {
+        /// Which.
+        slot: InstanceUuid,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// Any live state → DIRTY. Result: null.
+    SlotDirty {
+        /// Which.
+        slot: InstanceUuid,
+        /// Its generation.
+        generation: Generation,
+        /// Why.
+        why: String,
+    },
+    /// DIRTY → DESTROYING. Result: null.
+    SlotBeginDestroy {
+        /// Which.
+        slot: InstanceUuid,
+        /// Its generation.
+        generation: Generation,
+        /// The destroying job.
+        holder: JobOwner,
+    },
+    /// DESTROYING → ABSENT, on the node's word: absent and floor ≥ generation (P5.7). Result: null.
+    SlotAbsent {
+        /// Which.
+        slot: InstanceUuid,
+        /// Its generation.
+        generation: Generation,
+        /// The floor the node named.
+        floor: Generation,
+    },
+}
+
+/// See [`Watch`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchRequest {
+    /// Last index the caller has; 0 = nothing.
+    pub from: u64,
+    /// The history the caller's index belongs to; None with `from` 0.
+    pub history: Option<Uuid>,
+}
+
+/// One change of the watch stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchChange {
+    /// Kind.
+    pub kind: String,
+    /// Key.
+    pub key: String,
+    /// Revision.
+    pub rev: u64,
+    /// JSON; None = removed.
+    pub body: Option<String>,
+}
+
+/// See [`Watch`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WatchItem {
+    /// Forget everything: the whole state as of `index` follows in chunks.
+    Reset {
+        /// Index of the state that follows.
+        index: u64,
+        /// History of the log.
+        history: Uuid,
+    },
+    /// A part of the whole state.
+    Chunk(Vec<WatchChange>),
+    /// The whole state has been sent; from here on batches follow.
+    Loaded,
+    /// One committed batch.
+    Batch {
+        /// Its index.
+        index: u64,
+        /// What it changed.
+        changes: Vec<WatchChange>,
+    },
+}
+
+/// See [`CertSign`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertSignRequest {
+    /// The job of OP_NODE_ADD.
+    pub owner: JobOwner,
+    /// The node's uuid, which goes into the certificate.
+    pub node: NodeUuid,
+    /// PEM.
+    pub csr: String,
+}
+
+/// See [`CertSign`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertSignReply {
+    /// PEM of the node's certificate.
+    pub certificate: String,
+    /// PEM of the cluster's CA.
+    pub ca: String,
+}
+
+/// See [`NodeStates`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeState {
+    /// Which.
+    pub node: NodeUuid,
+    /// Claimed by this master and answering.
+    pub claimed: bool,
+    /// Why not, for people.
+    pub why: String,
+}
