@@ -67,12 +67,7 @@ impl Stamp {
     /// A new object's stamp.
     #[must_use]
     pub fn new(now: f64) -> Self {
-        Self {
-            serial_no: 1,
-            ctime: now,
-            mtime: now,
-            tags: BTreeSet::new(),
-        }
+        Self { serial_no: 1, ctime: now, mtime: now, tags: BTreeSet::new() }
     }
 
     /// Counts a change made at `now`.
@@ -177,12 +172,7 @@ impl Node {
     /// One letter as in the query field `role`, but for the master, which only the cluster knows.
     #[must_use]
     pub fn role(&self, master: NodeUuid) -> char {
-        match (
-            self.uuid == master,
-            self.offline,
-            self.drained,
-            self.master_candidate,
-        ) {
+        match (self.uuid == master, self.offline, self.drained, self.master_candidate) {
             (true, ..) => 'M',
             (_, true, ..) => 'O',
             (_, _, true, _) => 'D',

@@ -62,10 +62,7 @@ impl fmt::Display for GanetiError {
 impl GanetiError {
     /// An error of `class` with one text.
     pub fn new(class: &str, text: impl Into<String>) -> Self {
-        Self {
-            class: class.to_owned(),
-            args: vec![Value::String(text.into())],
-        }
+        Self { class: class.to_owned(), args: vec![Value::String(text.into())] }
     }
 
     /// A refused request: `OpPrereqError [text, ecode]`.
@@ -98,10 +95,7 @@ impl GanetiError {
         let [class, args] = value.as_array()?.as_slice() else {
             return None;
         };
-        Some(Self {
-            class: class.as_str()?.to_owned(),
-            args: args.as_array()?.clone(),
-        })
+        Some(Self { class: class.as_str()?.to_owned(), args: args.as_array()?.clone() })
     }
 
     /// The code of an `OpPrereqError`, if it has one.

@@ -84,10 +84,7 @@ impl FromStr for JobId {
     fn from_str(text: &str) -> Result<Self, IdError> {
         match text.parse() {
             Ok(number) if number > 0 => Ok(Self(number)),
-            _ => Err(IdError {
-                text: text.to_owned(),
-                what: "a job id",
-            }),
+            _ => Err(IdError { text: text.to_owned(), what: "a job id" }),
         }
     }
 }
@@ -113,24 +110,11 @@ impl fmt::Display for StartNo {
 impl FromStr for StartNo {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let bad = || IdError {
-            text: text.to_owned(),
-            what: "a start number (E-R-C)",
-        };
-        let mut parts = text
-            .split('-')
-            .map(|part| part.parse::<u64>().map_err(|_| bad()));
+        let bad = || IdError { text: text.to_owned(), what: "a start number (E-R-C)" };
+        let mut parts = text.split('-').map(|part| part.parse::<u64>().map_err(|_| bad()));
         let mut next = || parts.next().unwrap_or_else(|| Err(bad()));
-        let start = Self {
-            epoch: next()?,
-            run: next()?,
-            counter: next()?,
-        };
-        if parts.next().is_some() {
-            Err(bad())
-        } else {
-            Ok(start)
-        }
+        let start = Self { epoch: next()?, run: next()?, counter: next()? };
+        if parts.next().is_some() { Err(bad()) } else { Ok(start) }
     }
 }
 
@@ -152,21 +136,15 @@ impl fmt::Display for JobOwner {
 impl FromStr for JobOwner {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let (job, start) = text.split_once('.').ok_or_else(|| IdError {
-            text: text.to_owned(),
-            what: "a job owner (ID.E-R-C)",
-        })?;
-        Ok(Self {
-            job: job.parse()?,
-            start: start.parse()?,
-        })
+        let (job, start) = text
+            .split_once('.')
+            .ok_or_else(|| IdError { text: text.to_owned(), what: "a job owner (ID.E-R-C)" })?;
+        Ok(Self { job: job.parse()?, start: start.parse()? })
     }
 }
 
 /// Generation of a slot: only rises; 0 = nothing ever lived there.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
 
@@ -191,29 +169,14 @@ mod tests {
 
     #[test]
     fn owners_are_read_back_as_written() {
-        let owner = JobOwner {
-            job: JobId(7),
-            start: StartNo {
-                epoch: 1,
-                run: 2,
-                counter: 3,
-            },
-        };
+        let owner = JobOwner { job: JobId(7), start: StartNo { epoch: 1, run: 2, counter: 3 } };
         assert_eq!(owner.to_string(), "7.1-2-3");
         assert_eq!("7.1-2-3".parse(), Ok(owner));
     }
 
     #[test]
     fn what_is_no_id_is_refused() {
-        for text in [
-            "",
-            "7",
-            "7.1-2",
-            "7.1-2-3-4",
-            "0.1-2-3",
-            "-1.1-2-3",
-            "7.a-2-3",
-        ] {
+        for text in ["", "7", "7.1-2", "7.1-2-3-4", "0.1-2-3", "-1.1-2-3", "7.a-2-3"] {
             assert!(text.parse::<JobOwner>().is_err(), "{text}");
         }
         assert!("0".parse::<JobId>().is_err());

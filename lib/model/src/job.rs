@@ -98,9 +98,7 @@ impl OpState {
             status: Status::Queued,
             result: Value::Null,
             log: Vec::new(),
-            priority: i32::try_from(priority)
-                .unwrap_or(0)
-                .clamp(PRIORITY_MIN, PRIORITY_MAX),
+            priority: i32::try_from(priority).unwrap_or(0).clamp(PRIORITY_MIN, PRIORITY_MAX),
             start_timestamp: None,
             exec_timestamp: None,
             end_timestamp: None,
@@ -185,22 +183,14 @@ impl Job {
     /// Most urgent priority number among unfinished opcodes, 0 when none is left.
     #[must_use]
     pub fn priority(&self) -> i32 {
-        self.ops
-            .iter()
-            .filter(|op| !op.status.is_final())
-            .map(|op| op.priority)
-            .min()
-            .unwrap_or(0)
+        self.ops.iter().filter(|op| !op.status.is_final()).map(|op| op.priority).min().unwrap_or(0)
     }
 
     /// The owner of its locks while it runs.
     #[must_use]
     pub fn owner(&self) -> Option<JobOwner> {
         match self.phase {
-            Phase::Running { start } => Some(JobOwner {
-                job: self.id,
-                start,
-            }),
+            Phase::Running { start } => Some(JobOwner { job: self.id, start }),
             Phase::Queued | Phase::Ended => None,
         }
     }
@@ -266,10 +256,7 @@ mod tests {
     use super::*;
 
     fn job(words: &[Status]) -> Job {
-        let op = |status: &Status| OpState {
-            status: *status,
-            ..OpState::new(Map::new())
-        };
+        let op = |status: &Status| OpState { status: *status, ..OpState::new(Map::new()) };
         Job {
             id: JobId(1),
             ops: words.iter().map(op).collect(),
@@ -305,13 +292,7 @@ mod tests {
     #[test]
     fn a_job_is_read_back_as_written() {
         let mut one = job(&[Status::Running]);
-        one.phase = Phase::Running {
-            start: StartNo {
-                epoch: 1,
-                run: 2,
-                counter: 3,
-            },
-        };
+        one.phase = Phase::Running { start: StartNo { epoch: 1, run: 2, counter: 3 } };
         let text = serde_json::to_string(&one).unwrap();
         assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), one);
     }

@@ -15,9 +15,7 @@ pub const TAGS_MAX: usize = 4096;
 pub fn is_host_name(name: &str) -> bool {
     let label = |part: &str| {
         (1..=63).contains(&part.len())
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             && !part.starts_with('-')
             && !part.ends_with('-')
     };
@@ -28,9 +26,7 @@ pub fn is_host_name(name: &str) -> bool {
 #[must_use]
 pub fn is_group_name(name: &str) -> bool {
     (1..=255).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
         && uuid::Uuid::try_parse(name).is_err()
 }
 
@@ -38,9 +34,7 @@ pub fn is_group_name(name: &str) -> bool {
 #[must_use]
 pub fn is_tag(tag: &str) -> bool {
     (1..=TAG_LEN_MAX).contains(&tag.len())
-        && tag
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b".+*/:@_-".contains(&b))
+        && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b".+*/:@_-".contains(&b))
 }
 
 /// Whether `full` is meant by `given`: equal, or `given` is a prefix that ends at a dot
@@ -80,15 +74,9 @@ pub fn natural_cmp(a: &str, b: &str) -> Ordering {
 
 /// The leading number without its leading zeros, and what follows it.
 fn split_number(text: &[u8]) -> (&[u8], &[u8]) {
-    let end = text
-        .iter()
-        .position(|b| !b.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
     let (number, rest) = text.split_at(end);
-    let zeros = number
-        .iter()
-        .position(|b| *b != b'0')
-        .unwrap_or(number.len());
+    let zeros = number.iter().position(|b| *b != b'0').unwrap_or(number.len());
     (&number[zeros..], rest)
 }
 
@@ -130,10 +118,7 @@ mod tests {
     fn numbers_in_names_count_as_numbers() {
         let mut names = vec!["node10", "node2", "node1.b", "node1", "a", "node02"];
         names.sort_by(|a, b| natural_cmp(a, b));
-        assert_eq!(
-            names,
-            ["a", "node1", "node1.b", "node02", "node2", "node10"]
-        );
+        assert_eq!(names, ["a", "node1", "node1.b", "node02", "node2", "node10"]);
     }
 
     #[test]
@@ -152,25 +137,14 @@ mod tests {
         for bad in ["", ".", "a..b", "-a", "a-", "a b", "ä", "a/b", "a\n"] {
             assert!(!is_host_name(bad), "{bad}");
         }
-        assert!(
-            is_tag("gantry:pool:py") && !is_tag("") && !is_tag("a b") && !is_tag(&"x".repeat(129))
-        );
+        assert!(is_tag("gantry:pool:py") && !is_tag("") && !is_tag("a b") && !is_tag(&"x".repeat(129)));
     }
 
     #[test]
     fn ambiguous_short_names_are_told() {
         let all = [("a.x", 1), ("a.y", 2), ("b", 3)];
-        assert_eq!(
-            resolve("b", all.iter().map(|(n, v)| (*n, *v))),
-            Resolved::One(3)
-        );
-        assert_eq!(
-            resolve("c", all.iter().map(|(n, v)| (*n, *v))),
-            Resolved::Unknown
-        );
-        assert!(matches!(
-            resolve("a", all.iter().map(|(n, v)| (*n, *v))),
-            Resolved::Ambiguous(_)
-        ));
+        assert_eq!(resolve("b", all.iter().map(|(n, v)| (*n, *v))), Resolved::One(3));
+        assert_eq!(resolve("c", all.iter().map(|(n, v)| (*n, *v))), Resolved::Unknown);
+        assert!(matches!(resolve("a", all.iter().map(|(n, v)| (*n, *v))), Resolved::Ambiguous(_)));
     }
 }

@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// `[seconds, microseconds]` since 1970, as in job records (`spec/luxi.md`, "Time units").
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ts(pub u64, pub u32);
 
 impl Ts {
@@ -14,10 +12,7 @@ impl Ts {
     #[must_use]
     pub fn from_nanos(ns: u64) -> Self {
         let micros = (ns / 1_000) % 1_000_000;
-        Self(
-            ns / 1_000_000_000,
-            u32::try_from(micros).expect("below a million"),
-        )
+        Self(ns / 1_000_000_000, u32::try_from(micros).expect("below a million"))
     }
 
     /// Seconds since 1970 with their fraction, as config objects carry them ("epoch").
@@ -30,14 +25,9 @@ impl Ts {
 
 /// Nanoseconds since 1970, by the wall clock.
 #[must_use]
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this is the clock others are told to use"
-)]
+#[allow(clippy::disallowed_methods, reason = "this is the clock others are told to use")]
 pub fn now_nanos() -> u64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
