@@ -2,6 +2,7 @@
 //! [`time`]), no async, no storage: every daemon, the CLI and the lean job process build on this.
 
 pub mod config;
+pub mod defaults;
 pub mod error;
 pub mod ids;
 pub mod job;
