@@ -172,6 +172,10 @@ pub struct ReadReply {
 pub struct ApplyRequest {
     /// The job, for the log; commands that need a lock check that this owner holds it.
     pub owner: Option<JobOwner>,
+    /// Numbers the owner's batches from 1, so that each is applied once: one asked for again under the number of
+    /// the owner's last batch (its connection broke) is answered from the stored index and results. They lie in W
+    /// (kind `applied`, key = owner) in the same batch as the change and go with the owner. 0 without an owner.
+    pub seq: u64,
     /// What to do.
     pub commands: Json<Vec<Command>>,
 }

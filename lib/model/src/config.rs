@@ -34,6 +34,8 @@ pub mod kind {
     pub const FILTER: &str = "filter";
     /// Slots' runtime records (locks.data), by instance uuid.
     pub const SLOT: &str = "slot";
+    /// The last batch of each job that applied one, by owner: makes `Apply` safe to repeat.
+    pub const APPLIED: &str = "applied";
 }
 
 /// Serial and times of the whole configuration (`spec/config.md` §1).
