@@ -1,1 +1,3 @@
 //! wconfd.
+
+pub mod core;

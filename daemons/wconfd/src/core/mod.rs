@@ -1,0 +1,3 @@
+//! The pure core of wconfd: no clock, no files, no sockets.
+
+pub mod locks;
