@@ -1,1 +1,2 @@
 //! boot.
+pub mod core;

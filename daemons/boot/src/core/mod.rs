@@ -1,0 +1,3 @@
+//! The pure part: who should run, and what follows from each event. No clock, no process, no file.
+
+pub mod supervise;
