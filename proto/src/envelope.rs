@@ -26,11 +26,13 @@ pub enum Part {
         /// Names the piece of work in logs on both sides; may be empty.
         trace: String,
         /// The request, by verb and version.
+        #[serde(with = "crate::codec::raw")]
         body: Vec<u8>,
     },
     /// Server: done; ends the call.
     Reply {
         /// The reply, by verb and version.
+        #[serde(with = "crate::codec::raw")]
         body: Vec<u8>,
     },
     /// Server: not done; ends the call.
@@ -38,6 +40,7 @@ pub enum Part {
     /// Server: one item of a stream.
     Item {
         /// The item, by verb and version.
+        #[serde(with = "crate::codec::raw")]
         body: Vec<u8>,
     },
     /// Caller: it no longer wants the answer. Work that changes state goes on to its end.
@@ -58,6 +61,7 @@ pub struct Fail {
     /// For people: what, why, what to do.
     pub text: String,
     /// Details by verb; for [`Code::Ganeti`] the JSON of `[class, [args]]`.
+    #[serde(with = "crate::codec::raw")]
     pub body: Vec<u8>,
 }
 

@@ -1,0 +1,320 @@
+//! Mutual TLS 1.3 between nodes (DESIGN §4). A certificate names `gantry:CLUSTERUUID/NODEUUID` in a URI; peers
+//! check that name and the cluster's CA, never host names. Sessions are not resumed: each connection proves anew.
+
+#[cfg(feature = "ca")]
+pub mod ca;
+mod verify;
+
+use crate::client::{Below, Client};
+use crate::error::ConnectError;
+use crate::serve::Facts;
+use gantry_model::ids::{ClusterUuid, NodeUuid};
+use gantry_proto::hello::Hello;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, version::TLS13};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// Label of the exporter that binds join proofs to their connection.
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-gantry-join";
+
+/// A silent peer is probed after this many seconds, then at [`PROBE_EVERY_S`], and given up after [`PROBES`]:
+/// a dead machine is noticed within half a minute, before a lease is lost to it.
+const PROBE_AFTER_S: u32 = 10;
+const PROBE_EVERY_S: u32 = 5;
+const PROBES: u32 = 3;
+
+/// How long sent bytes may stay unacknowledged.
+const UNACKED_MS: u32 = 25_000;
+
+/// File names in `secrets/`.
+pub const CA_PEM: &str = "ca.pem";
+/// The CA's key; on the master only.
+pub const CA_KEY: &str = "ca.key";
+/// This node's certificate.
+pub const NODE_PEM: &str = "node.pem";
+/// This node's key.
+pub const NODE_KEY: &str = "node.key";
+
+/// Why keys and certificates can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file can't be read.
+    #[error("can't read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A PEM text is none, or not of what it should be.
+    #[error("bad PEM of the {what}: {why}")]
+    Pem {
+        /// Of what.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// A certificate does not name a cluster and node.
+    #[error("bad certificate: {0}")]
+    Name(String),
+    /// rustls does not take them.
+    #[error("keys and certificates do not fit")]
+    Rustls(#[from] rustls::Error),
+    /// Making or signing failed.
+    #[error("can't make a certificate: {0}")]
+    Make(String),
+}
+
+/// A node's certificate, its key, and the CA it trusts.
+#[derive(Clone)]
+pub struct Identity {
+    cluster: ClusterUuid,
+    node: NodeUuid,
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<PrivateKeyDer<'static>>,
+    roots: Arc<RootCertStore>,
+    client: Arc<ClientParts>,
+}
+
+/// What every outgoing connection shares; the wanted node differs.
+struct ClientParts {
+    provider: Arc<CryptoProvider>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity({})", node_uri(self.cluster, self.node))
+    }
+}
+
+impl Identity {
+    /// Reads `node.pem`, `node.key` and `ca.pem` in `secrets`. Blocks for three small reads.
+    ///
+    /// # Errors
+    /// When one is missing or they don't fit.
+    pub fn load(secrets: &Path) -> Result<Self, TlsError> {
+        let read = |name: &str| {
+            let path = secrets.join(name);
+            std::fs::read_to_string(&path).map_err(|source| TlsError::Read { path, source })
+        };
+        Self::from_pem(&read(NODE_PEM)?, &read(NODE_KEY)?, &read(CA_PEM)?)
+    }
+
+    /// From PEM texts. The cluster and node are those the certificate names.
+    ///
+    /// # Errors
+    /// When they are no PEM or don't fit.
+    pub fn from_pem(certificate: &str, key: &str, ca: &str) -> Result<Self, TlsError> {
+        let chain = certificates("node certificate", certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(pem_error("node key"))?;
+        let mut roots = RootCertStore::empty();
+        for root in certificates("CA", ca)? {
+            roots.add(root)?;
+        }
+        let (cluster, node) = verify::node_of(&chain[0]).map_err(TlsError::Name)?;
+        let client = Arc::new(ClientParts { provider: provider() });
+        Ok(Self { cluster, node, chain, key: Arc::new(key), roots: Arc::new(roots), client })
+    }
+
+    /// The cluster this identity belongs to.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterUuid {
+        self.cluster
+    }
+
+    /// The node this identity is.
+    #[must_use]
+    pub fn node(&self) -> NodeUuid {
+        self.node
+    }
+
+    fn client_config(&self, wanted: NodeUuid) -> Result<ClientConfig, TlsError> {
+        let provider = Arc::clone(&self.client.provider);
+        let verifier =
+            verify::Member::new(Arc::clone(&provider), Arc::clone(&self.roots), self.cluster, wanted);
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(config)
+    }
+}
+
+/// How a TLS listener proves itself and whom it lets in.
+#[derive(Clone)]
+pub struct ServerTls {
+    acceptor: tokio_rustls::TlsAcceptor,
+    /// None: an unjoined node, which asks for no certificate.
+    cluster: Option<ClusterUuid>,
+}
+
+/// A member's listener: only nodes of the same cluster get in.
+///
+/// # Errors
+/// When key and certificate don't fit.
+pub fn server_config(identity: &Identity) -> Result<ServerTls, TlsError> {
+    let provider = Arc::clone(&identity.client.provider);
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&identity.roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| TlsError::Make(error.to_string()))?;
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
+    Ok(ServerTls { acceptor: acceptor(config), cluster: Some(identity.cluster) })
+}
+
+/// An unjoined node's listener: proves itself with `certificate`, asks for none.
+///
+/// # Errors
+/// When key and certificate don't fit.
+pub fn server_config_unjoined(certificate: &str, key: &str) -> Result<ServerTls, TlsError> {
+    let chain = certificates("certificate", certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(pem_error("key"))?;
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    Ok(ServerTls { acceptor: acceptor(config), cluster: None })
+}
+
+fn acceptor(mut config: ServerConfig) -> tokio_rustls::TlsAcceptor {
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    tokio_rustls::TlsAcceptor::from(Arc::new(config))
+}
+
+impl ServerTls {
+    /// The server's half of the handshake.
+    pub(crate) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Facts)> {
+        tune(&stream)?;
+        let stream = self.acceptor.accept(stream).await?;
+        let (_, session) = stream.get_ref();
+        let mut facts = Facts { exporter: exporter(session)?, ..Facts::default() };
+        if let Some(ours) = self.cluster {
+            let certificate = session.peer_certificates().and_then(|chain| chain.first());
+            let certificate = certificate.ok_or_else(|| denied("no certificate"))?;
+            let (cluster, node) = verify::node_of(certificate).map_err(denied)?;
+            if cluster != ours {
+                return Err(denied(format!("a certificate of cluster {cluster}")));
+            }
+            facts.node = Some((cluster, node));
+        }
+        Ok((stream, facts))
+    }
+}
+
+impl Client {
+    /// Connects to node `node` at `addr` and proves both sides, within [`crate::CONNECT_MS`].
+    ///
+    /// # Errors
+    /// [`ConnectError::WrongPeer`] when another node answers; see [`ConnectError`].
+    pub async fn tls(
+        addr: SocketAddr,
+        hello: &Hello,
+        tls: &Identity,
+        node: NodeUuid,
+    ) -> Result<Client, ConnectError> {
+        let config = tls.client_config(node).map_err(|error| ConnectError::Io(io::Error::other(error)))?;
+        connect(addr, hello, config).await
+    }
+
+    /// Connects to an unjoined node, whose certificate proves nothing: who it is must be proved by the join secret
+    /// over [`Client::exporter`].
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn tls_join(addr: SocketAddr, hello: &Hello) -> Result<Client, ConnectError> {
+        let provider = provider();
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| ConnectError::Io(io::Error::other(error)))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verify::Anybody::new(provider)))
+            .with_no_client_auth();
+        connect(addr, hello, config).await
+    }
+}
+
+async fn connect(addr: SocketAddr, hello: &Hello, config: ClientConfig) -> Result<Client, ConnectError> {
+    let connected = async {
+        let stream = TcpStream::connect(addr).await.map_err(ConnectError::Io)?;
+        tune(&stream).map_err(ConnectError::Io)?;
+        // No host names here: the verifier looks at the node's URI instead.
+        let name = ServerName::IpAddress(addr.ip().into());
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(name, stream).await.map_err(handshake_error)?;
+        let exporter = exporter(stream.get_ref().1).map_err(ConnectError::Io)?;
+        Client::greet(stream, hello, Below { cred: None, exporter }).await
+    };
+    let limit = Duration::from_millis(crate::CONNECT_MS);
+    tokio::time::timeout(limit, connected).await.unwrap_or(Err(ConnectError::TimedOut))
+}
+
+/// Picks the verifier's word out of a failed handshake.
+fn handshake_error(error: io::Error) -> ConnectError {
+    let rustls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match rustls.and_then(verify::wrong_peer) {
+        Some((wanted, found)) => ConnectError::WrongPeer { wanted, found },
+        None => ConnectError::Io(error),
+    }
+}
+
+/// The URI that names a node.
+#[must_use]
+pub fn node_uri(cluster: ClusterUuid, node: NodeUuid) -> String {
+    format!("gantry:{cluster}/{node}")
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn exporter<Data>(session: &rustls::ConnectionCommon<Data>) -> io::Result<Option<[u8; 32]>> {
+    session.export_keying_material([0; 32], EXPORTER_LABEL, None).map(Some).map_err(io::Error::other)
+}
+
+fn denied(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why.into())
+}
+
+/// No waiting to gather small packets; a dead machine is noticed.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &PROBE_AFTER_S)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &PROBE_EVERY_S)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &PROBES)?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &UNACKED_MS)?;
+    Ok(())
+}
+
+fn pem_error<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> TlsError {
+    move |error| TlsError::Pem { what, why: error.to_string() }
+}
+
+/// All certificates of a PEM text, at least one.
+fn certificates(what: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let all = all.map_err(pem_error(what))?;
+    if all.is_empty() {
+        return Err(TlsError::Pem { what, why: "no certificate in it".to_owned() });
+    }
+    Ok(all)
+}

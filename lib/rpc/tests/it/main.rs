@@ -1,0 +1,4 @@
+//! Real sockets on both sides.
+
+mod calls;
+mod world;
