@@ -47,17 +47,6 @@ impl Gate {
     }
 }
 
-/// How many stand in a gate, counted as far as it matters.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Crowd<'a, O> {
-    /// Open to all.
-    Nobody,
-    /// Open to this owner only.
-    One(&'a O),
-    /// Closed to all.
-    Many,
-}
-
 /// What keeps a request waiting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Obstacle {
@@ -127,23 +116,19 @@ impl<O: Ord + Clone> Held<O> {
         self.by_lock.iter()
     }
 
-    /// Who stands in `gate`.
-    pub(super) fn crowd(&self, gate: &Gate) -> Crowd<'_, O> {
-        let mut standing = self.standing(gate);
-        match (standing.next(), standing.next()) {
-            (None, _) => Crowd::Nobody,
-            (Some(one), None) => Crowd::One(one),
-            (Some(_), Some(_)) => Crowd::Many,
-        }
+    /// Whether `gate` is open to all.
+    pub(super) fn is_open(&self, gate: &Gate) -> bool {
+        self.standing(gate).next().is_none()
     }
 
-    /// Whether `gate` is closed to `owner`.
+    /// Whether another than `owner` closes `gate`.
     pub(super) fn is_closed(&self, gate: &Gate, owner: &O) -> bool {
-        match self.crowd(gate) {
-            Crowd::Nobody => false,
-            Crowd::One(holder) => holder != owner,
-            Crowd::Many => true,
-        }
+        self.standing(gate).any(|holder| holder != owner)
+    }
+
+    /// Whether `owner` itself stands in `gate`.
+    pub(super) fn stands_in(&self, gate: &Gate, owner: &O) -> bool {
+        self.standing(gate).any(|holder| holder == owner)
     }
 
     /// The first obstacle to `wants`, none when they can be had at once.

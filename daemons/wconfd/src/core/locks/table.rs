@@ -256,6 +256,7 @@ impl<O: Ord + Clone> LockTable<O> {
         for (owner, pending) in self.waiting.iter() {
             let Obstacle { wanted, gate } = &pending.obstacle;
             assert!(self.held.is_closed(gate, owner), "who waits for {wanted} is blocked there");
+            assert!(!self.held.stands_in(gate, owner), "who waits for {wanted} is not in its own way");
             let mut wants = pending.wants.acquisitions().filter(|(lock, _)| *lock == wanted);
             let own = wants.any(|(lock, mode)| Gate::of(lock, mode).any(|of| of == *gate));
             assert!(own, "who waits for {wanted} asked for it");
@@ -356,8 +357,10 @@ impl<O: Ord + Clone> LockTable<O> {
         heads.extend(gates.into_iter().filter_map(|gate| Some((self.candidate(&gate)?, gate))));
     }
 
+    /// The most urgent request that `gate` lets through. Who waits there does not stand there (the rules
+    /// leave only upgrades for that, and they do not wait), so a gate is open to all of them or to none.
     fn candidate(&self, gate: &Gate) -> Option<Rank<O>> {
-        self.waiting.candidate(gate, || self.held.crowd(gate))
+        self.waiting.first(gate).filter(|_| self.held.is_open(gate)).cloned()
     }
 
     /// Looks at a pending request again: grants it, or files it under the next gate in its way.

@@ -1,7 +1,7 @@
 //! Pending requests. Each is filed under one gate that is closed to its owner; as long as that gate
 //! stays closed to it, nothing else needs to be looked at.
 
-use super::held::{Crowd, Gate, Obstacle};
+use super::held::{Gate, Obstacle};
 use super::request::Wants;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,21 +63,9 @@ impl<O: Ord + Clone> Waiting<O> {
         Some(pending)
     }
 
-    /// The most urgent request filed under `gate` that the gate lets through. `crowd` tells who stands
-    /// in it and is asked only if somebody waits.
-    pub(super) fn candidate<'a>(&self, gate: &Gate, crowd: impl FnOnce() -> Crowd<'a, O>) -> Option<Rank<O>>
-    where
-        O: 'a,
-    {
-        let queue = self.queues.get(gate)?;
-        match crowd() {
-            Crowd::Nobody => queue.first().cloned(),
-            Crowd::One(holder) => {
-                let rank = (self.by_owner.get(holder)?.priority, holder.clone());
-                queue.contains(&rank).then_some(rank)
-            }
-            Crowd::Many => None,
-        }
+    /// The most urgent request filed under `gate`.
+    pub(super) fn first(&self, gate: &Gate) -> Option<&Rank<O>> {
+        self.queues.get(gate)?.first()
     }
 
     /// Asserts that every request is filed exactly once, under its gate.
