@@ -1,1 +1,11 @@
-//! Helpers of the whole-cluster tests.
+//! Virtual clusters: several nodes on this machine as real processes, each with a root directory and a loopback
+//! address of its own. Used by the whole-cluster tests, `cargo xtask dev-cluster` and the benches.
+//! Speaks to the programs only as their users do: command lines, sockets, files.
+
+pub mod cluster;
+pub mod luxi;
+pub mod process;
+pub mod wait;
+
+pub use cluster::{Node, Options, VirtualCluster};
+pub use luxi::Luxi;

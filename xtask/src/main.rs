@@ -1,1 +1,59 @@
-fn main() {}
+//! The doors of the project: `cargo xtask build|test|ci|dev-cluster|bench|tidy`. What people and CI run is the same.
+
+mod build;
+mod dev_cluster;
+mod foreign;
+mod run;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, test and try Gantry")]
+struct Args {
+    #[command(subcommand)]
+    door: Door,
+}
+
+#[derive(Subcommand)]
+enum Door {
+    /// Build all programs into target/gantry/bin (gantry-job static and small)
+    Build {
+        /// With optimisation, into target/gantry/release
+        #[arg(long)]
+        release: bool,
+    },
+    /// Install what the tests need, build, run every test
+    Test {
+        /// Only tests whose names contain this
+        filter: Option<String>,
+    },
+    /// All that CI runs: format, lints, tidy, tests
+    Ci,
+    /// Start three virtual nodes, print what to try, stop them on Ctrl-C
+    DevCluster {
+        /// How many nodes
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+        nodes: u8,
+    },
+    /// Measure, with this machine's own floor in the same minute
+    Bench {
+        /// Only figures whose names contain this
+        filter: Option<String>,
+    },
+    /// Check the rules of the house that no compiler knows
+    Tidy,
+}
+
+fn main() -> Result<()> {
+    match Args::parse().door {
+        Door::Build { release } => build::all(release).map(|_| ()),
+        Door::Test { filter } => test::all(filter.as_deref()),
+        Door::Ci => test::ci(),
+        Door::DevCluster { nodes } => dev_cluster::run(nodes),
+        Door::Bench { filter } => build::bench(filter.as_deref()),
+        Door::Tidy => tidy::check(),
+    }
+}

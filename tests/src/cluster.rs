@@ -1,0 +1,293 @@
+//! See the crate. A cluster is made by the same commands a person would type, and leaves nothing behind.
+
+use crate::{Luxi, process, wait};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+/// How long starting or stopping a node may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a cluster is made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Nodes; the first becomes the master.
+    pub nodes: u8,
+    /// First three numbers of the loopback addresses; nodes get .11, .12, …
+    pub network: [u8; 3],
+    /// Where the programs lie.
+    pub programs: PathBuf,
+    /// Extra arguments of `gnt-cluster init`.
+    pub init: Vec<String>,
+}
+
+impl Options {
+    /// So many nodes on a network that is this process's own, with the programs that `cargo xtask` built.
+    #[must_use]
+    pub fn new(nodes: u8) -> Self {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        // 127.0.0.0/16 stays free for people; each cluster of each test process has its own /24.
+        let number = (std::process::id().wrapping_mul(37).wrapping_add(count)) % (254 * 256);
+        let [_, _, high, low] = number.to_be_bytes();
+        Self { nodes, network: [127, high.max(1), low], programs: programs(), init: Vec::new() }
+    }
+}
+
+/// The directory of the programs: `GANTRY_BIN_DIR`, else where `cargo xtask build` puts them.
+#[must_use]
+pub fn programs() -> PathBuf {
+    std::env::var_os("GANTRY_BIN_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/gantry/bin"), PathBuf::from)
+}
+
+/// One virtual node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Full name.
+    pub name: String,
+    /// Its root directory.
+    pub root: PathBuf,
+    /// Its address.
+    pub address: String,
+}
+
+impl Node {
+    /// A socket of it.
+    #[must_use]
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.root.join("run/gantry").join(name)
+    }
+
+    /// The pid of a daemon, by its pid file, if it lives.
+    #[must_use]
+    pub fn pid(&self, daemon: &str) -> Option<u32> {
+        let path = self.root.join("run/gantry/pid").join(format!("{daemon}.json"));
+        let file: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        let pid = u32::try_from(file["pid"].as_u64()?).ok()?;
+        process::lives(pid).then_some(pid)
+    }
+
+    /// The last lines of all its logs, for a failed test.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for entry in fs::read_dir(self.root.join("var/log/gantry")).into_iter().flatten().flatten() {
+            let log = fs::read_to_string(entry.path()).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            text.push_str(&format!("--- {} {}\n", self.name, entry.path().display()));
+            for line in &lines[lines.len().saturating_sub(30)..] {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        text
+    }
+}
+
+/// A running cluster. Dropped, it stops and its directory goes.
+pub struct VirtualCluster {
+    /// The nodes; the first is the master.
+    pub nodes: Vec<Node>,
+    programs: PathBuf,
+    /// Short: foreign clients know the 107-byte limit of socket paths.
+    dir: tempfile::TempDir,
+}
+
+impl VirtualCluster {
+    /// Makes and starts a cluster; returns when all nodes are members and jobs run.
+    ///
+    /// # Errors
+    /// When a step fails; what was started is stopped.
+    pub fn start(options: &Options) -> Result<Self> {
+        let mut cluster = Self::prepare(options)?;
+        match cluster.bring_up(options) {
+            Ok(()) => Ok(cluster),
+            Err(why) => {
+                let logs: String = cluster.nodes.iter().map(Node::logs).collect();
+                cluster.stop().ok();
+                Err(why.context(logs))
+            }
+        }
+    }
+
+    /// Makes the directories and settings of a cluster, and starts nothing.
+    ///
+    /// # Errors
+    /// When the programs are not there, or the disk is full.
+    pub fn prepare(options: &Options) -> Result<Self> {
+        let programs = options.programs.clone();
+        ensure!(
+            programs.join("gantry").exists(),
+            "{} has no programs: run `cargo xtask build` (`cargo xtask test` does)",
+            programs.display()
+        );
+        let dir = tempfile::Builder::new().prefix("gy").rand_bytes(5).tempdir_in("/tmp")?;
+        let share = capacity(u64::from(options.nodes))?;
+        let [a, b, c] = options.network;
+        let mut nodes = Vec::new();
+        for number in 1..=options.nodes {
+            let root = dir.path().join(format!("n{number}"));
+            let node = Node {
+                name: format!("node{number}.gantry.test"),
+                root: root.clone(),
+                address: format!("{a}.{b}.{c}.{}", 10 + number),
+            };
+            fs::create_dir_all(root.join("etc/gantry"))?;
+            let text = format!("name = \"{}\"\naddress = \"{}\"\n{share}", node.name, node.address);
+            fs::write(root.join("etc/gantry/node.toml"), text)?;
+            nodes.push(node);
+        }
+        Ok(Self { nodes, programs, dir })
+    }
+
+    fn bring_up(&mut self, options: &Options) -> Result<()> {
+        let mut init = vec!["cluster", "init"];
+        init.extend(options.init.iter().map(String::as_str));
+        init.push("cluster.gantry.test");
+        self.run(&init)?;
+        for number in 1..self.nodes.len() {
+            self.boot(number)?;
+        }
+        for node in &self.nodes[1..] {
+            let secret = node.root.join("var/lib/gantry/join-secret");
+            wait::until("the join secret of a new node", PATIENCE, || secret.exists().then_some(()))?;
+            let secret = secret.to_string_lossy().into_owned();
+            self.run(&[
+                "node",
+                "add",
+                "--join-secret-file",
+                &secret,
+                "--node-ip",
+                &node.address,
+                &node.name,
+            ])?;
+        }
+        Ok(())
+    }
+
+    /// The master.
+    #[must_use]
+    pub fn master(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    /// The cluster's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts boot on a node, detached.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn boot(&self, number: usize) -> Result<()> {
+        let node = &self.nodes[number];
+        let status = Command::new(self.programs.join("gantry-boot"))
+            .arg("--root")
+            .arg(&node.root)
+            .arg("--daemonize")
+            .stdin(Stdio::null())
+            .status()
+            .context("gantry-boot")?;
+        ensure!(status.success(), "gantry-boot on {}: {status}", node.name);
+        Ok(())
+    }
+
+    /// A `gantry …` command on the master, not yet run.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.join("gantry"));
+        command.args(args).env("GANTRY_ROOT", &self.master().root).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a `gantry …` command on the master; whatever it says.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn output(&self, args: &[&str]) -> Result<Output> {
+        self.command(args).output().with_context(|| format!("gantry {args:?}"))
+    }
+
+    /// Runs a `gantry …` command on the master that must succeed; what it printed.
+    ///
+    /// # Errors
+    /// When it fails: with all it said.
+    pub fn run(&self, args: &[&str]) -> Result<String> {
+        let output = self.output(args)?;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if !output.status.success() {
+            bail!("gantry {}: {}\n{out}{err}", args.join(" "), output.status);
+        }
+        Ok(out.into_owned())
+    }
+
+    /// A LUXI connection to the master.
+    ///
+    /// # Errors
+    /// When luxid does not listen within a minute.
+    pub fn luxi(&self) -> Result<Luxi> {
+        let socket = self.master().socket("luxi.sock");
+        wait::until("luxid listens", PATIENCE, || Luxi::connect(&socket).ok())
+    }
+
+    /// Kills a daemon of a node with SIGKILL. Its pid.
+    ///
+    /// # Errors
+    /// When it does not come to life within a minute.
+    pub fn kill(&self, number: usize, daemon: &str) -> Result<u32> {
+        let node = &self.nodes[number];
+        let what = format!("{daemon} of {} has a pid", node.name);
+        let pid = wait::until(&what, PATIENCE, || node.pid(daemon))?;
+        process::signal(pid, Signal::SIGKILL)?;
+        Ok(pid)
+    }
+
+    /// Stops all nodes and waits until none of their processes is left. Safe to repeat.
+    ///
+    /// # Errors
+    /// When processes outlive their SIGTERM by a minute; they are killed then, and named.
+    pub fn stop(&mut self) -> Result<()> {
+        for node in &self.nodes {
+            if let Some(pid) = node.pid("boot") {
+                process::signal(pid, Signal::SIGTERM).ok();
+            }
+        }
+        let left = || -> Vec<(u32, String)> {
+            self.nodes.iter().flat_map(|node| process::with_root(&node.root)).collect()
+        };
+        let gone =
+            wait::until("all processes of the cluster end", PATIENCE, || left().is_empty().then_some(()));
+        if let Err(why) = gone {
+            let stubborn = left();
+            for (pid, _) in &stubborn {
+                process::signal(*pid, Signal::SIGKILL).ok();
+            }
+            return Err(why.context(format!("left over and killed: {stubborn:?}")));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for VirtualCluster {
+    fn drop(&mut self) {
+        if let Err(why) = self.stop() {
+            eprintln!("stopping a virtual cluster: {why:#}");
+        }
+    }
+}
+
+/// Each virtual node offers its share of this machine.
+fn capacity(shares: u64) -> Result<String> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:")).context("no MemTotal")?;
+    let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+    let mib = (kib / 1024).saturating_sub(1024) / shares.max(1);
+    Ok(format!("[capacity]\nmemory_mib = {mib}\ncpus = 2\ndisk_mib = {}\n", 10_240))
+}

@@ -1,0 +1,65 @@
+//! Building: the daemons and the CLI in one call, gantry-job in its own (static, fat LTO: it is started for every job,
+//! see docs/adr/0003-job-process.md), all gathered in one directory as they would be installed.
+
+use crate::run::{cargo, run, top};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Packages of the programs but gantry-job.
+const PACKAGES: [&str; 5] = ["gantry-wconfd", "gantry-luxid", "gantry-noded", "gantry-boot", "gantry-cli"];
+/// The programs they make.
+const PROGRAMS: [&str; 5] = ["gantry-wconfd", "gantry-luxid", "gantry-noded", "gantry-boot", "gantry"];
+/// Names under which the CLI is also found.
+const LINKS: [&str; 6] = ["gnt-cluster", "gnt-node", "gnt-group", "gnt-instance", "gnt-job", "gnt-debug"];
+/// crt-static needs the target named.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Builds all programs. Where they are.
+pub fn all(release: bool) -> Result<PathBuf> {
+    let profile = if release { "release" } else { "dev" };
+    let mut args = vec!["build", "--profile", profile];
+    args.extend(PACKAGES.iter().flat_map(|package| ["--package", package]));
+    run(&mut cargo(&args))?;
+    job()?;
+    let target = target_dir();
+    let place = target.join("gantry").join(if release { "release" } else { "bin" });
+    fs::create_dir_all(&place)?;
+    let built = target.join(if release { "release" } else { "debug" });
+    for program in PROGRAMS {
+        put(&built.join(program), &place.join(program))?;
+    }
+    put(&target.join(TARGET).join("job/gantry-job"), &place.join("gantry-job"))?;
+    for name in LINKS {
+        let link = place.join(name);
+        if !link.is_symlink() {
+            std::os::unix::fs::symlink("gantry", &link).with_context(|| link.display().to_string())?;
+        }
+    }
+    Ok(place)
+}
+
+fn job() -> Result<()> {
+    let args = ["build", "--package", "gantry-job", "--profile", "job", "--target", TARGET];
+    run(cargo(&args).env("RUSTFLAGS", "-C target-feature=+crt-static"))
+}
+
+/// Where cargo builds.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top().join("target"), PathBuf::from)
+}
+
+/// A copy under a new inode: a program that runs is never written to.
+fn put(from: &Path, to: &Path) -> Result<()> {
+    let new = to.with_extension("new");
+    fs::copy(from, &new).with_context(|| from.display().to_string())?;
+    fs::rename(&new, to).with_context(|| to.display().to_string())
+}
+
+/// Runs the benches against programs built with optimisation.
+pub fn bench(filter: Option<&str>) -> Result<()> {
+    let programs = all(true)?;
+    let mut args = vec!["run", "--release", "--package", "gantry-bench", "--"];
+    args.extend(filter);
+    run(cargo(&args).env("GANTRY_BIN_DIR", programs))
+}

@@ -1,0 +1,65 @@
+//! Ganeti's own clients, from Debian's packages, for the compatibility tests. Never the package `ganeti`, whose
+//! services would start; a policy that answers 101 keeps those of its dependencies from starting.
+
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::run::run;
+
+/// What the tests use: the Python LUXI client and the htools.
+const PACKAGES: [&str; 2] = ["ganeti-3.0", "ganeti-htools"];
+/// Proof that they are there.
+const PROOFS: [&str; 2] = ["/usr/share/ganeti/3.0/ganeti/luxi.py", "/usr/bin/hbal"];
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs the packages unless they are there.
+pub fn install() -> Result<()> {
+    if PROOFS.iter().all(|proof| Path::new(proof).exists()) {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "the tests need Debian's packages {}: install them, or run this once as root",
+            PACKAGES.join(" and ")
+        );
+    }
+    eprintln!("installing {} (Ganeti's own clients, for the compatibility tests)", PACKAGES.join(", "));
+    let policy = Policy::set()?;
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(["-q", "-y"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        run(&mut command)
+    };
+    let install = [&["install", "--no-install-recommends"], &PACKAGES[..]].concat();
+    // Package lists may be missing or old on a new machine: a second try with fresh ones.
+    let done = apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)));
+    drop(policy);
+    done
+}
+
+/// Forbids services to start while packages are installed, unless something does so already.
+struct Policy {
+    ours: bool,
+}
+
+impl Policy {
+    fn set() -> Result<Self> {
+        if Path::new(POLICY).exists() {
+            return Ok(Self { ours: false });
+        }
+        fs::write(POLICY, "#!/bin/sh\nexit 101\n").context(POLICY)?;
+        fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+        Ok(Self { ours: true })
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
+}
