@@ -1,0 +1,313 @@
+//! The job's connection to wconfd, and its one-shot LUXI calls to luxid. Reconnects: a restart of wconfd does not
+//! end a job (P4.8). What a lost connection leaves open is asked again; wconfd answers repeats alike.
+
+use crate::ops::OpFail;
+use gantry_model::config::{Cluster, Group, Instance, Node, Slot, kind};
+use gantry_model::error::{Ecode, GanetiError};
+use gantry_model::ids::{ClusterUuid, JobOwner};
+use gantry_model::root::Root;
+use gantry_proto::codec::Json;
+use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::hello::Hello;
+use gantry_proto::verb::Verb;
+use gantry_proto::wconfd::{
+    Apply, ApplyRequest, Command, FreeScope, LockBlocked, LockFree, LockFreeRequest, LockRequest, LockUpdate,
+    Object, PROTOCOL, Read, ReadKey, Want,
+};
+use gantry_rpc::{CallError, Client, Event};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+/// How long one call to wconfd may take (lock waits excepted).
+const CALL: Duration = Duration::from_secs(60);
+/// How long a job looks for a wconfd that is away before it gives up.
+const AWAY: Duration = Duration::from_secs(120);
+/// First and longest pause between two attempts to connect.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Longest answer luxid may give to a job (a list of job ids).
+const LUXI_ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// How long luxid may take for it.
+const LUXI_CALL: Duration = Duration::from_secs(60);
+
+/// The connection, made when first needed.
+pub struct Master {
+    root: Root,
+    owner: JobOwner,
+    cluster: ClusterUuid,
+    client: Option<Client>,
+    /// Numbers this owner's batches, so that one asked for twice is applied once.
+    seq: u64,
+}
+
+impl Master {
+    /// Nothing is connected yet.
+    pub fn new(root: Root, owner: JobOwner, cluster: ClusterUuid) -> Self {
+        Self { root, owner, cluster, client: None, seq: 0 }
+    }
+
+    async fn client(&mut self) -> Result<Client, OpFail> {
+        if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed()) {
+            return Ok(client.clone());
+        }
+        let mut hello = Hello::new(PROTOCOL, "gantry-job");
+        hello.cluster = Some(self.cluster);
+        hello.epoch = Some(self.owner.start.epoch);
+        let path = self.root.socket("wconfd.sock");
+        let until = Instant::now() + AWAY;
+        let mut pause = PAUSE.0;
+        loop {
+            match Client::unix(&path, &hello).await {
+                Ok(client) => {
+                    self.client = Some(client.clone());
+                    return Ok(client);
+                }
+                Err(why) if Instant::now() >= until => {
+                    let text = format!("wconfd does not answer on {} since {AWAY:?}: {why}", path.display());
+                    return Err(OpFail::Error(GanetiError::exec(text)));
+                }
+                Err(_) => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// Connects, unless it is.
+    pub async fn connect(&mut self) -> Result<(), OpFail> {
+        self.client().await.map(|_| ())
+    }
+
+    /// One call, asked again on a new connection when the old one broke.
+    async fn call<V: Verb>(&mut self, request: &V::Request) -> Result<V::Reply, OpFail> {
+        loop {
+            match self.client().await?.call::<V>(request, CALL).await {
+                Ok(reply) => return Ok(reply),
+                Err(CallError::Closed(_)) => self.client = None,
+                Err(CallError::Fail(fail)) if fail.code == Code::NotReady => {
+                    self.client = None;
+                    tokio::time::sleep(PAUSE.0).await;
+                }
+                Err(why) => return Err(failed(why)),
+            }
+        }
+    }
+
+    /// Waits until all `wants` are granted; `blocked` hears whom it waits for. Dropping the future withdraws
+    /// the request.
+    pub async fn lock(
+        &mut self,
+        priority: i32,
+        wants: Vec<(String, Want)>,
+        mut blocked: impl FnMut(LockBlocked),
+    ) -> Result<(), OpFail> {
+        let request = LockRequest { owner: self.owner, priority, wants };
+        'connection: loop {
+            let mut stream = match self.client().await?.open::<LockUpdate>(&request).await {
+                Ok(stream) => stream,
+                Err(CallError::Closed(_)) => {
+                    self.client = None;
+                    continue;
+                }
+                Err(why) => return Err(failed(why)),
+            };
+            loop {
+                match stream.next().await {
+                    Ok(Event::Item(item)) => blocked(item),
+                    Ok(Event::End(())) => return Ok(()),
+                    Err(CallError::Closed(_)) => {
+                        self.client = None;
+                        continue 'connection;
+                    }
+                    Err(CallError::Fail(fail)) if fail.code == Code::NotReady => {
+                        self.client = None;
+                        tokio::time::sleep(PAUSE.0).await;
+                        continue 'connection;
+                    }
+                    Err(why) => return Err(failed(why)),
+                }
+            }
+        }
+    }
+
+    /// Changes the priority of a waiting request. Best effort: the wait goes on either way.
+    pub async fn priority_of_wait(client: Option<Client>, owner: JobOwner, priority: i32) {
+        if let Some(client) = client {
+            let request = gantry_proto::wconfd::LockPriorityRequest { owner, priority };
+            let _ = client.call::<gantry_proto::wconfd::LockPriority>(&request, CALL).await;
+        }
+    }
+
+    /// The connection as it is now, for calls beside a waiting one.
+    pub fn beside(&self) -> Option<Client> {
+        self.client.clone()
+    }
+
+    /// Gives all locks back. A job that never took any does not even connect.
+    pub async fn free_all(&mut self) -> Result<(), OpFail> {
+        if self.client.is_none() {
+            return Ok(());
+        }
+        let request = LockFreeRequest { owner: self.owner, scope: FreeScope::All };
+        self.call::<LockFree>(&request).await
+    }
+
+    /// Reads objects and the index they stand at.
+    pub async fn read(&mut self, keys: Vec<ReadKey>) -> Result<(u64, Vec<Object>), OpFail> {
+        let reply = self.call::<Read>(&keys).await?;
+        Ok((reply.index, reply.objects))
+    }
+
+    /// Applies commands in one batch; durable when it returns. The index of the batch and a result per command.
+    pub async fn apply(&mut self, commands: &Vec<Command>) -> Result<(u64, Vec<Value>), OpFail> {
+        self.seq += 1;
+        let commands = Json::of(commands).map_err(|why| OpFail::Error(GanetiError::exec(why.to_string())))?;
+        let request = ApplyRequest { owner: Some(self.owner), seq: self.seq, commands };
+        let reply = self.call::<Apply>(&request).await?;
+        let results =
+            reply.results.read().map_err(|why| OpFail::Error(GanetiError::exec(why.to_string())))?;
+        Ok((reply.index, results))
+    }
+
+    /// Has wconfd sign a node's certificate request.
+    pub async fn sign(
+        &mut self,
+        node: gantry_model::ids::NodeUuid,
+        csr: String,
+    ) -> Result<gantry_proto::wconfd::CertSignReply, OpFail> {
+        let request = gantry_proto::wconfd::CertSignRequest { owner: self.owner, node, csr };
+        self.call::<gantry_proto::wconfd::CertSign>(&request).await
+    }
+
+    /// The cluster.
+    pub async fn cluster(&mut self) -> Result<Cluster, OpFail> {
+        let key = ReadKey::Key(kind::CLUSTER.to_owned(), kind::CLUSTER_KEY.to_owned());
+        let (_, objects) = self.read(vec![key]).await?;
+        let object = objects.first().ok_or_else(|| OpFail::exec("wconfd has no cluster object"))?;
+        parsed(object)
+    }
+
+    /// All nodes.
+    pub async fn nodes(&mut self) -> Result<Vec<Node>, OpFail> {
+        self.all(kind::NODE).await
+    }
+
+    /// All groups.
+    pub async fn groups(&mut self) -> Result<Vec<Group>, OpFail> {
+        self.all(kind::GROUP).await
+    }
+
+    /// All objects of a kind.
+    pub async fn all<T: DeserializeOwned>(&mut self, kind: &str) -> Result<Vec<T>, OpFail> {
+        let (_, objects) = self.read(vec![ReadKey::Kind(kind.to_owned())]).await?;
+        objects.iter().map(parsed).collect()
+    }
+
+    /// The node of that name or uuid.
+    pub async fn node(&mut self, name: &str) -> Result<Node, OpFail> {
+        self.named(kind::NODE, "Node", name).await
+    }
+
+    /// The group of that name or uuid.
+    pub async fn group(&mut self, name: &str) -> Result<Group, OpFail> {
+        self.named(kind::GROUP, "Group", name).await
+    }
+
+    /// The instance of that name or uuid.
+    pub async fn instance(&mut self, name: &str) -> Result<Instance, OpFail> {
+        self.named(kind::INSTANCE, "Instance", name).await
+    }
+
+    async fn named<T: DeserializeOwned>(&mut self, kind: &str, noun: &str, name: &str) -> Result<T, OpFail> {
+        match self.find(kind, name).await? {
+            Some(found) => Ok(found),
+            None => Err(OpFail::prereq(format!("{noun} '{name}' not known"), Ecode::UnknownEntity)),
+        }
+    }
+
+    /// The object of that name or uuid, if there is one.
+    pub async fn find<T: DeserializeOwned>(&mut self, kind: &str, name: &str) -> Result<Option<T>, OpFail> {
+        let (_, objects) = self.read(vec![ReadKey::Name(kind.to_owned(), name.to_owned())]).await?;
+        objects.first().map(parsed).transpose()
+    }
+
+    /// Instances whose home the node is, with their slots.
+    pub async fn instances_of(
+        &mut self,
+        node: gantry_model::ids::NodeUuid,
+    ) -> Result<(Vec<Instance>, Vec<Slot>), OpFail> {
+        let (_, objects) = self.read(vec![ReadKey::InstancesOf(node)]).await?;
+        let (instances, slots): (Vec<_>, Vec<_>) =
+            objects.iter().partition(|object| object.kind != kind::SLOT);
+        Ok((
+            instances.into_iter().map(parsed).collect::<Result<_, _>>()?,
+            slots.into_iter().map(parsed).collect::<Result<_, _>>()?,
+        ))
+    }
+
+    /// The slot record of an instance.
+    pub async fn slot(&mut self, uuid: gantry_model::ids::InstanceUuid) -> Result<Slot, OpFail> {
+        let key = ReadKey::Key(kind::SLOT.to_owned(), uuid.to_string());
+        let (_, objects) = self.read(vec![key]).await?;
+        let object =
+            objects.first().ok_or_else(|| OpFail::exec(format!("instance {uuid} has no slot record")))?;
+        parsed(object)
+    }
+
+    /// Submits jobs through luxid's LUXI socket (`SubmitManyJobs`): opcodes whose result is further jobs.
+    pub async fn submit_many(&self, jobs: &Value) -> Result<Value, OpFail> {
+        let ask = async {
+            let mut stream = gantry_rpc::unix::connect(&self.root.socket("luxi.sock")).await?;
+            let mut text = json!({"method": "SubmitManyJobs", "args": [jobs]}).to_string().into_bytes();
+            text.push(ETX);
+            stream.write_all(&text).await?;
+            let mut answer = Vec::new();
+            let mut reader = stream.take(LUXI_ANSWER_BYTES_MAX);
+            while answer.last() != Some(&ETX) {
+                if reader.read_buf(&mut answer).await? == 0 {
+                    return Err(std::io::Error::other("luxid closed before its answer ended"));
+                }
+            }
+            answer.pop();
+            Ok::<Value, std::io::Error>(serde_json::from_slice(&answer)?)
+        };
+        let answer = tokio::time::timeout(LUXI_CALL, ask)
+            .await
+            .map_err(|_| OpFail::exec("luxid did not answer a submission in time"))?
+            .map_err(|why| OpFail::exec(format!("can't submit further jobs: {why}")))?;
+        match (answer.get("success"), answer.get("result")) {
+            (Some(Value::Bool(true)), Some(result)) => Ok(result.clone()),
+            (_, Some(result)) => match GanetiError::from_value(result) {
+                Some(error) => Err(OpFail::Error(error)),
+                None => Err(OpFail::exec(format!("luxid refused further jobs: {result}"))),
+            },
+            _ => Err(OpFail::exec("luxid's answer to a submission is no LUXI answer")),
+        }
+    }
+}
+
+/// End of a LUXI message (`spec/luxi.md` §2).
+const ETX: u8 = 3;
+
+fn parsed<T: DeserializeOwned>(object: &Object) -> Result<T, OpFail> {
+    serde_json::from_str(&object.body).map_err(|why| {
+        OpFail::exec(format!("can't read the {} {} of wconfd: {why}", object.kind, object.key))
+    })
+}
+
+/// What a failed call means for the opcode.
+pub fn failed(why: CallError) -> OpFail {
+    match why {
+        CallError::Fail(fail) => refused(fail),
+        other => OpFail::exec(other.to_string()),
+    }
+}
+
+fn refused(fail: Fail) -> OpFail {
+    match (fail.code, fail.as_ganeti()) {
+        (Code::Fenced, _) => OpFail::Fenced(fail.text),
+        (_, Some(error)) => OpFail::Error(error),
+        _ => OpFail::exec(fail.text),
+    }
+}

@@ -1,0 +1,6 @@
+//! Sockets, files and connections of a job. Decides nothing.
+
+pub mod master;
+pub mod nodes;
+pub mod server;
+pub mod spool;

@@ -1,0 +1,185 @@
+//! OP_CLUSTER_POST_INIT, _DESTROY, _SET_PARAMS.
+
+use crate::ops::group::merged;
+use crate::ops::{Args, Cx, Locks, OpFail};
+use gantry_model::config::{Cluster, Instance, Params, kind};
+use gantry_model::error::Ecode;
+use gantry_proto::wconfd::{Command, Want};
+use serde_json::{Map, Value, json};
+
+/// The first job of a cluster. Result: true.
+pub async fn post_init(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
+    cx.begin(Locks::exclusive()).await?;
+    Ok(Value::Bool(true))
+}
+
+/// Checks that nothing is left. The caller then stops the daemons. Result: the master node's uuid.
+pub async fn destroy(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
+    cx.begin(Locks::exclusive()).await?;
+    let others: Vec<String> = cx
+        .master
+        .nodes()
+        .await?
+        .into_iter()
+        .filter(|node| node.uuid != cx.go().master)
+        .map(|node| node.name)
+        .collect();
+    if !others.is_empty() {
+        let text = format!(
+            "There are still {} node(s) in this cluster: {}; remove them first",
+            others.len(),
+            others.join(", ")
+        );
+        return Err(OpFail::prereq(text, Ecode::WrongState));
+    }
+    let instances = cx.master.all::<Instance>(kind::INSTANCE).await?;
+    if !instances.is_empty() {
+        let text =
+            format!("There are still {} instance(s) in this cluster; remove them first", instances.len());
+        return Err(OpFail::prereq(text, Ecode::WrongState));
+    }
+    Ok(json!(cx.go().master))
+}
+
+/// Opcode parameters that replace a cluster field, and the field's name where it differs.
+const PLAIN: &[(&str, &str)] = &[
+    ("vg_name", "volume_group_name"),
+    ("enabled_hypervisors", "enabled_hypervisors"),
+    ("candidate_pool_size", "candidate_pool_size"),
+    ("max_running_jobs", "max_running_jobs"),
+    ("max_tracked_jobs", "max_tracked_jobs"),
+    ("uid_pool", "uid_pool"),
+    ("maintain_node_health", "maintain_node_health"),
+    ("prealloc_wipe_disks", "prealloc_wipe_disks"),
+    ("drbd_helper", "drbd_usermode_helper"),
+    ("default_iallocator", "default_iallocator"),
+    ("default_iallocator_params", "default_iallocator_params"),
+    ("mac_prefix", "mac_prefix"),
+    ("master_netdev", "master_netdev"),
+    ("master_netmask", "master_netmask"),
+    ("reserved_lvs", "reserved_lvs"),
+    ("use_external_mip_script", "use_external_mip_script"),
+    ("enabled_disk_templates", "enabled_disk_templates"),
+    ("modify_etc_hosts", "modify_etc_hosts"),
+    ("file_storage_dir", "file_storage_dir"),
+    ("shared_file_storage_dir", "shared_file_storage_dir"),
+    ("gluster_storage_dir", "gluster_storage_dir"),
+    ("install_image", "install_image"),
+    ("instance_communication_network", "instance_communication_network"),
+    ("zeroing_image", "zeroing_image"),
+    ("compression_tools", "compression_tools"),
+    ("enabled_user_shutdown", "enabled_user_shutdown"),
+];
+
+/// Changes cluster parameters; null leaves one as it is. Result: null.
+pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
+    let locks = Locks::shared()
+        .all_of("instance", Want::Shared)
+        .all_of("nodegroup", Want::Shared)
+        .all_of("node", Want::Shared);
+    cx.begin(locks).await?;
+    let cluster = cx.master.cluster().await?;
+    let set = changes(&cluster, args)?;
+    if set.is_empty() {
+        return Err(OpFail::prereq("Please pass at least one modification", Ecode::WrongInput));
+    }
+    cx.apply(vec![Command::ClusterSet { rev: Some(cluster.stamp.serial_no), set }]).await?;
+    Ok(Value::Null)
+}
+
+/// The new values of the fields that `args` touches.
+fn changes(cluster: &Cluster, args: &Args<'_>) -> Result<Params, OpFail> {
+    let mut set: Params = PLAIN
+        .iter()
+        .filter_map(|(parameter, field)| Some(((*field).to_owned(), args.get(parameter)?.clone())))
+        .collect();
+    if let Some(own) = args.object("ndparams") {
+        set.insert("ndparams".to_owned(), Value::Object(merged(&cluster.ndparams, own)));
+    }
+    if let Some(own) = args.object("ipolicy") {
+        set.insert("ipolicy".to_owned(), Value::Object(merged(&cluster.ipolicy, own)));
+    }
+    for (parameter, old) in [("beparams", &cluster.beparams), ("nicparams", &cluster.nicparams)] {
+        if let Some(own) = args.object(parameter) {
+            let default = old.get("default").cloned().unwrap_or_default();
+            let own = if parameter == "beparams" { memory_split(own) } else { own.clone() };
+            set.insert(parameter.to_owned(), json!({"default": merged(&default, &own)}));
+        }
+    }
+    for (parameter, old) in [("hvparams", &cluster.hvparams), ("diskparams", &cluster.diskparams)] {
+        if let Some(own) = args.object(parameter) {
+            set.insert(parameter.to_owned(), merged_by_name(old, own)?);
+        }
+    }
+    for field in ["hidden_os", "blacklisted_os"] {
+        let edits = args.list(field);
+        if !edits.is_empty() {
+            set.insert(field.to_owned(), edited(cluster.extra.get(field), edits)?);
+        }
+    }
+    collectors(cluster, args, &mut set);
+    Ok(set)
+}
+
+/// `memory` sets both bounds (`spec/query.md` §6: an alias of maxmem).
+pub fn memory_split(own: &Params) -> Params {
+    let mut own = own.clone();
+    if let Some(memory) = own.remove("memory") {
+        own.entry("minmem").or_insert_with(|| memory.clone());
+        own.entry("maxmem").or_insert(memory);
+    }
+    own
+}
+
+fn merged_by_name(old: &std::collections::BTreeMap<String, Params>, own: &Params) -> Result<Value, OpFail> {
+    let mut all: Map<String, Value> =
+        old.iter().map(|(name, params)| (name.clone(), Value::Object(params.clone()))).collect();
+    for (name, params) in own {
+        let Some(params) = params.as_object() else {
+            return Err(OpFail::prereq(
+                format!("parameters of '{name}' must be an object"),
+                Ecode::WrongInput,
+            ));
+        };
+        let before = old.get(name).cloned().unwrap_or_default();
+        all.insert(name.clone(), Value::Object(merged(&before, params)));
+    }
+    Ok(Value::Object(all))
+}
+
+/// A list after `[["add"|"remove", name]…]`.
+fn edited(old: Option<&Value>, edits: &[Value]) -> Result<Value, OpFail> {
+    let mut list: Vec<Value> = old.and_then(Value::as_array).cloned().unwrap_or_default();
+    for edit in edits {
+        let name = edit.get(1).cloned().unwrap_or_default();
+        match edit.get(0).and_then(Value::as_str) {
+            Some("add") if !list.contains(&name) => list.push(name),
+            Some("add") => {}
+            Some("remove") => list.retain(|known| *known != name),
+            _ => {
+                return Err(OpFail::prereq(
+                    format!("{edit} is not [\"add\" or \"remove\", name]"),
+                    Ecode::WrongInput,
+                ));
+            }
+        }
+    }
+    Ok(Value::Array(list))
+}
+
+fn collectors(cluster: &Cluster, args: &Args<'_>, set: &mut Params) {
+    let (active, interval) = (args.object("enabled_data_collectors"), args.object("data_collector_interval"));
+    if active.is_none() && interval.is_none() {
+        return;
+    }
+    let mut all =
+        cluster.extra.get("data_collectors").and_then(Value::as_object).cloned().unwrap_or_default();
+    for (part, given) in [("active", active), ("interval", interval)] {
+        for (name, value) in given.into_iter().flatten() {
+            if let Some(collector) = all.get_mut(name).and_then(Value::as_object_mut) {
+                collector.insert(part.to_owned(), value.clone());
+            }
+        }
+    }
+    set.insert("data_collectors".to_owned(), Value::Object(all));
+}

@@ -1,0 +1,133 @@
+//! The opcodes: a module per family, one function per opcode, all of the shape
+//! `async fn(&mut Cx, &Args) -> Result<Value, OpFail>`. Each says its locks through [`Cx::begin`], which returns when they are held.
+//!
+//! To add an opcode: write its function, name it in [`dispatch`]; its parameters are in `gantry_model::opcode`.
+
+mod args;
+mod cluster;
+mod cx;
+mod group;
+mod instance;
+mod node;
+mod tags;
+mod test_delay;
+mod verify;
+
+pub use args::Args;
+pub use cx::{Cx, Locks};
+
+use crate::io::master::Master;
+use crate::io::nodes::Nodes;
+use crate::io::server::Desk;
+use crate::run::RunError;
+use gantry_model::error::{Ecode, GanetiError};
+use gantry_model::opcode;
+use gantry_model::root::Root;
+use gantry_model::time;
+use gantry_proto::job::GoRequest;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// How an opcode ends, if not well.
+#[derive(Debug)]
+pub enum OpFail {
+    /// In error.
+    Error(GanetiError),
+    /// By request, before it began to work.
+    Canceled,
+    /// The cluster has another master: nothing this process does counts any more (P4.10).
+    Fenced(String),
+}
+
+impl OpFail {
+    /// `OpExecError`.
+    pub fn exec(text: impl Into<String>) -> Self {
+        Self::Error(GanetiError::exec(text))
+    }
+
+    /// `OpPrereqError`.
+    pub fn prereq(text: impl Into<String>, ecode: Ecode) -> Self {
+        Self::Error(GanetiError::prereq(text, ecode))
+    }
+}
+
+/// Executes all opcodes that are not final and fills the board; the job is over when it returns.
+///
+/// # Errors
+/// Only when the job must leave without a word.
+pub async fn execute(root: &Root, desk: &Arc<Desk>, request: GoRequest) -> Result<(), RunError> {
+    let ops = request.ops.read().unwrap_or_default(); // The desk has read them before.
+    let mut master = Master::new(root.clone(), request.owner, request.cluster);
+    let mut nodes = Nodes::new(root.clone(), request.cluster, request.fence);
+    for (index, op) in ops.iter().enumerate().filter(|(_, op)| !op.status.is_final()) {
+        if *desk.cancelled().borrow() {
+            desk.update(|board| board.canceled(time::now()));
+            break;
+        }
+        let mut cx = Cx::new(root, desk, &request, index, &mut master, &mut nodes);
+        let ended = one(&mut cx, &op.input).await;
+        let freed = master.free_all().await;
+        match ended.and_then(|value| freed.map(|()| value)) {
+            Ok(value) => desk.update(|board| board.succeeded(index, value, time::now())),
+            Err(OpFail::Error(error)) => {
+                desk.update(|board| board.failed(index, &error, time::now()));
+                break;
+            }
+            Err(OpFail::Canceled) => {
+                desk.update(|board| board.canceled(time::now()));
+                break;
+            }
+            Err(OpFail::Fenced(why)) => return Err(RunError::Fenced(why)),
+        }
+    }
+    desk.update(crate::core::board::Board::over);
+    Ok(())
+}
+
+async fn one(cx: &mut Cx<'_>, input: &Map<String, Value>) -> Result<Value, OpFail> {
+    cx.picked_up();
+    let lost =
+        || OpFail::exec("the job's secret parameters were lost in a restart of luxid; submit the job again");
+    if opcode::is_redacted(input) {
+        return Err(lost());
+    }
+    let args = Args::new(input);
+    if args.bool("dry_run") && args.id() != "OP_TEST_DELAY" {
+        let text = "dry runs are not supported for this opcode yet; nothing was done";
+        return Err(OpFail::prereq(text, Ecode::WrongState));
+    }
+    dispatch(cx, &args).await
+}
+
+/// Which function executes which opcode.
+async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
+    match args.id() {
+        "OP_TEST_DELAY" => test_delay::run(cx, args).await,
+        "OP_CLUSTER_POST_INIT" => cluster::post_init(cx).await,
+        "OP_CLUSTER_DESTROY" => cluster::destroy(cx).await,
+        "OP_CLUSTER_SET_PARAMS" => cluster::set_params(cx, args).await,
+        "OP_CLUSTER_VERIFY" => Box::pin(verify::submit(cx, args)).await,
+        "OP_CLUSTER_VERIFY_CONFIG" => Box::pin(verify::config(cx)).await,
+        "OP_CLUSTER_VERIFY_GROUP" => Box::pin(verify::group(cx, args)).await,
+        "OP_TAGS_SET" => tags::set(cx, args).await,
+        "OP_TAGS_DEL" => tags::del(cx, args).await,
+        "OP_TAGS_GET" => tags::get(cx, args).await,
+        "OP_GROUP_ADD" => group::add(cx, args).await,
+        "OP_GROUP_REMOVE" => group::remove(cx, args).await,
+        "OP_GROUP_RENAME" => group::rename(cx, args).await,
+        "OP_GROUP_SET_PARAMS" => group::set_params(cx, args).await,
+        "OP_GROUP_ASSIGN_NODES" => group::assign_nodes(cx, args).await,
+        "OP_NODE_ADD" => Box::pin(node::add(cx, args)).await,
+        "OP_NODE_REMOVE" => Box::pin(node::remove(cx, args)).await,
+        "OP_NODE_SET_PARAMS" => Box::pin(node::set_params(cx, args)).await,
+        "OP_INSTANCE_CREATE" => Box::pin(instance::create(cx, args)).await,
+        "OP_INSTANCE_REMOVE" => Box::pin(instance::remove(cx, args)).await,
+        "OP_INSTANCE_STARTUP" => Box::pin(instance::startup(cx, args)).await,
+        "OP_INSTANCE_SHUTDOWN" => Box::pin(instance::shutdown(cx, args)).await,
+        "OP_INSTANCE_QUERY_DATA" => Box::pin(instance::query_data(cx, args)).await,
+        other => {
+            let text = format!("{other} is not supported by this version of Gantry; nothing was done");
+            Err(OpFail::prereq(text, Ecode::WrongState))
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! OP_NODE_ADD, _REMOVE, _SET_PARAMS (`spec/failover.md` §3). A node joins by proving a secret both ways
+//! (DESIGN §4): the master side of that is here.
+
+use crate::core::join;
+use crate::io::nodes::{CALL, address};
+use crate::ops::group::merged;
+use crate::ops::{Args, Cx, Locks, OpFail};
+use gantry_model::config::{NODED_PORT, Node, Params, Stamp, kind};
+use gantry_model::error::Ecode;
+use gantry_model::ids::{GroupUuid, NodeUuid};
+use gantry_model::names::is_host_name;
+use gantry_model::role::Role;
+use gantry_model::time;
+use gantry_proto::noded::{
+    JoinFinish, JoinFinishRequest, JoinProve, JoinProveRequest, Leave, NodeInfo, SetRole, SetRoleRequest,
+};
+use gantry_proto::wconfd::{Command, Want};
+use gantry_rpc::Client;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use uuid::Uuid;
+
+/// Adds a node: it proves the join secret, gets its certificate, then stands in the configuration. Result: null.
+pub async fn add(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
+    let name = args.need("node_name")?;
+    if !is_host_name(name) {
+        return Err(OpFail::prereq(format!("'{name}' is no host name"), Ecode::WrongInput));
+    }
+    cx.begin(Locks::exclusive()).await?;
+    let known: Option<Node> = cx.master.find(kind::NODE, name).await?;
+    let node = match (known, args.bool("readd")) {
+        (Some(known), true) => Node { offline: false, drained: false, ..known },
+        (Some(known), false) => {
+            let text = format!("Node {} is already in the configuration", known.name);
+            return Err(OpFail::prereq(text, Ecode::AlreadyExists));
+        }
+        (None, true) => {
+            let text = format!("Node {name} is not in the configuration: it can't be re-added");
+            return Err(OpFail::prereq(text, Ecode::UnknownEntity));
+        }
+        (None, false) => fresh(cx, args, name).await?,
+    };
+    enter(cx, args, node).await?;
+    Ok(Value::Null)
+}
+
+/// First the intent, then the effect: the node stands in the configuration as offline while it joins. A job that dies
+/// in between leaves an offline node, which `--readd` finishes or `gnt-node remove` takes away.
+async fn enter(cx: &mut Cx<'_>, args: &Args<'_>, node: Node) -> Result<(), OpFail> {
+    let (secret, readd) = (args.str("join_secret"), args.bool("readd"));
+    if secret.is_none() && !readd {
+        let text = "the node's join secret is missing: give the content of var/lib/gantry/join-secret of the new node (--join-secret-file)";
+        return Err(OpFail::prereq(text, Ecode::WrongInput));
+    }
+    let added = Node { offline: true, ..node.clone() };
+    let before = if readd { flags(node.uuid, true) } else { Command::NodeAdd { node: Box::new(added) } };
+    cx.apply(vec![before]).await?;
+    if let Some(secret) = secret
+        && let Err(why) = join(cx, &node, secret).await
+    {
+        if !readd && matches!(why, OpFail::Error(_)) {
+            cx.apply(vec![Command::NodeRemove { node: node.uuid }]).await?;
+        }
+        return Err(why);
+    }
+    answers(cx, &node).await?;
+    cx.apply(vec![flags(node.uuid, false)]).await?;
+    Ok(())
+}
+
+fn flags(node: NodeUuid, offline: bool) -> Command {
+    let mut set = Params::from_iter([("offline".to_owned(), json!(offline))]);
+    if !offline {
+        set.insert("drained".to_owned(), json!(false));
+    }
+    Command::NodeSet { node, rev: None, set }
+}
+
+/// The node as it will stand in the configuration.
+async fn fresh(cx: &mut Cx<'_>, args: &Args<'_>, name: &str) -> Result<Node, OpFail> {
+    let primary = args.str("primary_ip").unwrap_or(name);
+    let Ok(ip) = primary.parse::<IpAddr>() else {
+        let text = format!("'{primary}' is no IP address: give the node's address (primary_ip)");
+        return Err(OpFail::prereq(text, Ecode::ResolverError));
+    };
+    let secondary = args.str("secondary_ip").unwrap_or(primary);
+    if let Some(other) = cx.master.nodes().await?.iter().find(|node| node.primary_ip == ip.to_string()) {
+        let text = format!("address {ip} is in use by node {}", other.name);
+        return Err(OpFail::prereq(text, Ecode::ResourceNotUnique));
+    }
+    Ok(Node {
+        uuid: NodeUuid(Uuid::new_v4()),
+        name: name.to_owned(),
+        primary_ip: ip.to_string(),
+        secondary_ip: secondary.to_owned(),
+        master_candidate: false, // Until copies exist, the master is the only candidate (DESIGN §9).
+        offline: false,
+        drained: false,
+        group: group_of(cx, args).await?,
+        master_capable: args.flag("master_capable").unwrap_or(true),
+        vm_capable: args.flag("vm_capable").unwrap_or(true),
+        ndparams: args.object("ndparams").cloned().unwrap_or_default(),
+        powered: true,
+        noded_port: NODED_PORT,
+        stamp: Stamp::new(time::now().epoch()),
+        extra: Params::new(),
+    })
+}
+
+/// The named group, or the only one.
+async fn group_of(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<GroupUuid, OpFail> {
+    if let Some(name) = args.str("group") {
+        return Ok(cx.master.group(name).await?.uuid);
+    }
+    let groups = cx.master.groups().await?;
+    match groups.as_slice() {
+        [only] => Ok(only.uuid),
+        _ => Err(OpFail::prereq("there is more than one group: name the node's group", Ecode::WrongInput)),
+    }
+}
+
+/// Proves the secret both ways and hands over the certificate.
+async fn join(cx: &mut Cx<'_>, node: &Node, secret: &str) -> Result<(), OpFail> {
+    let wrong = |why: String| OpFail::prereq(why, Ecode::WrongInput);
+    let secret = join::Secret::parse(secret).map_err(|why| wrong(why.to_string()))?;
+    let address = address(node)?;
+    let hello = cx.nodes.hello(node.uuid);
+    let client = Client::tls_join(address, &hello).await.map_err(|why| {
+        let text = format!(
+            "the new node does not answer on {address}: {why}; is gantry-noded running there, not yet joined?"
+        );
+        OpFail::prereq(text, Ecode::EnvironmentError)
+    })?;
+    let exporter = client.exporter().ok_or_else(|| OpFail::exec("this connection has no TLS exporter"))?;
+    let cluster = cx.go().cluster;
+    let proof = |side| secret.proof(side, &exporter, cluster, node.uuid);
+    let request = JoinProveRequest {
+        cluster,
+        node: node.uuid,
+        name: node.name.clone(),
+        proof: proof(join::Side::Master),
+    };
+    let reply = client.call::<JoinProve>(&request, CALL).await.map_err(crate::io::master::failed)?;
+    if !secret.verify(join::Side::Node, &exporter, cluster, node.uuid, &reply.proof) {
+        return Err(wrong(format!(
+            "what answers on {address} does not know the join secret: not the node you mean"
+        )));
+    }
+    let signed = cx.master.sign(node.uuid, reply.csr).await?;
+    let finish = JoinFinishRequest {
+        certificate: signed.certificate,
+        ca: signed.ca,
+        fence: cx.nodes.fence(),
+        role: Role::Regular,
+    };
+    client.call::<JoinFinish>(&finish, CALL).await.map_err(crate::io::master::failed)?;
+    Ok(())
+}
+
+/// Asks the node for its facts until it answers, for as long as a restart takes.
+async fn answers(cx: &mut Cx<'_>, node: &Node) -> Result<(), OpFail> {
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        match cx.nodes.call::<NodeInfo>(node, &(), CALL).await {
+            Ok(_) => return Ok(()),
+            Err(why) if tokio::time::Instant::now() >= until => return Err(why),
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// Removes a node without instances that is not the master; the node forgets the cluster. Result: null.
+pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
+    let node = cx.master.node(args.named("node_name", "node_uuid")?).await?;
+    cx.begin(Locks::exclusive()).await?;
+    if node.uuid == cx.go().master {
+        let text = "The node is the master node; failover to another node first";
+        return Err(OpFail::prereq(text, Ecode::WrongInput));
+    }
+    let (instances, _) = cx.master.instances_of(node.uuid).await?;
+    if let Some(first) = instances.first() {
+        let text = format!(
+            "{} instance(s) have node {} as their home, {} first: remove them",
+            instances.len(),
+            node.name,
+            first.name
+        );
+        return Err(OpFail::prereq(text, Ecode::WrongInput));
+    }
+    cx.apply(vec![Command::NodeRemove { node: node.uuid }]).await?;
+    if node.offline {
+        cx.warn(format!("node {} is offline: remove var/lib/gantry there by hand", node.name));
+        return Ok(Value::Null);
+    }
+    let fence = cx.nodes.fence();
+    match cx.nodes.call::<Leave>(&node, &fence, CALL).await {
+        Ok(()) | Err(OpFail::Canceled) => {}
+        Err(OpFail::Error(why)) => {
+            cx.warn(format!("node {} is out of the configuration but could not be told: {why}", node.name));
+        }
+        Err(fenced @ OpFail::Fenced(_)) => return Err(fenced),
+    }
+    Ok(Value::Null)
+}
+
+/// Flags of a node: at most one of the first three may be turned on at a time (`spec/failover.md` §3).
+const FLAGS: [&str; 6] =
+    ["master_candidate", "offline", "drained", "master_capable", "vm_capable", "powered"];
+
+/// Changes flags and parameters. Result: `[[flag, text]]`.
+pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
+    let node = cx.master.node(args.named("node_name", "node_uuid")?).await?;
+    let locks = Locks::shared().node(node.uuid, Want::Exclusive).node_res(node.uuid, Want::Exclusive);
+    cx.begin(locks).await?;
+    let node = cx.master.node(&node.uuid.to_string()).await?;
+    let (set, told) = changes(cx, args, &node)?;
+    if set.is_empty() && told.is_empty() {
+        return Err(OpFail::prereq("Please pass at least one modification", Ecode::WrongInput));
+    }
+    if set.get("offline") == Some(&json!(false)) {
+        let there = Node { offline: false, ..node.clone() };
+        cx.nodes.call::<NodeInfo>(&there, &(), CALL).await?;
+        cx.warn(format!("transitioning node {} from offline to online without using re-add; please make sure it is healthy", node.name));
+    }
+    if set.is_empty() {
+        return Ok(Value::Array(Vec::new()));
+    }
+    let before = node.master_candidate;
+    let after = set.get("master_candidate").and_then(Value::as_bool).unwrap_or(before);
+    cx.apply(vec![Command::NodeSet { node: node.uuid, rev: Some(node.stamp.serial_no), set }]).await?;
+    if before != after {
+        let role = if after { Role::Candidate } else { Role::Regular };
+        let request = SetRoleRequest { fence: cx.nodes.fence(), role };
+        cx.nodes.call::<SetRole>(&node, &request, CALL).await?;
+    }
+    Ok(Value::Array(told))
+}
+
+/// The fields to set, and what to tell the user of them.
+fn changes(cx: &Cx<'_>, args: &Args<'_>, node: &Node) -> Result<(Params, Vec<Value>), OpFail> {
+    let wrong = |text: String| Err(OpFail::prereq(text, Ecode::WrongInput));
+    let on: Vec<&str> = FLAGS[..3].iter().copied().filter(|flag| args.bool(flag)).collect();
+    if on.len() > 1 {
+        return wrong(format!(
+            "Can't set the node into more than one state at the same time ({})",
+            on.join(", ")
+        ));
+    }
+    if node.uuid == cx.go().master && FLAGS[..3].iter().any(|flag| args.flag(flag).is_some()) {
+        return wrong("The master role can be changed only via master-failover".to_owned());
+    }
+    let (mut set, mut told) = (Params::new(), Vec::new());
+    let now = serde_json::to_value(node).unwrap_or_default();
+    for flag in FLAGS {
+        let Some(wanted) = args.flag(flag) else { continue };
+        if now.get(flag) == Some(&json!(wanted)) {
+            cx.info(format!("Ignoring request to set {flag} to {wanted}, it already is"));
+            continue;
+        }
+        set.insert(flag.to_owned(), json!(wanted));
+        told.push(json!([flag, if wanted { "True" } else { "False" }]));
+    }
+    if on.first().is_some_and(|flag| set.contains_key(*flag)) {
+        for other in &FLAGS[..3] {
+            if !set.contains_key(*other) && now.get(*other) == Some(&json!(true)) {
+                set.insert((*other).to_owned(), json!(false));
+                told.push(json!([other, format!("False ({} requested)", on[0])]));
+            }
+        }
+    }
+    if let Some(own) = args.object("ndparams") {
+        set.insert("ndparams".to_owned(), Value::Object(merged(&node.ndparams, own)));
+        told.extend(own.iter().map(|(name, value)| json!([format!("ndparams/{name}"), value])));
+    }
+    if let Some(ip) = args.str("secondary_ip") {
+        if ip.parse::<IpAddr>().is_err() {
+            return wrong(format!("'{ip}' is no IP address"));
+        }
+        set.insert("secondary_ip".to_owned(), json!(ip));
+        told.push(json!(["secondary_ip", ip]));
+    }
+    Ok((set, told))
+}

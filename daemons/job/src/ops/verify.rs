@@ -1,0 +1,214 @@
+//! OP_CLUSTER_VERIFY, _VERIFY_CONFIG, _VERIFY_GROUP (`spec/failover.md` §7): what Gantry can check without SSH.
+
+use crate::io::nodes::CALL;
+use crate::ops::{Args, Cx, Locks, OpFail};
+use gantry_model::config::{AdminState, Group, Instance, Node, Slot, SlotState, kind};
+use gantry_proto::noded::{NodeInfo, NodeInfoReply};
+use gantry_proto::wconfd::Want;
+use serde_json::{Value, json};
+use std::collections::{HashMap, HashSet};
+
+/// Submits the config job and one job per group after it. Result: `{"jobs": …}`.
+pub async fn submit(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
+    cx.begin(Locks::shared()).await?;
+    let groups = match args.str("group_name") {
+        Some(name) => vec![cx.master.group(name).await?],
+        None => cx.master.groups().await?,
+    };
+    let passed = |op: &mut Value, names: &[&str]| {
+        for name in names {
+            if let Some(value) = args.get(name) {
+                op[*name] = value.clone();
+            }
+        }
+        op["comment"] = json!("Submitted by OP_CLUSTER_VERIFY");
+        op["reason"] = args.get("reason").cloned().unwrap_or_else(|| json!([]));
+        op["priority"] = args.get("priority").cloned().unwrap_or_else(|| json!(0));
+    };
+    let common = ["debug_simulate_errors", "error_codes", "ignore_errors", "verbose"];
+    let mut jobs = Vec::new();
+    if args.str("group_name").is_none() {
+        let mut op = json!({"OP_ID": "OP_CLUSTER_VERIFY_CONFIG"});
+        passed(&mut op, &common);
+        jobs.push(json!([op]));
+    }
+    for group in groups {
+        let mut op = json!({"OP_ID": "OP_CLUSTER_VERIFY_GROUP", "group_name": group.name});
+        passed(&mut op, &common);
+        passed(&mut op, &["skip_checks", "verify_clutter"]);
+        if args.str("group_name").is_none() {
+            // Negative: so many jobs before this one in the same submission.
+            let before = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
+            op["depends"] = json!([[-before, []]]);
+        }
+        jobs.push(json!([op]));
+    }
+    Ok(json!({"jobs": cx.master.submit_many(&Value::Array(jobs)).await?}))
+}
+
+/// Tells one finding.
+fn error(cx: &Cx<'_>, kind: &str, name: &str, text: &str) {
+    cx.say(format!("  - ERROR: {kind} {name}: {text}"));
+}
+
+/// Checks the configuration by itself. Result: true = clean.
+pub async fn config(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
+    let levels = ["instance", "nodegroup", "node"];
+    let locks = levels.iter().fold(Locks::shared(), |locks, level| locks.all_of(level, Want::Shared));
+    cx.begin(locks).await?;
+    cx.say("* Verifying cluster config");
+    let cluster = cx.master.cluster().await?;
+    let (nodes, groups) = (cx.master.nodes().await?, cx.master.groups().await?);
+    let instances: Vec<Instance> = cx.master.all(kind::INSTANCE).await?;
+    let findings = config_findings(&nodes, &groups, &instances, cluster.master_node);
+    cx.say("* Verifying all nodes belong to an existing group");
+    for (kind, name, text) in &findings {
+        error(cx, kind, name, text);
+    }
+    Ok(json!(findings.is_empty()))
+}
+
+/// Soft checks of `spec/config.md` §5: (kind, name, text) of what is wrong.
+fn config_findings(
+    nodes: &[Node],
+    groups: &[Group],
+    instances: &[Instance],
+    master: gantry_model::ids::NodeUuid,
+) -> Vec<(&'static str, String, String)> {
+    let mut found = Vec::new();
+    if !nodes.iter().any(|node| node.uuid == master) {
+        found.push((
+            "cluster",
+            "config".to_owned(),
+            format!("the master node {master} is not among the nodes"),
+        ));
+    }
+    let known: HashSet<_> = groups.iter().map(|group| group.uuid).collect();
+    let mut addresses: HashMap<&str, &str> = HashMap::new();
+    for node in nodes {
+        if !known.contains(&node.group) {
+            found.push((
+                "node",
+                node.name.clone(),
+                format!("belongs to group {}, which does not exist", node.group),
+            ));
+        }
+        if [node.master_candidate, node.drained, node.offline].iter().filter(|flag| **flag).count() > 1 {
+            found.push((
+                "node",
+                node.name.clone(),
+                "more than one of candidate, drained and offline is set".to_owned(),
+            ));
+        }
+        if let Some(other) = addresses.insert(&node.primary_ip, &node.name) {
+            found.push((
+                "node",
+                node.name.clone(),
+                format!("has the address {} of node {other}", node.primary_ip),
+            ));
+        }
+    }
+    let homes: HashSet<_> = nodes.iter().map(|node| node.uuid).collect();
+    let mut macs: HashMap<&str, &str> = HashMap::new();
+    for instance in instances {
+        if !homes.contains(&instance.primary_node) {
+            found.push((
+                "instance",
+                instance.name.clone(),
+                format!("its node {} does not exist", instance.primary_node),
+            ));
+        }
+        for nic in &instance.nics {
+            if let Some(other) = macs.insert(&nic.mac, &instance.name) {
+                found.push((
+                    "instance",
+                    instance.name.clone(),
+                    format!("has the MAC {} of {other}", nic.mac),
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// Compares a group's nodes and what runs there with the configuration. Result: true = clean.
+pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
+    let group = cx.master.group(args.need("group_name")?).await?;
+    let nodes: Vec<Node> =
+        cx.master.nodes().await?.into_iter().filter(|node| node.group == group.uuid).collect();
+    let mut locks = Locks::shared().group(group.uuid, Want::Shared);
+    for node in &nodes {
+        locks = locks.node(node.uuid, Want::Shared);
+    }
+    cx.begin(locks).await?;
+    cx.say(format!("* Verifying group '{}'", group.name));
+    cx.say(format!("* Gathering data ({} nodes)", nodes.len()));
+    let mut clean = true;
+    for node in nodes.iter().filter(|node| !node.offline) {
+        let found = match cx.nodes.call::<NodeInfo>(node, &(), CALL).await {
+            Ok(facts) => {
+                let (instances, slots) = cx.master.instances_of(node.uuid).await?;
+                node_findings(node, &facts, &instances, &slots)
+            }
+            Err(OpFail::Error(why)) => {
+                vec![("node", node.name.clone(), format!("while contacting node: {why}"))]
+            }
+            Err(other) => return Err(other),
+        };
+        for (kind, name, text) in found {
+            clean = false;
+            error(cx, kind, &name, &text);
+        }
+    }
+    let offline = nodes.iter().filter(|node| node.offline).count();
+    cx.say("* Other Notes");
+    if offline > 0 {
+        cx.say(format!("  - NOTICE: {offline} offline node(s) found."));
+    }
+    Ok(json!(clean))
+}
+
+/// What does not fit between a node's facts and the configuration.
+fn node_findings(
+    node: &Node,
+    facts: &NodeInfoReply,
+    instances: &[Instance],
+    slots: &[Slot],
+) -> Vec<(&'static str, String, String)> {
+    let mut found = Vec::new();
+    let slot_of: HashMap<_, _> = slots.iter().map(|slot| (slot.uuid, slot)).collect();
+    for instance in instances.iter().filter(|instance| instance.pool.is_none() && !instance.forthcoming) {
+        let slot = slot_of.get(&instance.uuid);
+        let runs = facts.vms.iter().any(|vm| {
+            vm.slot == instance.uuid
+                && vm.running
+                && slot.is_some_and(|slot| slot.generation == vm.generation)
+        });
+        match (instance.admin_state, runs) {
+            (AdminState::Up, false) => {
+                found.push((
+                    "instance",
+                    instance.name.clone(),
+                    format!("instance not running on its primary node {}", node.name),
+                ));
+            }
+            (AdminState::Down | AdminState::Offline, true) => {
+                found.push(("instance", instance.name.clone(), "instance runs but should not".to_owned()));
+            }
+            _ => {}
+        }
+    }
+    for vm in facts.vms.iter().filter(|vm| vm.running) {
+        let wanted = slot_of
+            .get(&vm.slot)
+            .is_some_and(|slot| slot.generation == vm.generation && slot.state != SlotState::Absent);
+        if !wanted {
+            found.push((
+                "node",
+                node.name.clone(),
+                format!("a VM nobody knows runs: slot {} generation {}", vm.slot, vm.generation),
+            ));
+        }
+    }
+    found
+}
