@@ -29,6 +29,9 @@ const STREAM_QUEUE: usize = STREAM_WINDOW as usize + 1;
 /// How soon a connect is tried again while the server's backlog is full.
 const BACKLOG_RETRY: Duration = Duration::from_millis(5);
 
+/// The reason when the peer gave none.
+const PEER_CLOSED: &str = "the peer closed it";
+
 /// What ends a call.
 type Outcome = Result<Vec<u8>, CallError>;
 
@@ -372,15 +375,35 @@ fn turn<T: AsyncRead + AsyncWrite + Unpin>(link: &mut Link<T>, shared: &Shared, 
                     return Poll::Ready(why);
                 }
             }
-            Poll::Ready(Ok(None)) => return Poll::Ready("the peer closed it".to_owned()),
+            Poll::Ready(Ok(None)) => return Poll::Ready(PEER_CLOSED.to_owned()),
             Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
             Poll::Pending => break,
         }
     }
     if let Poll::Ready(Err(error)) = link.poll_send(cx) {
-        return Poll::Ready(error.to_string());
+        return Poll::Ready(last_words(link, shared, cx).unwrap_or_else(|| error.to_string()));
     }
     link.poll_stall(cx).map(|error: LinkError| error.to_string())
+}
+
+/// What came before writing failed: answers are still handed out, and the peer may have said why it closed.
+fn last_words<T: AsyncRead + AsyncWrite + Unpin>(
+    link: &mut Link<T>,
+    shared: &Shared,
+    cx: &mut Context<'_>,
+) -> Option<String> {
+    while let Poll::Ready(got) = link.poll_recv(cx) {
+        match got {
+            Ok(Some(envelope)) => {
+                if let Err(why) = hand_out(shared, envelope) {
+                    return Some(why);
+                }
+            }
+            Ok(None) => return Some(PEER_CLOSED.to_owned()),
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// Gives a frame to who waits for it; Err ends the connection.

@@ -205,6 +205,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         let frame = match ready!(Pin::new(&mut self.frames).poll_next(cx)) {
             None => return Poll::Ready(Ok(None)),
             Some(Ok(frame)) => frame,
+            // Closed with frames of ours unread.
+            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Poll::Ready(Ok(None)),
             Some(Err(error)) => return Poll::Ready(Err(frame_error(error))),
         };
         Poll::Ready(parse(&frame).map(Some))
