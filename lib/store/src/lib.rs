@@ -1,1 +1,42 @@
-//! store.
+//! The durable state of Gantry: replicated logs with their projections, on SQLite.
+//!
+//! There are two logs, [`LogKind::W`] (written by wconfd) and [`LogKind::Q`] (written by luxid). A *log* is a
+//! sequence of rows; a row holds a [`Batch`] of object changes. Objects live in *projections*, tables that
+//! hold what the committed rows say and that can be rebuilt from the log.
+//!
+//! ```text
+//!  callers ── append(batch) ─▶ bounded queue ─▶ one thread ─▶ log (flushed) ─▶ projections ─▶ progress()
+//!          ── local(changes) ─▶      "              "      ──────────────────▶ locks.data  ─▶    "
+//! ```
+//!
+//! Who may do what: the one [`Writer`] of a log is the only one that changes it; any process may read. The
+//! rules of terms, promises, commits and lists are in [`core`], which does no I/O; `io` owns the files. The
+//! store knows nothing of what objects mean.
+//!
+//! What is promised: a batch that [`Writer::progress`] shows as committed is flushed to disk and applied; it
+//! is found again after a crash of the process or of the machine. Batches are committed in the order of their
+//! indices. A failed write stops the writer for good; the daemon is expected to exit.
+//!
+//! Limits of this release: a log is led by its one copy (a list of one member), and the log is not
+//! compacted, so it grows by every batch written. The tables for both are there.
+
+pub mod core;
+mod error;
+mod io;
+
+pub use crate::core::Rules;
+pub use crate::core::list::{List, Member};
+pub use crate::core::row::{
+    BATCH_BYTES_MAX, Batch, BatchError, Change, Index, KEY_BYTES_MAX, KIND_BYTES_MAX, Object, Position, Term,
+};
+#[cfg(any(test, feature = "weaken"))]
+pub use crate::core::rules::Rule;
+pub use error::StoreError;
+pub use io::create::{Birth, create};
+pub use io::files::{LogKind, file_of};
+pub use io::read::{READ_BYTES_MAX, read_batches};
+pub use io::seed::seed;
+pub use io::start::{StartOptions, Started, start};
+pub use io::writer::{
+    LOCAL_BYTES_MAX, LocalChange, LocalRow, LocalSeq, Progress, QUEUE_BYTES_MAX, Stats, Writer,
+};

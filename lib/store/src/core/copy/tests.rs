@@ -1,0 +1,124 @@
+use super::*;
+use crate::core::row::RowKind;
+
+fn term(epoch: u64, run: u64) -> Term {
+    Term { epoch, run }
+}
+
+fn vote(promised: Term) -> Vote {
+    let (cluster, history, copy_id) = (Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3));
+    Vote { promised, ballot: [1; 16], nonce: [1; 16], cluster, history, copy_id, token: None }
+}
+
+fn claim(term: Term, ballot: u8, nonce: u8) -> Claim {
+    let (cluster, history) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    Claim { cluster, history, term, ballot: [ballot; 16], nonce: [nonce; 16] }
+}
+
+/// A log given by the epochs of its rows.
+struct Log {
+    base: u64,
+    epochs: Vec<u64>,
+    applied: u64,
+}
+
+impl LogView for Log {
+    fn base(&self) -> Position {
+        Position { term: term(u64::from(self.base > 0), 0), idx: Index(self.base) }
+    }
+    fn last(&self) -> Position {
+        let idx = Index(self.base + self.epochs.len() as u64);
+        self.term_at(idx).map_or(self.base(), |term| Position { term, idx })
+    }
+    fn applied(&self) -> Index {
+        Index(self.applied)
+    }
+    fn term_at(&self, idx: Index) -> Option<Term> {
+        let nth = usize::try_from(idx.0.checked_sub(self.base + 1)?).ok()?;
+        self.epochs.get(nth).map(|e| term(*e, 0))
+    }
+}
+
+fn append(by: Term, prev: (u64, u64), epochs: &[u64], commit: u64) -> Append {
+    let row = |(i, e): (usize, &u64)| Row {
+        idx: Index(prev.1 + 1 + i as u64),
+        term: term(*e, 0),
+        kind: RowKind::Empty,
+        body: vec![],
+    };
+    let prev_at = Position { term: term(prev.0, 0), idx: Index(prev.1) };
+    let rows = epochs.iter().enumerate().map(row).collect();
+    Append { claim: claim(by, 1, 1), prev: prev_at, rows, commit: Index(commit) }
+}
+
+#[test]
+fn a_promise_is_kept() {
+    let v = vote(term(3, 2));
+    let ask = |t, b, n| promise(&v, &claim(t, b, n), Rules::ALL);
+    assert_eq!(ask(term(2, 9), 1, 1), Err(Refusal::Promised(term(3, 2))));
+    assert_eq!(ask(term(3, 1), 1, 1), Err(Refusal::Promised(term(3, 2))));
+    assert_eq!(ask(term(3, 2), 2, 1), Err(Refusal::OtherBallot(3)));
+    assert_eq!(ask(term(3, 9), 2, 1), Err(Refusal::OtherBallot(3)));
+    assert_eq!(ask(term(3, 2), 1, 2), Err(Refusal::OtherStart(term(3, 2))));
+    assert_eq!(ask(term(3, 2), 1, 1), Ok(v.clone()));
+    let next = ask(term(3, 3), 1, 5).unwrap();
+    assert_eq!((next.promised, next.nonce), (term(3, 3), [5; 16]));
+    assert_eq!(ask(term(4, 0), 7, 5).unwrap().ballot, [7; 16]);
+}
+
+#[test]
+fn strangers_are_refused() {
+    let mut other = claim(term(9, 0), 1, 1);
+    other.history = Uuid::from_u128(77);
+    assert_eq!(promise(&vote(term(1, 1)), &other, Rules::ALL), Err(Refusal::Stranger));
+}
+
+#[test]
+fn rows_that_match_stay_and_the_first_that_differs_goes_with_its_tail() {
+    let log = Log { base: 0, epochs: vec![1, 1, 2, 2], applied: 1 };
+    let plan = fit(&log, &append(term(3, 0), (1, 1), &[1, 3], 9)).unwrap();
+    assert_eq!(plan.delete_from, Some(Index(3)));
+    assert_eq!((plan.skip, plan.matched, plan.commit), (1, Index(3), Index(3)));
+    let again = fit(&log, &append(term(2, 0), (1, 2), &[2], 0)).unwrap();
+    assert_eq!((again.delete_from, again.skip, again.matched), (None, 1, Index(3)));
+    let beyond = fit(&log, &append(term(2, 0), (2, 4), &[2], 0)).unwrap();
+    assert_eq!((beyond.delete_from, beyond.skip, beyond.matched), (None, 0, Index(5)));
+}
+
+#[test]
+fn a_missing_or_other_row_before_is_a_gap() {
+    let log = Log { base: 0, epochs: vec![1, 1], applied: 0 };
+    let end = Position { term: term(1, 0), idx: Index(2) };
+    assert_eq!(fit(&log, &append(term(3, 0), (1, 3), &[3], 0)), Err(Refusal::Gap(end)));
+    assert_eq!(fit(&log, &append(term(3, 0), (2, 2), &[3], 0)), Err(Refusal::Gap(end)));
+    let compacted = Log { base: 5, epochs: vec![1], applied: 5 };
+    assert!(matches!(fit(&compacted, &append(term(3, 0), (1, 4), &[1, 1], 0)), Err(Refusal::Gap(_))));
+    assert!(fit(&compacted, &append(term(3, 0), (1, 5), &[1, 1], 0)).is_ok());
+}
+
+#[test]
+fn what_is_applied_is_never_undone() {
+    let log = Log { base: 0, epochs: vec![1, 1], applied: 2 };
+    assert_eq!(fit(&log, &append(term(3, 0), (1, 1), &[3], 0)), Err(Refusal::Broken(Index(2))));
+}
+
+#[test]
+fn rows_must_follow_each_other() {
+    let log = Log { base: 0, epochs: vec![1], applied: 0 };
+    let mut holes = append(term(3, 0), (1, 1), &[3, 3], 0);
+    holes.rows.remove(0);
+    assert_eq!(fit(&log, &holes), Err(Refusal::Malformed));
+    assert_eq!(fit(&log, &append(term(3, 0), (1, 1), &[3, 2], 0)), Err(Refusal::Malformed));
+    assert_eq!(fit(&log, &append(term(3, 0), (1, 1), &[4], 0)), Err(Refusal::Malformed));
+}
+
+#[test]
+fn an_append_of_a_newer_term_raises_the_promise() {
+    let log = Log { base: 0, epochs: vec![], applied: 0 };
+    let plan = admit(&vote(term(1, 1)), &log, &append(term(2, 1), (0, 0), &[2], 0), Rules::ALL).unwrap();
+    assert_eq!(plan.vote.map(|v| v.promised), Some(term(2, 1)));
+    let same = admit(&vote(term(2, 1)), &log, &append(term(2, 1), (0, 0), &[2], 0), Rules::ALL).unwrap();
+    assert_eq!(same.vote, None);
+    let late = admit(&vote(term(2, 2)), &log, &append(term(2, 1), (0, 0), &[2], 0), Rules::ALL);
+    assert_eq!(late, Err(Refusal::Promised(term(2, 2))));
+}

@@ -1,0 +1,146 @@
+//! What can go wrong with a store, by what the caller can do about it.
+
+use crate::core::copy::Refusal;
+use crate::core::row::{BatchError, Index, Term};
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// An operation on a store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// `create` found a file of the log already there. Nothing was changed.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The file found.
+        path: PathBuf,
+    },
+    /// A file that cannot be rebuilt is not there.
+    #[error("{} is missing", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another process writes this log.
+    #[error("{} is held by process {}", path.display(), pid.map_or("unknown".to_owned(), |p| p.to_string()))]
+    Busy {
+        /// The lock file.
+        path: PathBuf,
+        /// The holder, as far as it has said.
+        pid: Option<u32>,
+    },
+    /// The queue of the writer is full. Nothing was queued; ask again later.
+    #[error("the queue of the store is full")]
+    Full,
+    /// The writer met an error before and writes no more. The daemon must exit.
+    #[error("the store has stopped after a failure: {reason}")]
+    Failed {
+        /// The first failure.
+        reason: String,
+    },
+    /// The writer was stopped on purpose.
+    #[error("the store is stopped")]
+    Stopped,
+    /// SQLite failed.
+    #[error("{file}: cannot {what}")]
+    Sql {
+        /// The file's name.
+        file: &'static str,
+        /// What was tried.
+        what: &'static str,
+        /// SQLite's own words.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A file operation outside SQLite failed.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's own words.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A row does not say what was once written: a crc is wrong, a row is missing or makes no sense.
+    #[error("{file} is damaged: {what}")]
+    Damaged {
+        /// The file's name.
+        file: &'static str,
+        /// Which row, and how.
+        what: String,
+    },
+    /// The file was written by a program with a newer format.
+    #[error("{file} has format {format} and wants a program that reads format {min_reader}")]
+    Format {
+        /// The file's name.
+        file: &'static str,
+        /// Its format.
+        format: u64,
+        /// The oldest format number a program must know to read it.
+        min_reader: u64,
+    },
+    /// The log belongs to another cluster than the caller's.
+    #[error("the log belongs to cluster {found}, not {wanted}")]
+    Cluster {
+        /// In the file.
+        found: Uuid,
+        /// Asked for.
+        wanted: Uuid,
+    },
+    /// The log's list names other copies too; without them it cannot be recovered.
+    #[error("the log has {members} members; this program can only lead a log with itself alone")]
+    NeedsOthers {
+        /// How many the list names.
+        members: usize,
+    },
+    /// The newest list does not name this copy.
+    #[error("this copy is not in the newest list of members")]
+    NotMember,
+    /// The copy refused a promise or rows: a newer writer was heard of, or the log is not what it was.
+    #[error("the copy under term {term} refuses")]
+    Refused {
+        /// The writer's term.
+        term: Term,
+        /// Why.
+        #[source]
+        why: Refusal,
+    },
+    /// A projection has applied rows that its log does not have.
+    #[error("{file} has applied row {applied}, but the log ends at {last}")]
+    Ahead {
+        /// The projection.
+        file: &'static str,
+        /// What it has applied.
+        applied: Index,
+        /// The log's end.
+        last: Index,
+    },
+    /// The batch cannot be a row. Nothing was queued.
+    #[error("the batch is refused")]
+    Batch(#[from] BatchError),
+    /// Local rows exist in W's store only.
+    #[error("this log keeps no local rows")]
+    NoLocal,
+    /// A local row's body is too long or not text, or its key is empty or too long.
+    #[error("the local row '{key}' is empty, too long or not UTF-8")]
+    LocalRow {
+        /// The key given.
+        key: String,
+    },
+}
+
+impl StoreError {
+    /// The whole chain of causes in one line, for `Progress::failed` and logs.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(e) = cause {
+            text.push_str(": ");
+            text.push_str(&e.to_string());
+            cause = e.source();
+        }
+        text
+    }
+}

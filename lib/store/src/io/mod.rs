@@ -1,0 +1,15 @@
+//! The files of a log and the thread that writes them. Decides nothing that `core` decides.
+
+pub mod create;
+pub mod files;
+mod lock;
+pub mod log;
+mod objects;
+pub mod read;
+pub mod seed;
+mod sql;
+pub mod start;
+pub mod writer;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! Reading the log beside its writer.
+
+use super::files::LogKind;
+use super::sql::Db;
+use super::{log, objects};
+use crate::core::row::{Batch, Index, RowKind};
+use crate::error::StoreError;
+use std::path::Path;
+
+/// A call stops after this many bytes of rows, so that a reader far behind gets its answer in pieces.
+pub const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The committed and applied batches after `from`, at most `limit`, through a connection of its own. Blocks.
+///
+/// Every index is there once, without gap: a row that changes no object shows as an empty batch. Nothing
+/// after `from` yet: an empty list. `None`: rows after `from` were compacted away, load the objects instead.
+///
+/// # Errors
+/// The files cannot be read, or a row is damaged.
+pub fn read_batches(
+    dir: &Path,
+    log: LogKind,
+    from: Index,
+    limit: usize,
+) -> Result<Option<Vec<(Index, Batch)>>, StoreError> {
+    let to = read_applied(dir, log)?;
+    let spec = log.log_file();
+    let db = Db::open_read(spec, &spec.path(dir))?;
+    let base = log::base(&db.conn, spec.name)?;
+    if from < base.at.idx {
+        return Ok(None);
+    }
+    let most = (to.0.saturating_sub(from.0)).min(limit as u64);
+    let rows = log::rows(&db.conn, spec.name, from, most, READ_BYTES_MAX)?;
+    let batch = |row: crate::core::row::Row| match row.kind {
+        RowKind::Batch => Ok((row.idx, Batch::decode(&row.body)?)),
+        RowKind::List | RowKind::Empty => Ok((row.idx, Batch::default())),
+    };
+    rows.into_iter().map(batch).collect::<Result<_, StoreError>>().map(Some)
+}
+
+/// How far all projections of the log are: nothing beyond is shown to anyone.
+fn read_applied(dir: &Path, log: LogKind) -> Result<Index, StoreError> {
+    let own = Some(log.log_file()).filter(|spec| spec.objects);
+    let mut lowest: Option<Index> = None;
+    for spec in own.into_iter().chain(log.projections()) {
+        let db = Db::open_read(spec, &spec.path(dir))?;
+        let idx = objects::applied(&db.conn, spec)?.idx;
+        lowest = Some(lowest.map_or(idx, |l| l.min(idx)));
+    }
+    Ok(lowest.unwrap_or_default())
+}

@@ -1,0 +1,451 @@
+//! The one thread that writes a log. It takes everything that queued while its last flush ran, writes it in
+//! one transaction, and never waits for more.
+//!
+//! Callers meet it in the queue (bounded by number and bytes) and in [`Progress`]. Indices are given out
+//! under the queue's lock, so the order of indices, of the queue and of the log are one.
+
+use super::files::{LOCKS_DATA, LogKind};
+use super::lock::WriterLock;
+use super::log;
+use super::objects::{self, Applied};
+use super::sql::{Db, failed};
+use crate::core::Rules;
+use crate::core::commit::Tally;
+use crate::core::copy::{Append, Claim};
+use crate::core::row::{Batch, Index, KEY_BYTES_MAX, Position, Row, RowKind};
+use crate::error::StoreError;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// The most bytes of bodies the queue holds. A writer that is this far behind is not going to catch up in
+/// the time a caller waits.
+pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The longest body of a local row, in bytes.
+pub const LOCAL_BYTES_MAX: usize = 1024 * 1024;
+
+/// The number of a call of [`Writer::local`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct LocalSeq(pub u64);
+
+/// A change of one local row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalChange {
+    /// The row.
+    pub key: String,
+    /// Its new text (JSON by custom, UTF-8 by need). `None` deletes it.
+    pub body: Option<Vec<u8>>,
+}
+
+/// A local row as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalRow {
+    /// Its key.
+    pub key: String,
+    /// Its text.
+    pub body: Vec<u8>,
+}
+
+/// How far the writer has come.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// All batches up to here are committed (flushed) and applied.
+    pub committed: Index,
+    /// All local changes up to here are written (not flushed: they outlive the process, not the machine).
+    pub local: LocalSeq,
+    /// Set once when the writer has stopped after a failure, with the reason. Nothing changes after that.
+    pub failed: Option<String>,
+}
+
+/// What the writer has done since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Batches committed.
+    pub batches: u64,
+    /// Transactions of the log, one flush each. Fewer than the batches when they came faster than flushes.
+    pub transactions: u64,
+}
+
+enum Op {
+    Append { row: Row, batch: Batch },
+    Local { seq: LocalSeq, changes: Vec<LocalChange> },
+}
+
+impl Op {
+    fn bytes(&self) -> usize {
+        match self {
+            Op::Append { row, .. } => row.body.len(),
+            Op::Local { changes, .. } => changes.iter().filter_map(|c| c.body.as_ref()).map(Vec::len).sum(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mode {
+    Open,
+    /// Finish what is queued, then end.
+    Draining,
+    /// Ended after a failure.
+    Failed(String),
+    /// Ended on purpose.
+    Ended,
+}
+
+struct Queue {
+    mode: Mode,
+    ops: VecDeque<Op>,
+    bytes: usize,
+    next: Index,
+    local: LocalSeq,
+    /// As in `progress`. Here too, so that nobody holds the queue while it waits for `progress`, which a
+    /// reader may hold while it waits for the queue.
+    committed: Index,
+}
+
+struct Shared {
+    log: LogKind,
+    claim: Claim,
+    most: usize,
+    queue: Mutex<Queue>,
+    /// Something was queued, or the mode changed.
+    wake: Condvar,
+    /// `progress` changed.
+    moved: Condvar,
+    progress: watch::Sender<Progress>,
+    stats: Mutex<Stats>,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues what `make` makes under the queue's lock.
+    fn push<T>(&self, make: impl FnOnce(&mut Queue) -> (T, Op)) -> Result<T, StoreError> {
+        let mut queue = self.queue();
+        match &queue.mode {
+            Mode::Open => {}
+            Mode::Failed(reason) => return Err(StoreError::Failed { reason: reason.clone() }),
+            Mode::Draining | Mode::Ended => return Err(StoreError::Stopped),
+        }
+        if queue.ops.len() >= self.most || queue.bytes >= QUEUE_BYTES_MAX {
+            return Err(StoreError::Full);
+        }
+        let (answer, op) = make(&mut queue);
+        queue.bytes += op.bytes();
+        queue.ops.push_back(op);
+        self.wake.notify_one();
+        Ok(answer)
+    }
+
+    /// Waits for work. `None` when the writer shall end.
+    fn take(&self) -> Option<VecDeque<Op>> {
+        let mut queue = self.queue();
+        while queue.ops.is_empty() {
+            if queue.mode != Mode::Open {
+                return None;
+            }
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.bytes = 0;
+        Some(std::mem::take(&mut queue.ops))
+    }
+
+    fn set_mode(&self, from: &[Mode], to: Mode) {
+        let mut queue = self.queue();
+        if from.contains(&queue.mode) {
+            queue.mode = to;
+        }
+        drop(queue);
+        self.wake.notify_all();
+        self.moved.notify_all();
+    }
+
+    fn fail(&self, reason: String) {
+        tracing::error!(log = ?self.log, reason, "the store has stopped");
+        self.progress.send_modify(|p| p.failed = Some(reason.clone()));
+        self.set_mode(&[Mode::Open, Mode::Draining], Mode::Failed(reason));
+    }
+}
+
+/// The handle of the thread. The last one dropped lets it drain and end.
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.set_mode(&[Mode::Open], Mode::Draining);
+    }
+}
+
+/// The way to change a log. Clones share one queue.
+#[derive(Clone)]
+pub struct Writer(Arc<Handle>);
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("log", &self.0.shared.log).finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    /// Queues a batch and returns the index it will have. Never blocks on the disk. The batch is durable
+    /// when [`Writer::progress`] has come to that index, and not before.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]: nothing queued, ask later. [`StoreError::Batch`]: it can never be queued.
+    /// [`StoreError::Failed`], [`StoreError::Stopped`]: no more writes.
+    pub fn append(&self, batch: Batch) -> Result<Index, StoreError> {
+        let body = batch.encode()?;
+        let shared = &self.0.shared;
+        shared.push(|queue| {
+            let idx = queue.next;
+            queue.next = idx.next();
+            (idx, Op::Append { row: Row { idx, term: shared.claim.term, kind: RowKind::Batch, body }, batch })
+        })
+    }
+
+    /// Queues changes of local rows: never part of the log, written but not flushed. They are written after
+    /// every batch queued before them is committed.
+    ///
+    /// # Errors
+    /// As [`Writer::append`]; [`StoreError::NoLocal`] for Q, [`StoreError::LocalRow`] for a bad row.
+    pub fn local(&self, changes: Vec<LocalChange>) -> Result<LocalSeq, StoreError> {
+        let shared = &self.0.shared;
+        if !shared.log.projections().contains(&LOCKS_DATA) {
+            return Err(StoreError::NoLocal);
+        }
+        if let Some(bad) = changes.iter().find(|c| !acceptable(c)) {
+            return Err(StoreError::LocalRow { key: bad.key.clone() });
+        }
+        shared.push(|queue| {
+            queue.local = LocalSeq(queue.local.0 + 1);
+            (queue.local, Op::Local { seq: queue.local, changes })
+        })
+    }
+
+    /// How far the writer has come, to be awaited.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.0.shared.progress.subscribe()
+    }
+
+    /// Blocks the calling thread until `idx` is committed. For programs without a runtime; a daemon awaits
+    /// [`Writer::progress`].
+    ///
+    /// # Errors
+    /// The writer ended before.
+    pub fn wait(&self, idx: Index) -> Result<(), StoreError> {
+        let shared = &self.0.shared;
+        let mut queue = shared.queue();
+        while queue.committed < idx {
+            match &queue.mode {
+                Mode::Failed(reason) => return Err(StoreError::Failed { reason: reason.clone() }),
+                Mode::Ended => return Err(StoreError::Stopped),
+                Mode::Open | Mode::Draining => {}
+            }
+            queue = shared.moved.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    /// What was done since the start.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        *self.0.shared.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is queued, checkpoints the files and ends the thread; blocks until then. Other clones
+    /// are refused from now on.
+    pub fn stop(self) {
+        self.0.shared.set_mode(&[Mode::Open], Mode::Draining);
+        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|t| t.join().is_err()) {
+            tracing::error!(log = ?self.0.shared.log, "the thread of the store panicked");
+        }
+    }
+}
+
+fn acceptable(change: &LocalChange) -> bool {
+    let text = |body: &Vec<u8>| body.len() <= LOCAL_BYTES_MAX && std::str::from_utf8(body).is_ok();
+    let key = &change.key;
+    !key.is_empty() && key.len() <= KEY_BYTES_MAX && change.body.as_ref().is_none_or(text)
+}
+
+/// The files of a log, and where they stand.
+pub struct Files {
+    /// The log.
+    pub log: Db,
+    /// The files of objects beside it.
+    pub projections: Vec<Db>,
+    /// The writer's standing.
+    pub claim: Claim,
+    /// The rules in force.
+    pub rules: Rules,
+    /// The history, for the marks.
+    pub history: Uuid,
+    /// The base's generation, for the marks.
+    pub gen_no: u64,
+    /// The own copy.
+    pub copy_id: Uuid,
+    /// The end of the log.
+    pub last: Position,
+    /// What is committed.
+    pub tally: Tally,
+    /// Frees the directory when the thread ends.
+    pub lock: WriterLock,
+}
+
+impl Files {
+    /// Writes all rows in one transaction of the log, then applies them. Q applies in the same transaction:
+    /// its only member is this copy, so what is flushed is committed.
+    pub fn write(&mut self, rows: Vec<Row>, batches: &[&Batch]) -> Result<Index, StoreError> {
+        let Some(end) = rows.last().map(Row::position) else { return Ok(self.tally.committed()) };
+        let append = Append { claim: self.claim, prev: self.last, rows, commit: self.tally.committed() };
+        let (spec, mark) = (self.log.spec, self.mark(end.idx));
+        let matched = log::append(&mut self.log, &append, self.last.idx, self.rules, |tx, _| {
+            if spec.objects { log::apply_here(tx, &spec, batches.iter().copied(), &mark) } else { Ok(()) }
+        })?;
+        self.last = end;
+        Ok(self.tally.confirm(self.copy_id, self.claim.term, matched))
+    }
+
+    /// Brings the files of objects to the mark, with local changes for the one that keeps them.
+    fn apply(
+        &mut self,
+        batches: &[&Batch],
+        to: Option<Index>,
+        local: &[&[LocalChange]],
+    ) -> Result<(), StoreError> {
+        let mark = to.map(|idx| self.mark(idx));
+        for db in &mut self.projections {
+            let spec = db.spec;
+            if mark.is_none() && (local.is_empty() || !spec.local) {
+                continue;
+            }
+            let tx = db.begin()?;
+            for batch in batches {
+                objects::apply(&tx, &spec, batch)?;
+            }
+            if let Some(mark) = &mark {
+                objects::set_applied(&tx, &spec, mark)?;
+            }
+            for changes in local.iter().filter(|_| spec.local) {
+                objects::change_local(&tx, &spec, changes)?;
+            }
+            tx.commit().map_err(failed(spec.name, "commit"))?;
+        }
+        Ok(())
+    }
+
+    fn mark(&self, idx: Index) -> Applied {
+        Applied { idx, gen_no: self.gen_no, history: self.history }
+    }
+
+    /// One turn: everything that was queued. Returns what to show.
+    fn turn(&mut self, ops: VecDeque<Op>) -> Result<(Option<Index>, Option<LocalSeq>), StoreError> {
+        let (mut rows, mut batches, mut local, mut seq) = (Vec::new(), Vec::new(), Vec::new(), None);
+        for op in ops {
+            match op {
+                Op::Append { row, batch } => {
+                    rows.push(row);
+                    batches.push(batch);
+                }
+                Op::Local { seq: at, changes } => {
+                    seq = Some(at);
+                    local.push(changes);
+                }
+            }
+        }
+        let batches: Vec<&Batch> = batches.iter().collect();
+        let committed = if rows.is_empty() { None } else { Some(self.write(rows, &batches)?) };
+        let local: Vec<&[LocalChange]> = local.iter().map(Vec::as_slice).collect();
+        self.apply(&batches, committed, &local)?;
+        Ok((committed, seq))
+    }
+
+    fn close(self) -> Result<(), StoreError> {
+        let Files { log, projections, lock, .. } = self;
+        let closed = std::iter::once(log).chain(projections).try_for_each(|db| {
+            if let Err(e) = db.checkpoint() {
+                tracing::debug!(file = db.spec.name, error = e.chain(), "left to the next start");
+            }
+            db.conn.close().map_err(|(_, e)| failed(db.spec.name, "close")(e))
+        });
+        drop(lock);
+        closed
+    }
+}
+
+/// Starts the thread. `most` is the most batches and local changes the queue holds.
+pub fn spawn(log: LogKind, files: Files, most: usize) -> Result<Writer, std::io::Error> {
+    let committed = files.tally.committed();
+    let queue = Queue {
+        mode: Mode::Open,
+        ops: VecDeque::new(),
+        bytes: 0,
+        next: files.last.idx.next(),
+        local: LocalSeq(0),
+        committed,
+    };
+    let shared = Arc::new(Shared {
+        log,
+        claim: files.claim,
+        most,
+        queue: Mutex::new(queue),
+        wake: Condvar::new(),
+        moved: Condvar::new(),
+        progress: watch::Sender::new(Progress { committed, ..Progress::default() }),
+        stats: Mutex::new(Stats::default()),
+    });
+    let theirs = Arc::clone(&shared);
+    let thread =
+        std::thread::Builder::new().name(format!("store-{log:?}")).spawn(move || run(&theirs, files))?;
+    Ok(Writer(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) })))
+}
+
+/// Whatever ends the thread, its users learn that it has ended.
+struct Ending<'a>(&'a Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("the thread of the store panicked".to_owned());
+        }
+        self.0.set_mode(&[Mode::Open, Mode::Draining], Mode::Ended);
+    }
+}
+
+fn run(shared: &Shared, mut files: Files) {
+    let _ending = Ending(shared);
+    while let Some(ops) = shared.take() {
+        let batches = ops.iter().filter(|op| matches!(op, Op::Append { .. })).count() as u64;
+        match files.turn(ops) {
+            Ok((committed, local)) => show(shared, committed, local, batches),
+            Err(e) => return shared.fail(e.chain()),
+        }
+    }
+    if let Err(e) = files.close() {
+        shared.fail(e.chain());
+    }
+}
+
+fn show(shared: &Shared, committed: Option<Index>, local: Option<LocalSeq>, batches: u64) {
+    {
+        let mut stats = shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.batches += batches;
+        stats.transactions += u64::from(batches > 0);
+    }
+    shared.progress.send_modify(|p| {
+        p.committed = committed.unwrap_or(p.committed);
+        p.local = local.unwrap_or(p.local);
+    });
+    if let Some(committed) = committed {
+        shared.queue().committed = committed;
+        shared.moved.notify_all();
+    }
+}
