@@ -1,0 +1,61 @@
+//! Putting finished jobs away (`spec/jobs.md` §8). Only what clients see as final can be archived.
+
+use super::event::{Answer, Ask};
+use super::show::After;
+use super::{Queue, rows};
+use gantry_model::ids::JobId;
+use gantry_model::time::Ts;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// Most jobs that one [`super::Request::ArchiveOld`] puts away: each rewrites a row, and others wait meanwhile.
+const ARCHIVED_AT_ONCE_MAX: usize = 100;
+/// Most jobs that one of them looks at.
+const LOOKED_AT_ONCE_MAX: usize = 1000;
+
+impl Queue {
+    pub(super) fn archive_one(&mut self, ask: Ask, id: JobId) {
+        let done = self.may_archive(id, None);
+        if done {
+            self.put_away(id);
+        }
+        self.reply(ask, Ok(Answer::Archived(done)));
+    }
+
+    pub(super) fn archive_old(&mut self, ask: Ask, before: Option<Ts>, after: JobId) {
+        let from = (Bound::Excluded(after), Bound::Unbounded);
+        let looked: Vec<JobId> = self.live.range(from).map(|(id, _)| *id).take(LOOKED_AT_ONCE_MAX).collect();
+        let mut archived = 0;
+        let mut last = after;
+        for id in looked {
+            if archived == ARCHIVED_AT_ONCE_MAX {
+                break;
+            }
+            last = id;
+            if self.may_archive(id, before) {
+                self.put_away(id);
+                archived += 1;
+            }
+        }
+        let left = self.live.range((Bound::Excluded(last), Bound::Unbounded)).count() as u64;
+        let next = (left > 0).then_some(last);
+        self.reply(ask, Ok(Answer::ArchivedOld { archived: archived as u64, next, left }));
+    }
+
+    fn may_archive(&self, id: JobId, before: Option<Ts>) -> bool {
+        let Some(entry) = self.live.get(&id) else { return false };
+        let job = &entry.job;
+        let ended = job.end_timestamp.or(job.start_timestamp).unwrap_or(job.received_timestamp);
+        entry.is_over()
+            && entry.shown.is_some_and(|(_, status)| status.is_final())
+            && before.is_none_or(|before| ended < before)
+    }
+
+    fn put_away(&mut self, id: JobId) {
+        let Some(mut entry) = self.live.remove(&id) else { return };
+        entry.job_mut().archived = true;
+        self.archive.insert(id, entry.job.status());
+        self.changes.extend(rows::archive(&entry.job, entry.rev + 1));
+        self.after.push(After::Archived(Arc::clone(&entry.job)));
+    }
+}

@@ -1,0 +1,268 @@
+//! What comes into the queue and what goes out of it.
+
+use super::submit::NewJob;
+use gantry_model::error::GanetiError;
+use gantry_model::ids::{JobId, JobOwner};
+use gantry_model::job::{Job, Report, Status};
+use gantry_model::time::Ts;
+use gantry_proto::job::GoOp;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Names a question until it is answered. The shell draws them; 0 is never used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ask(pub u64);
+
+/// Counts the batches of this run; the shell says which are committed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// How to find a job's process again when its socket file is gone (P4.5). Stored with the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its pid.
+    pub pid: u32,
+    /// Start time in clock ticks since boot, as in `/proc/PID/stat`.
+    pub start_time: u64,
+    /// The boot both belong to.
+    pub boot_id: String,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A client asks something.
+    Asked(Ask, Request),
+    /// A client no longer waits for its answer.
+    Forget(Ask),
+    /// A job's process listens and says so (P4.2).
+    Ready(JobOwner, Process),
+    /// The process of a start ended, or was ended, before anything was sent to it: nothing was done.
+    StartFailed(JobOwner, String),
+    /// A job reports.
+    Reported(Box<Report>),
+    /// The kernel says that the process of a start is gone (P4.5), and this is what its spool file holds.
+    Dead(JobOwner, Option<Box<Report>>),
+    /// How a kill went.
+    Killed(Ask, JobOwner, KillResult),
+    /// All batches up to this one are committed.
+    Committed(Ticket),
+    /// The copy of the configuration has reached this index of W.
+    MirrorAt(u64),
+    /// How many jobs may run at once: the cluster's `max_running_jobs`.
+    MaxRunning(usize),
+    /// Jobs of an earlier run are adopted or dead, wconfd knows the owners: start jobs from now on (P4.7).
+    Open,
+}
+
+/// See [`Event::Killed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KillResult {
+    /// The signal was sent.
+    Sent,
+    /// There was no process any more.
+    AlreadyDead,
+}
+
+/// What clients ask of the queue.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// One job; the id is the answer.
+    Submit {
+        /// The job.
+        job: NewJob,
+        /// Whether a drained queue takes it all the same.
+        into_drained: bool,
+    },
+    /// Several jobs, each taken or refused on its own.
+    SubmitMany(Vec<NewJob>),
+    /// Cancel, or kill.
+    Cancel {
+        /// Which.
+        job: JobId,
+        /// With SIGKILL.
+        kill: bool,
+    },
+    /// New priority for the unfinished opcodes.
+    SetPriority {
+        /// Which.
+        job: JobId,
+        /// −20…19.
+        priority: i32,
+    },
+    /// Put a finished job away.
+    Archive(JobId),
+    /// Put away the finished jobs of one stretch.
+    ArchiveOld {
+        /// Only those that ended before this; None = all.
+        before: Option<Ts>,
+        /// Start after this id.
+        after: JobId,
+    },
+    /// Refuse new jobs, or take them again.
+    SetDrained(bool),
+    /// Keep the watcher quiet until then (seconds since 1970); None = no longer.
+    SetWatcherPause(Option<f64>),
+    /// Answer [`Answer::Changed`] once the job is shown in another revision than this (0 = none yet).
+    Wait {
+        /// Which.
+        job: JobId,
+        /// The revision known.
+        rev: u64,
+    },
+}
+
+/// What clients are answered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// The new job.
+    Submitted(JobId),
+    /// The new jobs, in the order asked for, or why one was refused.
+    SubmittedMany(Vec<Result<JobId, GanetiError>>),
+    /// Whether it was done, and a sentence (`spec/jobs.md` §8).
+    Told(bool, String),
+    /// Whether it was archived.
+    Archived(bool),
+    /// One stretch of [`Request::ArchiveOld`].
+    ArchivedOld {
+        /// How many.
+        archived: u64,
+        /// Go on after this id; None = all were looked at.
+        next: Option<JobId>,
+        /// How many live jobs lie after it.
+        left: u64,
+    },
+    /// The setting is stored.
+    Set,
+    /// The job is shown in another revision, or was archived, or never was.
+    Changed,
+}
+
+/// What shall happen outside.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Start a process for this start; give it [`super::READY_MS`] to say ready.
+    Spawn {
+        /// Which.
+        owner: JobOwner,
+        /// How many starts of this job failed in a row: wait a little when not 0.
+        failed: u32,
+    },
+    /// Connect to the process and tell it to go. Answered by [`Event::StartFailed`] when nothing could be sent.
+    Go {
+        /// Which.
+        owner: JobOwner,
+        /// Its opcodes, secrets put back.
+        ops: Vec<GoOp>,
+        /// Next log serial.
+        next_serial: u64,
+    },
+    /// The start is not wanted: end the process, which was never told to go, and clean up after it.
+    Abandon(JobOwner),
+    /// Connect to a process of an earlier run and attach, or find it dead (P4.7).
+    Adopt {
+        /// Which.
+        owner: JobOwner,
+        /// Its process.
+        process: Option<Process>,
+    },
+    /// Tell the job that its report is stored.
+    Confirm {
+        /// Which.
+        owner: JobOwner,
+        /// Number of the report.
+        number: u64,
+        /// Highest log serial stored.
+        log_serial: u64,
+    },
+    /// Ask the job to cancel itself.
+    Cancel(JobOwner),
+    /// Tell the job its new priority.
+    SetPriority(JobOwner, i32),
+    /// End the process with SIGKILL (P4.9); answered by [`Event::Killed`] when somebody asked.
+    Kill {
+        /// Which.
+        owner: JobOwner,
+        /// Its process.
+        process: Option<Process>,
+        /// Who wants to know.
+        ask: Option<Ask>,
+    },
+    /// Tell wconfd that the owner is dead, until it answers (P4.6).
+    OwnerGone(JobOwner),
+    /// The outcome of this start is stored: delete its spool file and its socket.
+    Clean(JobOwner),
+    /// The start is not the current one: delete its spool file if it never began, else move it aside.
+    Discard(JobOwner),
+}
+
+/// A change of what clients may see.
+#[derive(Debug, Clone)]
+pub enum Shown {
+    /// A live job in a new revision.
+    Job {
+        /// Its revision, rising.
+        rev: u64,
+        /// The job.
+        job: Arc<Job>,
+    },
+    /// A job went into the archive.
+    Archived(Arc<Job>),
+    /// The drain flag.
+    Drained(bool),
+    /// Until when the watcher pauses.
+    WatcherPause(Option<f64>),
+}
+
+/// A change of queue.data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// See [`super::kind`].
+    pub kind: &'static str,
+    /// Key within the kind.
+    pub key: String,
+    /// Revision of the object.
+    pub rev: u64,
+    /// JSON; None removes.
+    pub body: Option<Vec<u8>>,
+}
+
+/// What a step leads to. The batch is to be appended before anything else is done; everything else may
+/// be done at once, for what rests on the batch comes out of a later [`Event::Committed`].
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Changes to append as one batch, and the ticket under which its commit is reported. None: nothing.
+    pub batch: Option<(Ticket, Vec<Change>)>,
+    /// What clients may see from now on.
+    pub shown: Vec<Shown>,
+    /// Answers, after [`Effects::shown`].
+    pub replies: Vec<(Ask, Result<Answer, GanetiError>)>,
+    /// What to do.
+    pub actions: Vec<Action>,
+}
+
+/// Numbers for the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Processes started in this run.
+    pub starts: u64,
+    /// Deaths of processes that had been told to go.
+    pub deaths: u64,
+    /// Jobs with a process.
+    pub running: u64,
+    /// Jobs that wait for one.
+    pub queued: u64,
+    /// Jobs that are not archived.
+    pub live: u64,
+}
+
+/// The status words in Ganeti's order, for the metrics.
+pub const STATUSES: [Status; 7] = [
+    Status::Queued,
+    Status::Waiting,
+    Status::Canceling,
+    Status::Running,
+    Status::Canceled,
+    Status::Success,
+    Status::Error,
+];

@@ -1,0 +1,246 @@
+//! The job queue: which jobs there are, which may start, how far each start got, and what is shown of it.
+//!
+//! It owns the states of jobs (`spec/jobs.md` §3), their order (§6) and the rules by which a start begins and
+//! ends (P4). It owns no process, no clock and no file: [`Queue::step`] takes what happened and returns
+//! what shall happen. Its promise: **what is not committed is not shown**, and a job is told to go at most once.
+//!
+//! ```text
+//!            Spawn            Ready             commit, Go          report / outcome
+//!   queued ────────▶ starting ─────▶ storing ───────────────▶ going ─────────▶ running ──▶ ended
+//!     ▲                │ process gone   │ process gone          │ nothing sent   │ dead, never began
+//!     └────────────────┴────────────────┴───────────────────────┴────────────────┘
+//! ```
+//! In queue.data a job is `queued`, `running S` (from *storing* on) or `ended`; the rest is in memory only.
+
+mod archive;
+mod cancel;
+mod entry;
+mod event;
+mod load;
+mod merge;
+mod rows;
+mod rules;
+mod schedule;
+mod show;
+mod start;
+mod submit;
+#[cfg(test)]
+mod tests;
+
+pub use event::{
+    Action, Answer, Ask, Change, Counts, Effects, Event, KillResult, Process, Request, STATUSES, Shown,
+    Ticket,
+};
+pub use load::{LoadError, StoredRow};
+pub use rules::Rules;
+pub use submit::{NewJob, SubmitError, prepare};
+
+use entry::Entry;
+use gantry_model::error::GanetiError;
+use gantry_model::ids::{JobId, JobOwner, StartNo};
+use gantry_model::job::Status;
+use gantry_model::time::Ts;
+use schedule::Bucket;
+use show::After;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Kinds of objects in queue.data.
+pub mod kind {
+    /// A live job; key: its id; body: `gantry_model::job::Job` and `process`.
+    pub const JOB: &str = "job";
+    /// The same in the archive.
+    pub const ARCHIVE: &str = "archive";
+    /// The last job id given out; key `job`; body: a number.
+    pub const SERIAL: &str = "serial";
+    /// Settings of the queue; keys `drained` (boolean) and `watcher_pause` (seconds since 1970 or null).
+    pub const SETTING: &str = "setting";
+}
+
+/// Most jobs that are not archived (DESIGN §4): each is in memory and in every answer without a filter.
+pub const LIVE_JOBS_MAX: usize = 5000;
+/// How long a process may take to say ready, in milliseconds (`spec/jobs.md` §7).
+pub const READY_MS: u64 = 30_000;
+/// After that many failed starts in a row a job ends in error, so that a missing or broken job program is
+/// told to its user instead of being tried for ever.
+pub const STARTS_FAILED_MAX: u32 = 8;
+/// How many jobs run at once until the cluster's setting is known.
+pub const RUNNING_DEFAULT: usize = 20;
+
+/// Who this luxid is: what makes its start numbers new (P4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Me {
+    /// Epoch of the master.
+    pub epoch: u64,
+    /// This run in that epoch, drawn by the store.
+    pub run: u64,
+}
+
+/// The queue. See the module.
+#[derive(Debug)]
+pub struct Queue {
+    rules: Rules,
+    me: Me,
+    /// Starts of this run so far.
+    starts: u64,
+    deaths: u64,
+    last_id: u64,
+    serial_rev: u64,
+    drained: bool,
+    setting_rev: u64,
+    open: bool,
+    live: BTreeMap<JobId, Entry>,
+    archive: BTreeMap<JobId, Status>,
+    /// Queued jobs whose dependencies are over, in the order of starting.
+    ready: BTreeSet<(i32, JobId)>,
+    /// Job → the queued jobs that wait for its end.
+    dependents: BTreeMap<JobId, BTreeSet<JobId>>,
+    /// Rate-limit buckets with running jobs.
+    buckets: BTreeMap<Bucket, usize>,
+    running: usize,
+    max_running: usize,
+    ticket: Ticket,
+    committed: Ticket,
+    mirror: u64,
+    pending: VecDeque<(Ticket, After)>,
+    /// Final states that wait for the copy of the configuration, by the W index they need.
+    held: BTreeMap<(u64, JobId), After>,
+    waiters: BTreeMap<JobId, BTreeSet<Ask>>,
+    waiting_for: BTreeMap<Ask, JobId>,
+    /// Jobs changed in this step.
+    dirty: BTreeSet<JobId>,
+    /// Other changes of this step.
+    changes: Vec<Change>,
+    /// What follows when this step's batch is committed.
+    after: Vec<After>,
+    out: Effects,
+}
+
+impl Queue {
+    fn empty(me: Me, rules: Rules) -> Self {
+        Self {
+            rules,
+            me,
+            starts: 0,
+            deaths: 0,
+            last_id: 0,
+            serial_rev: 0,
+            drained: false,
+            setting_rev: 0,
+            open: false,
+            live: BTreeMap::new(),
+            archive: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            dependents: BTreeMap::new(),
+            buckets: BTreeMap::new(),
+            running: 0,
+            max_running: RUNNING_DEFAULT,
+            ticket: Ticket(0),
+            committed: Ticket(0),
+            mirror: 0,
+            pending: VecDeque::new(),
+            held: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+            waiting_for: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            changes: Vec::new(),
+            after: Vec::new(),
+            out: Effects::default(),
+        }
+    }
+
+    /// Takes in what happened, in order, and says what follows. Several events make one batch.
+    pub fn step(&mut self, now: Ts, events: impl IntoIterator<Item = Event>) -> Effects {
+        for event in events {
+            self.take(now, event);
+        }
+        self.schedule(now);
+        self.close_batch();
+        let out = std::mem::take(&mut self.out);
+        #[cfg(any(test, debug_assertions))]
+        self.check();
+        out
+    }
+
+    fn take(&mut self, now: Ts, event: Event) {
+        match event {
+            Event::Asked(ask, request) => self.asked(now, ask, request),
+            Event::Forget(ask) => self.forget(ask),
+            Event::Ready(owner, process) => self.ready(owner, process),
+            Event::StartFailed(owner, why) => self.start_failed(now, owner, &why),
+            Event::Reported(report) => self.reported(now, &report),
+            Event::Dead(owner, spool) => self.dead(now, owner, spool.as_deref()),
+            Event::Killed(ask, owner, how) => self.killed(ask, owner, how),
+            Event::Committed(ticket) => self.commit(ticket),
+            Event::MirrorAt(index) => self.mirror_at(index),
+            Event::MaxRunning(jobs) => self.max_running = jobs,
+            Event::Open => self.open = true,
+        }
+    }
+
+    fn asked(&mut self, now: Ts, ask: Ask, request: Request) {
+        match request {
+            Request::Submit { job, into_drained } => self.submit(now, ask, job, into_drained),
+            Request::SubmitMany(jobs) => self.submit_many(now, ask, jobs),
+            Request::Cancel { job, kill } => self.cancel(now, ask, job, kill),
+            Request::SetPriority { job, priority } => self.set_priority(ask, job, priority),
+            Request::Archive(job) => self.archive_one(ask, job),
+            Request::ArchiveOld { before, after } => self.archive_old(ask, before, after),
+            Request::SetDrained(flag) => self.set_drained(ask, flag),
+            Request::SetWatcherPause(until) => self.set_watcher_pause(ask, until),
+            Request::Wait { job, rev } => self.wait(ask, job, rev),
+        }
+    }
+
+    /// The running (job, start)s: what wconfd is told first on a connection (P4.7).
+    #[must_use]
+    pub fn owners(&self) -> Vec<JobOwner> {
+        self.live.values().filter_map(|entry| entry.job.owner()).collect()
+    }
+
+    /// Numbers for the metrics.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let queued = self.live.values().filter(|e| e.is_queued()).count();
+        Counts {
+            starts: self.starts,
+            deaths: self.deaths,
+            running: self.running as u64,
+            queued: queued as u64,
+            live: self.live.len() as u64,
+        }
+    }
+
+    fn next_start(&mut self) -> StartNo {
+        self.starts += 1;
+        StartNo { epoch: self.me.epoch, run: self.me.run, counter: self.starts }
+    }
+
+    fn reply(&mut self, ask: Ask, answer: Result<Answer, GanetiError>) {
+        self.after.push(After::Reply(ask, answer));
+    }
+
+    fn told(&mut self, ask: Ask, done: bool, text: String) {
+        self.reply(ask, Ok(Answer::Told(done, text)));
+    }
+
+    /// The entry whose current start this is. Everything that a start says goes through here (P4.4, P4.6).
+    fn current(&self, owner: JobOwner) -> Option<&Entry> {
+        let entry = self.live.get(&owner.job)?;
+        let current = entry.start() == Some(owner.start);
+        (current || !self.rules.current_start_only).then_some(entry)
+    }
+
+    /// Asserts what must hold between steps.
+    #[cfg(any(test, debug_assertions))]
+    fn check(&self) {
+        let with_process = self.live.values().filter(|e| e.start().is_some()).count();
+        if self.rules == Rules::ALL {
+            assert_eq!(with_process, self.running, "the count of running jobs is off");
+        }
+        assert!(self.dirty.is_empty() && self.after.is_empty(), "a step left work undone");
+        for (_, id) in &self.ready {
+            let entry = self.live.get(id).expect("a job in the ready list is live");
+            assert!(entry.is_queued() && entry.waits_for.is_empty(), "job {id} is not ready to start");
+        }
+    }
+}

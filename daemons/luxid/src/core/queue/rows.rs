@@ -1,0 +1,67 @@
+//! How the queue's objects stand in queue.data.
+
+use super::entry::Entry;
+use super::event::{Change, Process};
+use super::kind;
+use gantry_model::ids::JobId;
+use gantry_model::job::Job;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Body of a job object: the job, and where its process is.
+#[derive(Serialize)]
+struct JobRow<'a> {
+    #[serde(flatten)]
+    job: &'a Job,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<&'a Process>,
+}
+
+/// The part of a job's body that is not the job. The job itself ignores it.
+#[derive(Deserialize)]
+struct ProcessPart {
+    #[serde(default)]
+    process: Option<Process>,
+}
+
+/// The change that stores a live job as it stands.
+pub(super) fn job(entry: &Entry) -> Change {
+    let row = JobRow { job: &entry.job, process: entry.process.as_ref() };
+    Change { kind: kind::JOB, key: entry.job.id.to_string(), rev: entry.rev, body: Some(json_of(&row)) }
+}
+
+/// The changes that move a job into the archive.
+pub(super) fn archive(job: &Job, rev: u64) -> [Change; 2] {
+    let key = job.id.to_string();
+    let body = json_of(&JobRow { job, process: None });
+    [
+        Change { kind: kind::JOB, key: key.clone(), rev, body: None },
+        Change { kind: kind::ARCHIVE, key, rev, body: Some(body) },
+    ]
+}
+
+/// The change that stores the last job id given out.
+pub(super) fn serial(last: JobId, rev: u64) -> Change {
+    Change { kind: kind::SERIAL, key: "job".to_owned(), rev, body: Some(last.0.to_string().into_bytes()) }
+}
+
+/// The change that stores a setting.
+pub(super) fn setting(key: &str, value: &serde_json::Value, rev: u64) -> Change {
+    Change {
+        kind: kind::SETTING,
+        key: key.to_owned(),
+        rev,
+        body: Some(json!(value).to_string().into_bytes()),
+    }
+}
+
+/// Reads a job's body back.
+pub(super) fn read_job(body: &[u8]) -> serde_json::Result<(Job, Option<Process>)> {
+    let job = serde_json::from_slice(body)?;
+    let part: ProcessPart = serde_json::from_slice(body)?;
+    Ok((job, part.process))
+}
+
+fn json_of(row: &JobRow<'_>) -> Vec<u8> {
+    serde_json::to_vec(row).expect("a job has a JSON form: its maps have text keys")
+}

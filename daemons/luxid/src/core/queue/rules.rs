@@ -1,0 +1,48 @@
+//! The rules of P4 that a test may take away to see that its promise rests on them.
+
+/// Which rules hold. Production can only build [`Rules::ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "a switch per rule, turned by tests only")]
+pub struct Rules {
+    /// Go is said only after `running` is durable (P4.2).
+    pub(super) go_after_stored: bool,
+    /// What a start says counts only while it is the current one (P4.4, P4.6).
+    pub(super) current_start_only: bool,
+    /// A spool file is deleted only after what it says is durable (P4.6).
+    pub(super) clean_after_stored: bool,
+    /// Replies and answers wait for the commit of what they show (P1.5).
+    pub(super) show_committed_only: bool,
+}
+
+impl Rules {
+    /// All of them.
+    pub const ALL: Self = Self {
+        go_after_stored: true,
+        current_start_only: true,
+        clean_after_stored: true,
+        show_committed_only: true,
+    };
+}
+
+/// A rule to take away.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    GoAfterStored,
+    CurrentStartOnly,
+    CleanAfterStored,
+    ShowCommittedOnly,
+}
+
+#[cfg(test)]
+impl Rules {
+    pub(super) fn without(mut self, rule: Rule) -> Self {
+        match rule {
+            Rule::GoAfterStored => self.go_after_stored = false,
+            Rule::CurrentStartOnly => self.current_start_only = false,
+            Rule::CleanAfterStored => self.clean_after_stored = false,
+            Rule::ShowCommittedOnly => self.show_committed_only = false,
+        }
+        self
+    }
+}
