@@ -1,0 +1,77 @@
+//! Changes of the cluster object.
+
+use super::edit::{Edit, fresh};
+use super::error::wrong_input;
+use super::fields;
+use gantry_model::config::{Cluster, Params};
+use gantry_model::error::GanetiError;
+use gantry_model::names::is_host_name;
+use serde_json::Value;
+use std::net::IpAddr;
+
+/// Copies of the configuration on other nodes do not exist yet (DESIGN §9).
+const CANDIDATE_POOL_SIZE_MAX: u64 = 1;
+
+impl Edit<'_> {
+    /// Sets fields of the cluster by their names.
+    pub(super) fn cluster_set(&mut self, rev: Option<u64>, set: &Params) -> Result<Value, GanetiError> {
+        let old = self.config.cluster.clone();
+        let new = fields::set("Cluster", &*old, fields::CLUSTER, set)?;
+        fresh(old.stamp.serial_no, rev, new != *old)?;
+        check(&new)?;
+        self.set_cluster(new);
+        Ok(Value::Null)
+    }
+}
+
+fn check(cluster: &Cluster) -> Result<(), GanetiError> {
+    if !is_host_name(&cluster.cluster_name) {
+        return Err(wrong_input(format!("'{}' is not a cluster name", cluster.cluster_name)));
+    }
+    if cluster.candidate_pool_size > CANDIDATE_POOL_SIZE_MAX {
+        return Err(wrong_input(
+            "candidate_pool_size can't be more than 1: this release keeps no copies of the configuration on \
+             other nodes, so only the master is a candidate",
+        ));
+    }
+    if !cluster.master_ip.is_empty() && cluster.master_ip.parse::<IpAddr>().is_err() {
+        return Err(wrong_input(format!("master_ip '{}' is not an IP address", cluster.master_ip)));
+    }
+    if !is_mac_prefix(&cluster.mac_prefix) {
+        return Err(wrong_input(format!("Invalid MAC address prefix '{}'", cluster.mac_prefix)));
+    }
+    if let Some(name) = cluster.enabled_hypervisors.iter().find(|name| !cluster.hvparams.contains_key(*name))
+    {
+        return Err(wrong_input(format!("Enabled hypervisor '{name}' has no hvparams")));
+    }
+    for (what, there) in [
+        ("beparams", cluster.beparams.contains_key("default")),
+        ("nicparams", cluster.nicparams.contains_key("default")),
+    ] {
+        if !there {
+            return Err(wrong_input(format!("Cluster {what} need an entry 'default'")));
+        }
+    }
+    cluster.beparams.values().try_for_each(memory_in_order)
+}
+
+/// minmem ≤ maxmem where both are given.
+pub(super) fn memory_in_order(params: &Params) -> Result<(), GanetiError> {
+    let of = |name| params.get(name).and_then(Value::as_u64);
+    match (of("minmem"), of("maxmem")) {
+        (Some(min), Some(max)) if min > max => {
+            Err(wrong_input(format!("Minimum memory {min} is more than maximum memory {max}")))
+        }
+        (Some(_) | None, Some(_) | None) => Ok(()),
+    }
+}
+
+/// Three bytes, lower-case hex with colons, of a unicast address.
+pub fn is_mac_prefix(text: &str) -> bool {
+    let parts: Vec<_> = text.split(':').collect();
+    let hex = |part: &&str| {
+        part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let even = |part: &str| u8::from_str_radix(part, 16).is_ok_and(|byte| byte % 2 == 0);
+    parts.len() == 3 && parts.iter().all(hex) && even(parts[0])
+}

@@ -1,0 +1,49 @@
+//! The configuration: cluster, groups, nodes, instances and their slots, typed and indexed, and the
+//! commands that change it (DESIGN §5, `spec/config.md`).
+//!
+//! A pure value: no clock, no randomness, no file. The shell gives it commands with the time, appends
+//! the changes it answers to the log, and tells the caller once they are committed. If the log does
+//! not take them, it takes them back with [`Config::undo`].
+//!
+//! ```text
+//! commands ─► Edit: checks and edits, one by one ─► net difference ─► serials, times ─► Changes
+//!               │ first refusal: everything is put back               └ nothing differs: no batch
+//! ```
+//!
+//! * [`object`]: what is stored.
+//! * `rows`: the objects and their indexes.
+//! * `edit`: one batch: what it touched, how it is finished or put back.
+//! * `fields`: which fields callers may set, and of which type.
+//! * `cluster`, `group`, `node`, `instance`, `slot`, `tags`: the commands.
+//! * `load`: stored objects back into typed ones.
+//! * `read`: what readers ask for.
+//!
+//! **Serials.** An object's serial grows by one in each batch that changes it, the meta serial by one
+//! in each batch that changes anything but slots, the cluster's by the rule in `spec/config.md` §5.
+//! A revision in a command is compared with the serial before the batch.
+//!
+//! **Cost.** A command costs O(log n) of the number of objects; a batch is put back from the values it
+//! replaced, never from a copy of the whole.
+
+mod cluster;
+mod edit;
+mod error;
+mod fields;
+mod group;
+mod instance;
+mod load;
+mod node;
+pub mod object;
+mod read;
+mod rows;
+mod slot;
+mod tags;
+
+#[cfg(test)]
+mod tests;
+
+pub use edit::{BATCH_BYTES_MAX, Context, Effect, Ids, Undo};
+pub use load::LoadError;
+pub use object::{Change, Object};
+pub use read::Snapshot;
+pub use rows::{Applied, Config, Fix, SlotRow};
