@@ -4,7 +4,7 @@
 use crate::error::{CallError, ConnectError};
 use crate::greet;
 use crate::link::{FRAMES_PER_TURN, Link, LinkError, Outbox, frames, lock};
-use crate::{CALLS_MAX, CONNECT_MS};
+use crate::{CALLS_MAX, CONNECT_MS, STALL_MS};
 use gantry_proto::codec;
 use gantry_proto::envelope::{Envelope, Part, STREAM_WINDOW};
 use gantry_proto::hello::Hello;
@@ -44,7 +44,10 @@ enum Piece {
 /// Who waits for a call's frames.
 enum Waiter {
     /// Only for the end; items are counted, to be credited, and thrown away.
-    Call { end: oneshot::Sender<Outcome>, items: u32 },
+    Call {
+        end: oneshot::Sender<Outcome>,
+        items: u32,
+    },
     Stream(mpsc::Sender<Piece>),
 }
 
@@ -145,7 +148,8 @@ impl Client {
             places: Arc::new(Semaphore::new(CALLS_MAX)),
             closed: CancellationToken::new(),
         });
-        tokio::spawn(drive(Link::new(frames, out), Arc::clone(&shared)));
+        let link = Link::new(frames, out, Duration::from_millis(STALL_MS));
+        tokio::spawn(drive(link, Arc::clone(&shared)));
         let handle = Handle { shared, hello: theirs, cred: below.cred, exporter: below.exporter };
         Ok(Self { handle: Arc::new(handle), trace: "".into() })
     }
@@ -180,7 +184,11 @@ impl Client {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn call<V: Verb>(&self, request: &V::Request, deadline: Duration) -> Result<V::Reply, CallError> {
+    pub async fn call<V: Verb>(
+        &self,
+        request: &V::Request,
+        deadline: Duration,
+    ) -> Result<V::Reply, CallError> {
         let ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).max(1);
         match tokio::time::timeout(deadline, self.exchange::<V>(request, ms)).await {
             Ok(done) => done,
@@ -264,7 +272,9 @@ impl Client {
     }
 }
 
-async fn bounded<F: Future<Output = Result<Client, ConnectError>>>(connect: F) -> Result<Client, ConnectError> {
+async fn bounded<F: Future<Output = Result<Client, ConnectError>>>(
+    connect: F,
+) -> Result<Client, ConnectError> {
     let limit = Duration::from_millis(CONNECT_MS);
     tokio::time::timeout(limit, connect).await.unwrap_or(Err(ConnectError::TimedOut))
 }
@@ -360,7 +370,11 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(mut link: Link<T>, shared: Arc
 }
 
 /// One turn; Ready with the reason when it is over.
-fn turn<T: AsyncRead + AsyncWrite + Unpin>(link: &mut Link<T>, shared: &Shared, cx: &mut Context<'_>) -> Poll<String> {
+fn turn<T: AsyncRead + AsyncWrite + Unpin>(
+    link: &mut Link<T>,
+    shared: &Shared,
+    cx: &mut Context<'_>,
+) -> Poll<String> {
     if let Some(why) = shared.out.closing(cx) {
         return Poll::Ready(why);
     }

@@ -106,7 +106,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, S: Service + ?Sized> Conn<T, S> {
         let Self { link, out, running, calls, .. } = self;
         drop(running);
         drop(calls);
-        if let End::Broken(error @ (LinkError::Garbage(_) | LinkError::Stalled)) = &end {
+        if let End::Broken(error @ (LinkError::Garbage(_) | LinkError::Stalled(_))) = &end {
             out.push_small(0, Part::Fail(Fail::new(Code::BadRequest, error.to_string())));
         }
         link.finish().await;

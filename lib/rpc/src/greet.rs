@@ -24,7 +24,8 @@ pub(crate) fn common_version(ours: &[u32], theirs: &[u32]) -> Option<u32> {
 /// # Errors
 /// `InvalidInput` when it is over [`HELLO_BYTES_MAX`].
 pub(crate) fn hello_bytes(hello: &Hello) -> io::Result<Bytes> {
-    let body = serde_json::to_vec(hello).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let body =
+        serde_json::to_vec(hello).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     if body.len() > HELLO_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a hello of {} bytes", body.len())));
     }
@@ -41,7 +42,10 @@ pub(crate) fn parse_hello(bytes: &[u8]) -> Result<Hello, String> {
 }
 
 /// Writes `hello`.
-pub(crate) async fn send<T: AsyncRead + AsyncWrite + Unpin>(frames: &mut Frames<T>, hello: &Hello) -> io::Result<()> {
+pub(crate) async fn send<T: AsyncRead + AsyncWrite + Unpin>(
+    frames: &mut Frames<T>,
+    hello: &Hello,
+) -> io::Result<()> {
     frames.send(hello_bytes(hello)?).await
 }
 
@@ -54,7 +58,9 @@ pub(crate) async fn receive<T: AsyncRead + AsyncWrite + Unpin>(
         Some(Ok(frame)) => Ok(parse_hello(&frame)),
         Some(Err(error)) => match frame_error(error) {
             LinkError::Io(error) => Err(error),
-            other @ (LinkError::Garbage(_) | LinkError::Stalled) => Ok(Err(format!("not a hello: {other}"))),
+            other @ (LinkError::Garbage(_) | LinkError::Stalled(_)) => {
+                Ok(Err(format!("not a hello: {other}")))
+            }
         },
     }
 }
@@ -68,9 +74,10 @@ pub(crate) async fn call<T: AsyncRead + AsyncWrite + Unpin>(
     let theirs = receive(frames).await.map_err(ConnectError::Io)?.map_err(ConnectError::Hello)?;
     let common = common_version(&ours.versions, &theirs.versions);
     match theirs.refused {
-        _ if theirs.protocol != ours.protocol => {
-            Err(ConnectError::Hello(format!("the peer speaks {:?}, not {:?}", theirs.protocol, ours.protocol)))
-        }
+        _ if theirs.protocol != ours.protocol => Err(ConnectError::Hello(format!(
+            "the peer speaks {:?}, not {:?}",
+            theirs.protocol, ours.protocol
+        ))),
         _ if common.is_none() => {
             Err(ConnectError::Version { ours: ours.versions.clone(), theirs: theirs.versions })
         }

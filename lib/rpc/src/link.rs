@@ -1,7 +1,7 @@
 //! Envelopes over one byte stream: framing, the queue of frames to write, stall detection. Both sides use it;
 //! nothing here knows what a call is.
 
-use crate::{STALL_MS, WRITE_BYTES_MAX};
+use crate::WRITE_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use gantry_proto::codec::{self, CodecError, FRAME_BYTES_MAX};
@@ -45,8 +45,8 @@ pub(crate) enum LinkError {
     Io(io::Error),
     #[error("{0}")]
     Garbage(String),
-    #[error("no progress on a frame for {STALL_MS} ms")]
-    Stalled,
+    #[error("no progress on a frame for {0:?}")]
+    Stalled(Duration),
 }
 
 /// One frame to write, with the room it takes in the queue.
@@ -160,21 +160,21 @@ impl Outbox {
 }
 
 /// Watches that what is half read or half written moves.
-#[derive(Default)]
 struct Stall {
+    limit: Duration,
     mark: (usize, usize, bool),
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stall {
-    /// Ready when `mark` was the same, and not nothing, for [`STALL_MS`].
+    /// Ready when `mark` was the same, and not nothing, for the limit.
     fn poll(&mut self, cx: &mut Context<'_>, mark: (usize, usize, bool)) -> Poll<()> {
         if mark == (0, 0, false) {
             self.mark = mark;
             self.sleep = None;
             return Poll::Pending;
         }
-        let limit = Duration::from_millis(STALL_MS);
+        let limit = self.limit;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         if mark != self.mark {
             self.mark = mark;
@@ -193,11 +193,16 @@ pub(crate) struct Link<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
-    /// Takes over after the hello.
-    pub fn new(mut frames: Frames<T>, out: Arc<Outbox>) -> Self {
+    /// Takes over after the hello. A frame without progress for `stall` is an error.
+    pub fn new(mut frames: Frames<T>, out: Arc<Outbox>, stall: Duration) -> Self {
         frames.codec_mut().set_max_frame_length(FRAME_BYTES_MAX);
         frames.set_backpressure_boundary(GATHER_BYTES);
-        Self { frames, out, unflushed: false, stall: Stall::default() }
+        Self {
+            frames,
+            out,
+            unflushed: false,
+            stall: Stall { limit: stall, mark: (0, 0, false), sleep: None },
+        }
     }
 
     /// The next envelope; None when the peer closed.
@@ -206,7 +211,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
             None => return Poll::Ready(Ok(None)),
             Some(Ok(frame)) => frame,
             // Closed with frames of ours unread.
-            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Poll::Ready(Ok(None)),
+            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Poll::Ready(Ok(None));
+            }
             Some(Err(error)) => return Poll::Ready(Err(frame_error(error))),
         };
         Poll::Ready(parse(&frame).map(Some))
@@ -235,7 +242,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     /// Ready with an error when a frame hangs. To be called when reading and writing are both pending.
     pub fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<LinkError> {
         let mark = (self.frames.read_buffer().len(), self.frames.write_buffer().len(), self.unflushed);
-        self.stall.poll(cx, mark).map(|()| LinkError::Stalled)
+        self.stall.poll(cx, mark).map(|()| LinkError::Stalled(self.stall.limit))
     }
 
     /// Lets out what is queued and ends the writing side, within [`crate::LINGER`].
@@ -262,6 +269,3 @@ pub(crate) fn frame_error(error: io::Error) -> LinkError {
 fn parse(frame: &BytesMut) -> Result<Envelope, LinkError> {
     codec::decode(frame).map_err(|error| LinkError::Garbage(error.to_string()))
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,7 +5,7 @@
 /// Each arm gets the decoded request and the call, and yields `Result<V::Reply, Fail>`; other verbs are answered
 /// with `UnknownVerb`. For use inside an `async` block that returns the same type, so that `?` works in arms:
 ///
-/// ```ignore
+/// ```text
 /// Box::pin(async move {
 ///     route!(call, {
 ///         wire::Status => |_request, _call| self.status().await,

@@ -3,7 +3,7 @@
 use crate::conn::{Conn, End};
 use crate::link::{Link, LinkError, Outbox, frames};
 use crate::service::{Peer, Service};
-use crate::{CALLS_MAX, CONNECTIONS_MAX, DRAIN_MS, HELLO_MS, LINGER, greet};
+use crate::{CALLS_MAX, CONNECTIONS_MAX, DRAIN_MS, HELLO_MS, LINGER, STALL_MS, greet};
 use gantry_model::ids::{ClusterUuid, NodeUuid};
 use std::io;
 use std::sync::Arc;
@@ -28,13 +28,23 @@ pub struct Limits {
     pub connections: usize,
     /// Calls under way on each.
     pub calls: usize,
+    /// How long a caller may take for its handshake and hello.
+    pub hello: Duration,
+    /// How long a frame may stand half read or half written.
+    pub stall: Duration,
     /// How long calls under way may take to end after stop.
     pub drain: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: CONNECTIONS_MAX, calls: CALLS_MAX, drain: Duration::from_millis(DRAIN_MS) }
+        Self {
+            connections: CONNECTIONS_MAX,
+            calls: CALLS_MAX,
+            hello: Duration::from_millis(HELLO_MS),
+            stall: Duration::from_millis(STALL_MS),
+            drain: Duration::from_millis(DRAIN_MS),
+        }
     }
 }
 
@@ -103,7 +113,7 @@ pub async fn serve_tls<S: Service + ?Sized>(
         }
         let (tls, service, stop) = (tls.clone(), Arc::clone(&service), stop.clone());
         tasks.spawn(async move {
-            let handshake = timeout(Duration::from_millis(HELLO_MS), tls.accept(stream));
+            let handshake = timeout(limits.hello, tls.accept(stream));
             let done = tokio::select! {
                 done = handshake => done,
                 () = stop.cancelled() => return,
@@ -193,7 +203,7 @@ pub async fn serve_stream_until<T, S>(
     let mut ours = service.hello();
     let hello = async {
         tokio::select! {
-            got = timeout(Duration::from_millis(HELLO_MS), greet::receive(&mut frames)) => got.ok(),
+            got = timeout(limits.hello, greet::receive(&mut frames)) => got.ok(),
             () = stop.cancelled() => None,
         }
     };
@@ -216,7 +226,7 @@ pub async fn serve_stream_until<T, S>(
         return tracing::debug!(%error, "can't answer a hello");
     }
     let out = Outbox::new(peer.hello.frame_limit);
-    let link = Link::new(frames, Arc::clone(&out));
+    let link = Link::new(frames, Arc::clone(&out), limits.stall);
     let conn = Conn::new(link, out, Arc::clone(&service), Arc::clone(&peer), limits);
     match conn.run(&stop).await {
         End::Broken(LinkError::Io(error)) => tracing::debug!(peer = peer.id, %error, "connection lost"),

@@ -78,7 +78,14 @@ pub struct Call {
 
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Call(peer {}, call {}, verb {}, {} bytes)", self.peer.id, self.id, self.verb, self.body.len())
+        write!(
+            f,
+            "Call(peer {}, call {}, verb {}, {} bytes)",
+            self.peer.id,
+            self.id,
+            self.verb,
+            self.body.len()
+        )
     }
 }
 
@@ -94,7 +101,8 @@ impl Call {
     /// # Errors
     /// `BadRequest` when the bytes are none.
     pub fn request<V: Verb>(&self) -> Result<V::Request, Fail> {
-        codec::decode(&self.body).map_err(|error| Fail::new(Code::BadRequest, format!("{}: {error}", V::NAME)))
+        codec::decode(&self.body)
+            .map_err(|error| Fail::new(Code::BadRequest, format!("{}: {error}", V::NAME)))
     }
 
     /// Where its items go. May be moved to another task and cloned.

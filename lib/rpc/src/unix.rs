@@ -3,7 +3,9 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, open};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_fd, listen, socket};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_fd, listen, socket,
+};
 use nix::sys::stat::{Mode, fchmod};
 use std::fs::{File, Permissions};
 use std::io;
@@ -94,8 +96,12 @@ fn is_stale(path: &Path, dir: &File) -> io::Result<bool> {
     if !std::fs::symlink_metadata(&short)?.file_type().is_socket() {
         return Ok(false);
     }
-    let fd =
-        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
     let probe = nix::sys::socket::connect(fd.as_raw_fd(), &UnixAddr::new(&short)?);
     Ok(probe == Err(Errno::ECONNREFUSED))
 }

@@ -52,7 +52,8 @@ fn temporary(path: &Path) -> io::Result<PathBuf> {
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // A leftover of a dead process with the same pid is overwritten.
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode & 0o600).open(path)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode & 0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -63,14 +64,8 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// # Errors
 /// What the system says.
 pub fn make_dirs(root: &Root) -> io::Result<()> {
-    let open = [
-        root.etc(),
-        root.run(),
-        root.run().join("admin"),
-        root.run().join("pid"),
-        root.lib(),
-        root.log(),
-    ];
+    let open =
+        [root.etc(), root.run(), root.run().join("admin"), root.run().join("pid"), root.lib(), root.log()];
     let closed = [root.job_dir(), root.spool_dir(), root.secrets()];
     let open = open.iter().map(|dir| (dir, 0o755));
     let closed = closed.iter().map(|dir| (dir, 0o700));

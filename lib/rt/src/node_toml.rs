@@ -144,7 +144,8 @@ impl NodeToml {
         let path = root.node_toml();
         let text = toml::to_string(self)
             .map_err(|error| NodeTomlError::Wrong { path: path.clone(), why: error.to_string() })?;
-        files::atomic_write(&path, text.as_bytes(), 0o644).map_err(|source| NodeTomlError::Io { path, source })
+        files::atomic_write(&path, text.as_bytes(), 0o644)
+            .map_err(|source| NodeTomlError::Io { path, source })
     }
 }
 

@@ -1,4 +1,6 @@
 //! Real sockets on both sides.
 
+mod abuse;
 mod calls;
+mod tls;
 mod world;

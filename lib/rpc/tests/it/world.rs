@@ -1,6 +1,8 @@
 //! A small service on a real Unix socket.
 
-use gantry_rpc::{Call, Client, Code, Fail, Handled, Hello, Limits, Peer, Service, route, serve_unix, unix};
+use gantry_rpc::{
+    Call, Client, Code, Fail, Handled, Hello, Limits, Peer, Service, reply, route, serve_unix, unix,
+};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +29,10 @@ pub mod verbs {
         6 Mirror(()) as (String, Option<u64>);
         /// Counts for ever.
         7 Endless(()) => Vec<u8> as ();
+        /// Takes a text; its server answers as [`Echo`].
+        8 EchoAsText(Vec<u8>) as String;
+        /// Never answers, and keeps its request.
+        9 Hold(String) as ();
         /// Not served.
         99 Missing(()) as ();
     }
@@ -135,6 +141,9 @@ impl Service for Lab {
 
     fn handle(self: Arc<Self>, call: Call) -> Handled {
         Box::pin(async move {
+            if call.is::<verbs::EchoAsText>() {
+                return reply::<verbs::Echo>(&call.request::<verbs::Echo>()?);
+            }
             route!(call, {
                 verbs::Echo => |request, _call| Ok(request),
                 verbs::Hang => |_request, _call| self.hang().await,
@@ -144,6 +153,7 @@ impl Service for Lab {
                 verbs::Mirror => |_request, call| {
                     Ok((call.trace.clone(), call.deadline.map(|d| u64::try_from(d.as_millis()).expect("short"))))
                 },
+                verbs::Hold => |_request, _call| self.hang().await,
                 verbs::Endless => |_request, call| self.endless(call).await,
             })
         })
