@@ -254,6 +254,14 @@ impl VirtualCluster {
     /// # Errors
     /// When processes outlive their SIGTERM by a minute; they are killed then, and named.
     pub fn stop(&mut self) -> Result<()> {
+        self.halt()
+    }
+
+    /// As [`VirtualCluster::stop`]; the cluster may be booted again.
+    ///
+    /// # Errors
+    /// As [`VirtualCluster::stop`].
+    pub fn halt(&self) -> Result<()> {
         for node in &self.nodes {
             if let Some(pid) = node.pid("boot") {
                 process::signal(pid, Signal::SIGTERM).ok();

@@ -39,16 +39,27 @@ impl Luxi {
     /// The next message without its end mark; None at the end of the connection.
     ///
     /// # Errors
-    /// When the connection breaks in a message.
+    /// When the connection breaks in a message, or it is no JSON.
     pub fn receive(&mut self) -> Result<Option<Value>> {
-        let mut chunk = [0; 65_536];
+        let message = self.receive_raw()?;
+        if message.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&message)?)) }
+    }
+
+    /// The bytes of the next message without its end mark; none at the end of the connection.
+    ///
+    /// # Errors
+    /// When the connection breaks in a message.
+    pub fn receive_raw(&mut self) -> Result<Vec<u8>> {
+        let (mut chunk, mut seen) = (vec![0; 65_536], 0);
         loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == ETX) {
-                let message: Vec<u8> = self.rest.drain(..=end).collect();
-                return Ok(Some(serde_json::from_slice(&message[..end])?));
+            if let Some(end) = self.rest[seen..].iter().position(|byte| *byte == ETX) {
+                let mut message: Vec<u8> = self.rest.drain(..=seen + end).collect();
+                message.pop();
+                return Ok(message);
             }
+            seen = self.rest.len();
             match self.stream.read(&mut chunk)? {
-                0 if self.rest.is_empty() => return Ok(None),
+                0 if self.rest.is_empty() => return Ok(Vec::new()),
                 0 => bail!("the connection ended in a message"),
                 got => self.rest.extend_from_slice(&chunk[..got]),
             }
