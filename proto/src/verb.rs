@@ -22,7 +22,7 @@ pub trait Verb: 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum NoItem {}
 
-/// Declares the verbs of a service: `verbs! { 1 Name(Request) -> Reply; 2 Other(Request) => Item -> Reply; }`.
+/// Declares the verbs of a service: `verbs! { 1 Name(Request) as Reply; 2 Other(Request) => Item as Reply; }`.
 #[macro_export]
 macro_rules! verbs {
     ($($(#[$doc:meta])* $id:literal $name:ident($request:ty) $(=> $item:ty)? as $reply:ty;)+) => {
