@@ -1,0 +1,71 @@
+//! The verbs a member serves: who may call, and which function answers.
+
+use crate::member::Member;
+use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::hello::Hello;
+use gantry_proto::noded as wire;
+use gantry_rpc::{Call, Handled, Peer, Service, route};
+use std::sync::Arc;
+
+/// The service of one member.
+pub struct Api(Arc<Member>);
+
+impl Api {
+    /// Serves `member`.
+    #[must_use]
+    pub fn new(member: Arc<Member>) -> Self {
+        Self(member)
+    }
+
+    async fn answer(self: Arc<Self>, call: Call) -> Result<Vec<u8>, Fail> {
+        let member = &self.0;
+        route!(call, {
+            wire::NodeInfo => |(), _call| member.info().await,
+            wire::Claim => |request, _call| member.claim(request).await,
+            wire::Inventory => |fence, _call| member.inventory(fence).await,
+            wire::VmCreate => |request, _call| member.create(request).await,
+            wire::VmDestroy => |request, _call| member.destroy(request).await,
+            wire::VmOpen => |request, _call| member.open(request).await,
+            wire::VmClose => |request, _call| member.close(request).await,
+            wire::TestDelay => |request, _call| member.test_delay(request).await,
+            wire::Ssconf => |request, _call| member.ssconf(request).await,
+            wire::SetRole => |request, _call| member.set_role(request).await,
+            wire::Leave => |fence, _call| member.leave(fence).await,
+            wire::JoinProve => |_request, _call| Err(self.joined()),
+            wire::JoinFinish => |_request, _call| Err(self.joined()),
+        })
+    }
+
+    fn joined(&self) -> Fail {
+        let text = format!("this is already node {} of cluster {}", self.0.node(), self.0.cluster());
+        Fail::new(Code::Denied, text)
+    }
+}
+
+impl Service for Api {
+    fn hello(&self) -> Hello {
+        let mut hello = Hello::new(wire::PROTOCOL, "gantry-noded");
+        hello.node = Some(self.0.node());
+        hello.cluster = Some(self.0.cluster());
+        hello.epoch = self.0.epoch();
+        hello
+    }
+
+    /// TLS has let in nodes of this cluster only; the hello must mean this node.
+    fn accept(&self, peer: &Peer) -> Result<(), String> {
+        if let Some(cluster) = peer.hello.cluster.filter(|cluster| *cluster != self.0.cluster()) {
+            return Err(format!("this node belongs to cluster {}, not to {cluster}", self.0.cluster()));
+        }
+        if let Some(node) = peer.hello.node.filter(|node| *node != self.0.node()) {
+            return Err(format!("this is node {}, not {node}", self.0.node()));
+        }
+        match peer.node {
+            Some((cluster, _)) if cluster == self.0.cluster() => Ok(()),
+            Some(_) | None => Err("only nodes of this cluster may call".to_owned()),
+        }
+    }
+
+    fn handle(self: Arc<Self>, call: Call) -> Handled {
+        Box::pin(self.answer(call))
+    }
+}

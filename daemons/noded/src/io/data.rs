@@ -1,0 +1,349 @@
+//! `noded.data`: the durable records of this node (P5), an SQLite file with WAL and `synchronous=FULL`.
+//!
+//! One thread owns the connection and writes whatever queued up in one transaction; a [`Data`] handle gives
+//! it changes and waits. **Durable when [`Data::put`] returns.** Every row carries a crc that is checked when
+//! the file is read, which is at start only; afterwards the rows live in memory with their owner. A failing
+//! write leaves it unknown what the disk holds, so the daemon must end: [`Data::failed`].
+
+use crate::core::slot::Record;
+use gantry_model::ids::{ClusterUuid, Fence, InstanceUuid, NodeUuid};
+use rusqlite::{Connection, Transaction, params};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Format of the file; a program refuses files whose `min_reader` is above what it knows.
+pub const FORMAT: i64 = 1;
+/// Changes that may wait for the writer; more wait in their senders, which are bounded by the verbs in work.
+const QUEUE_MAX: usize = 256;
+/// Changes in one transaction: bounds how long the first of them waits for its flush.
+const GROUP_MAX: usize = 256;
+
+/// What went wrong with the file.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Opening or reading failed.
+    #[error("can't read {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's word.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A row is not what was written.
+    #[error("{} is damaged: row {row} does not match its crc", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Its key.
+        row: String,
+    },
+    /// A newer program wrote it.
+    #[error("{} needs a reader of format {wanted}, this program knows {FORMAT}", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its `min_reader`.
+        wanted: i64,
+    },
+    /// It belongs to another node.
+    #[error("{} belongs to node {found}, not to {wanted}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// In the file.
+        found: String,
+        /// In role.json.
+        wanted: String,
+    },
+    /// The thread could not be started.
+    #[error("can't start the writer of noded.data")]
+    Thread(#[source] std::io::Error),
+    /// A write failed, now or before: the daemon must end.
+    #[error("writing noded.data failed: {0}")]
+    Failed(String),
+}
+
+/// Position of the newest ssconf set written here; a higher epoch wins over any index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SsconfMark {
+    /// The master's epoch.
+    pub epoch: u64,
+    /// W index of the values.
+    pub index: u64,
+}
+
+/// Something to make durable.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A slot's record.
+    Slot(InstanceUuid, Box<Record>),
+    /// The node's fence.
+    Fence(Fence),
+    /// The newest ssconf set.
+    Ssconf(SsconfMark),
+}
+
+/// All that the file holds.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The fence, once any master claimed this node.
+    pub fence: Option<Fence>,
+    /// The newest ssconf set.
+    pub ssconf: SsconfMark,
+    /// Every slot ever seen.
+    pub slots: HashMap<InstanceUuid, Record>,
+}
+
+struct Write {
+    change: Change,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
+/// Handle of the writer thread, which ends when the last handle is dropped.
+#[derive(Debug, Clone)]
+pub struct Data {
+    queue: mpsc::Sender<Write>,
+    failed: CancellationToken,
+}
+
+impl std::fmt::Debug for Write {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.change.fmt(f)
+    }
+}
+
+/// The file of the node whose state directory is `dir`.
+#[must_use]
+pub fn file(dir: &Path) -> PathBuf {
+    dir.join("noded.data")
+}
+
+/// Opens (or makes) the file of `node`, reads and checks all of it, and starts the writer. Blocks on the disk.
+///
+/// # Errors
+/// When the file can't be read, is damaged, too new, or another node's.
+pub fn open(dir: &Path, cluster: ClusterUuid, node: NodeUuid) -> Result<(Data, Loaded), DataError> {
+    let path = file(dir);
+    let at = |source| DataError::Open { path: path.clone(), source };
+    let db = Connection::open(&path).map_err(at)?;
+    prepare(&db, cluster, node).map_err(at)?;
+    check_meta(&db, &path, cluster, node)?;
+    let loaded = load(&db, &path)?;
+    let (queue, writes) = mpsc::channel(QUEUE_MAX);
+    let failed = CancellationToken::new();
+    let flag = failed.clone();
+    std::thread::Builder::new()
+        .name("noded-data".to_owned())
+        .spawn(move || write_all(db, writes, &flag))
+        .map_err(DataError::Thread)?;
+    Ok((Data { queue, failed }, loaded))
+}
+
+impl Data {
+    /// Makes `change` durable. When this is dropped before its end, the change may still be written.
+    ///
+    /// # Errors
+    /// [`DataError::Failed`]: nothing more can be written and the daemon must end.
+    pub async fn put(&self, change: Change) -> Result<(), DataError> {
+        let gone = || DataError::Failed("the writer has ended".to_owned());
+        let (done, answer) = oneshot::channel();
+        self.queue.send(Write { change, done }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.map_err(DataError::Failed)
+    }
+
+    /// Returns once a write has failed.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+}
+
+fn prepare(db: &Connection, cluster: ClusterUuid, node: NodeUuid) -> rusqlite::Result<()> {
+    db.busy_timeout(std::time::Duration::from_secs(5))?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    // Rows found only in a page cache after a failed flush must not be built upon.
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    db.execute_batch(
+        "BEGIN IMMEDIATE;
+         CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS node(key TEXT PRIMARY KEY, crc INTEGER NOT NULL, body TEXT NOT NULL)
+             WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS slot(key TEXT PRIMARY KEY, crc INTEGER NOT NULL, body TEXT NOT NULL)
+             WITHOUT ROWID;
+         COMMIT;",
+    )?;
+    let once = "INSERT OR IGNORE INTO meta(key, value) VALUES (?1, ?2)";
+    db.execute(once, params!["format", FORMAT])?;
+    db.execute(once, params!["min_reader", FORMAT])?;
+    db.execute(once, params!["cluster", cluster.to_string()])?;
+    db.execute(once, params!["node", node.to_string()])?;
+    Ok(())
+}
+
+fn check_meta(db: &Connection, path: &Path, cluster: ClusterUuid, node: NodeUuid) -> Result<(), DataError> {
+    let at = |source| DataError::Open { path: path.to_owned(), source };
+    let one = "SELECT value FROM meta WHERE key = ?1";
+    let wanted: i64 = db.query_row(one, ["min_reader"], |row| row.get(0)).map_err(at)?;
+    if wanted > FORMAT {
+        return Err(DataError::TooNew { path: path.to_owned(), wanted });
+    }
+    for (key, ours) in [("cluster", cluster.to_string()), ("node", node.to_string())] {
+        let found: String = db.query_row(one, [key], |row| row.get(0)).map_err(at)?;
+        if found != ours {
+            return Err(DataError::Foreign { path: path.to_owned(), found, wanted: ours });
+        }
+    }
+    Ok(())
+}
+
+fn load(db: &Connection, path: &Path) -> Result<Loaded, DataError> {
+    let mut loaded = Loaded::default();
+    for (key, body) in rows(db, path, "SELECT key, crc, body FROM node")? {
+        let damaged = || DataError::Damaged { path: path.to_owned(), row: format!("node/{key}") };
+        match key.as_str() {
+            "fence" => loaded.fence = Some(serde_json::from_str(&body).map_err(|_| damaged())?),
+            "ssconf" => loaded.ssconf = serde_json::from_str(&body).map_err(|_| damaged())?,
+            // A later release's row: kept, not read.
+            _ => {}
+        }
+    }
+    for (key, body) in rows(db, path, "SELECT key, crc, body FROM slot")? {
+        let damaged = || DataError::Damaged { path: path.to_owned(), row: format!("slot/{key}") };
+        let slot = key.parse().map_err(|_| damaged())?;
+        let record = serde_json::from_str(&body).map_err(|_| damaged())?;
+        loaded.slots.insert(slot, record);
+    }
+    Ok(loaded)
+}
+
+fn rows(db: &Connection, path: &Path, query: &str) -> Result<Vec<(String, String)>, DataError> {
+    let at = |source| DataError::Open { path: path.to_owned(), source };
+    let mut select = db.prepare(query).map_err(at)?;
+    let found = select
+        .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?, row.get::<_, String>(2)?)))
+        .map_err(at)?;
+    let mut rows = Vec::new();
+    for row in found {
+        let (key, crc, body) = row.map_err(at)?;
+        if crc != checksum(&key, &body) {
+            return Err(DataError::Damaged { path: path.to_owned(), row: key });
+        }
+        rows.push((key, body));
+    }
+    Ok(rows)
+}
+
+fn checksum(key: &str, body: &str) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(key.as_bytes());
+    crc.update(&[0]);
+    crc.update(body.as_bytes());
+    crc.finalize()
+}
+
+fn write_all(mut db: Connection, mut writes: mpsc::Receiver<Write>, failed: &CancellationToken) {
+    let mut group = Vec::new();
+    let mut broken: Option<String> = None;
+    while writes.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
+        if broken.is_none() {
+            broken = write_group(&mut db, &group).err().map(|why| why.to_string());
+            if broken.is_some() {
+                failed.cancel();
+            }
+        }
+        for write in group.drain(..) {
+            // A caller that went away does not care; the change is written all the same.
+            let _ = write.done.send(broken.clone().map_or(Ok(()), Err));
+        }
+    }
+}
+
+fn write_group(db: &mut Connection, group: &[Write]) -> Result<(), rusqlite::Error> {
+    let transaction = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    for write in group {
+        write_one(&transaction, &write.change)?;
+    }
+    transaction.commit()
+}
+
+fn write_one(transaction: &Transaction<'_>, change: &Change) -> Result<(), rusqlite::Error> {
+    let json = |body: serde_json::Result<String>| body.expect("plain structs have a JSON form");
+    let (table, key, body) = match change {
+        Change::Slot(slot, record) => ("slot", slot.to_string(), json(serde_json::to_string(record))),
+        Change::Fence(fence) => ("node", "fence".to_owned(), json(serde_json::to_string(fence))),
+        Change::Ssconf(mark) => ("node", "ssconf".to_owned(), json(serde_json::to_string(mark))),
+    };
+    let crc = checksum(&key, &body);
+    let sql = format!("INSERT OR REPLACE INTO {table}(key, crc, body) VALUES (?1, ?2, ?3)");
+    transaction.prepare_cached(&sql)?.execute(params![key, crc, body])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::slot::State;
+    use gantry_model::ids::Generation;
+    use uuid::Uuid;
+
+    const CLUSTER: ClusterUuid = ClusterUuid(Uuid::from_u128(1));
+    const NODE: NodeUuid = NodeUuid(Uuid::from_u128(2));
+
+    fn record(generation: u64) -> Record {
+        Record {
+            floor: Generation(generation),
+            generation: Generation(generation),
+            state: State::Live,
+            driver: "fake".into(),
+            ..Record::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_put_is_read_back() {
+        let dir = tempfile::tempdir().expect("dir");
+        let fence = Fence { epoch: 4, ballot: [9; 16] };
+        let mark = SsconfMark { epoch: 4, index: 77 };
+        let slot = |n| InstanceUuid(Uuid::from_u128(n));
+        {
+            let (data, loaded) = open(dir.path(), CLUSTER, NODE).expect("opens");
+            assert!(loaded.fence.is_none() && loaded.slots.is_empty());
+            data.put(Change::Fence(fence)).await.expect("put");
+            data.put(Change::Ssconf(mark)).await.expect("put");
+            data.put(Change::Slot(slot(1), Box::new(record(1)))).await.expect("put");
+            data.put(Change::Slot(slot(1), Box::new(record(2)))).await.expect("put");
+        }
+        let (_, loaded) = open(dir.path(), CLUSTER, NODE).expect("opens");
+        assert_eq!((loaded.fence, loaded.ssconf), (Some(fence), mark));
+        assert_eq!(loaded.slots, HashMap::from([(slot(1), record(2))]));
+    }
+
+    #[tokio::test]
+    async fn damage_is_noticed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (data, _) = open(dir.path(), CLUSTER, NODE).expect("opens");
+        let slot = InstanceUuid(Uuid::from_u128(1));
+        data.put(Change::Slot(slot, Box::new(record(7)))).await.expect("put");
+        drop(data);
+        let db = Connection::open(file(dir.path())).expect("opens");
+        db.busy_timeout(std::time::Duration::from_secs(5)).expect("set");
+        db.execute("UPDATE slot SET body = replace(body, '7', '6')", []).expect("updated");
+        let refused = open(dir.path(), CLUSTER, NODE).expect_err("damaged");
+        assert!(matches!(refused, DataError::Damaged { .. }), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn files_of_others_and_of_the_future_are_refused() {
+        let dir = tempfile::tempdir().expect("dir");
+        drop(open(dir.path(), CLUSTER, NODE).expect("opens"));
+        let other = NodeUuid(Uuid::from_u128(3));
+        assert!(matches!(open(dir.path(), CLUSTER, other), Err(DataError::Foreign { .. })));
+        let db = Connection::open(file(dir.path())).expect("opens");
+        db.execute("UPDATE meta SET value = 9 WHERE key = 'min_reader'", []).expect("updated");
+        assert!(matches!(open(dir.path(), CLUSTER, NODE), Err(DataError::TooNew { wanted: 9, .. })));
+    }
+}

@@ -1,0 +1,5 @@
+//! What touches the machine: the durable records ([`data`]), files ([`files`]) and live facts ([`facts`]).
+
+pub mod data;
+pub mod facts;
+pub mod files;

@@ -1,0 +1,320 @@
+//! A node that belongs to a cluster: its records, its drivers, and the verbs on them.
+//!
+//! ```text
+//! api ── submit ──► one task a verb: waits for its slot's turn, enters the gate,
+//!                   decides (core), stores and drives step by step, answers
+//! ```
+//!
+//! Verbs run to their end whoever waits; only the answer is lost when the caller is gone. Repeated verbs queue
+//! behind the first and then attach to what it did.
+
+pub mod gate;
+mod node;
+mod verbs;
+
+use crate::config::Settings;
+use crate::core::slot::{self, Record};
+use crate::core::{Rules, fence};
+use crate::driver::fake::{Fake, Room};
+use crate::driver::{CallKind, Driver, Seen, VmId, bounded};
+use crate::error;
+use crate::io::data::{Change, Data, Loaded, SsconfMark};
+use crate::io::facts;
+use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, NodeUuid};
+use gantry_model::role::RoleFile;
+use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::noded::{ClaimRequest, SlotFacts};
+use gantry_rt::Tasks;
+use gate::{Gate, Shut};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Changing verbs in work or waiting on one node: a pool of a thousand slots made anew at once.
+pub const VERBS_MAX: usize = 1024;
+/// Verbs in work or waiting on one slot: late duplicates, not a queue.
+pub const SLOT_VERBS_MAX: usize = 32;
+/// Sleeping [`gantry_proto::noded::TestDelay`] calls on one node.
+pub const DELAYS_MAX: usize = 256;
+/// Records of one node: the inventory of so many (some 70 bytes each) fits one frame with room to spare.
+pub const SLOTS_MAX: usize = 40_000;
+
+/// One slot: its durable record and whose turn it is.
+#[derive(Debug, Default)]
+struct Slot {
+    /// Held by the verb in work.
+    turn: tokio::sync::Mutex<()>,
+    /// What is on disk; changed by the verb in work, after the flush.
+    record: Mutex<Record>,
+    verbs: AtomicUsize,
+}
+
+impl Slot {
+    fn record(&self) -> Record {
+        lock(&self.record).clone()
+    }
+}
+
+/// A member node.
+pub struct Member {
+    settings: Settings,
+    cluster: ClusterUuid,
+    node: NodeUuid,
+    boot_id: String,
+    role: Mutex<RoleFile>,
+    gate: Gate,
+    data: Data,
+    slots: Mutex<HashMap<InstanceUuid, Arc<Slot>>>,
+    drivers: BTreeMap<&'static str, Arc<dyn Driver>>,
+    ssconf: Mutex<SsconfMark>,
+    /// Held by the one claim that changes the fence.
+    claiming: tokio::sync::Mutex<()>,
+    /// Held by the one verb that changes the node's files.
+    filing: tokio::sync::Mutex<()>,
+    verbs: Arc<Semaphore>,
+    delays: Semaphore,
+    tasks: Tasks,
+    /// Cancelled once the node has left its cluster.
+    left: CancellationToken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Values behind these locks are replaced whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn shut(why: Shut) -> Fail {
+    match why {
+        Shut::Fenced(why) => error::fenced(&why),
+        Shut::Leaving => Fail::new(Code::NotReady, "this node is leaving its cluster"),
+    }
+}
+
+impl Member {
+    /// A member with what its files say.
+    ///
+    /// # Errors
+    /// When the machine can't be looked at or a driver named in node.toml is not known.
+    pub fn new(
+        settings: Settings,
+        role: RoleFile,
+        data: Data,
+        loaded: Loaded,
+        tasks: Tasks,
+    ) -> std::io::Result<Arc<Self>> {
+        let boot_id = facts::boot_id()?;
+        let drivers = drivers(&settings, role.cluster, &boot_id)?;
+        let slots = loaded.slots.into_iter().map(|(slot, record)| {
+            let record = slot::after_start(Rules::ALL, record, false);
+            (slot, Arc::new(Slot { record: Mutex::new(record), ..Slot::default() }))
+        });
+        Ok(Arc::new(Self {
+            cluster: role.cluster,
+            node: role.node,
+            boot_id,
+            role: Mutex::new(role),
+            gate: Gate::new(loaded.fence),
+            data,
+            slots: Mutex::new(slots.collect()),
+            drivers,
+            ssconf: Mutex::new(loaded.ssconf),
+            claiming: tokio::sync::Mutex::default(),
+            filing: tokio::sync::Mutex::default(),
+            verbs: Arc::new(Semaphore::new(VERBS_MAX)),
+            delays: Semaphore::new(DELAYS_MAX),
+            tasks,
+            left: CancellationToken::new(),
+            settings,
+        }))
+    }
+
+    /// Its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterUuid {
+        self.cluster
+    }
+
+    /// Its uuid.
+    #[must_use]
+    pub fn node(&self) -> NodeUuid {
+        self.node
+    }
+
+    /// The epoch it obeys.
+    #[must_use]
+    pub fn epoch(&self) -> Option<u64> {
+        self.gate.fence().map(|fence| fence.epoch)
+    }
+
+    /// Cancelled once the node has left its cluster.
+    #[must_use]
+    pub fn left(&self) -> &CancellationToken {
+        &self.left
+    }
+
+    /// Runs `work` in a task of its own and waits for its answer; the work goes on when the caller does not.
+    async fn detached<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, Fail>> + Send + 'static,
+    ) -> Result<T, Fail> {
+        let (done, answer) = oneshot::channel();
+        self.tasks.spawn(name, async move {
+            let result = work.await;
+            if let Err(fail) = &result {
+                tracing::debug!(verb = name, code = ?fail.code, why = fail.text, "refused or failed");
+            }
+            // The caller may be gone: the work is done all the same.
+            let _ = done.send(result);
+        });
+        answer.await.map_err(|_| error::stopping())?
+    }
+
+    /// Makes the caller's master this node's master and answers the inventory. Verbs of older masters have ended when
+    /// this returns.
+    ///
+    /// # Errors
+    /// `Denied` for another cluster or node, `Fenced` for an older claim.
+    pub async fn claim(self: &Arc<Self>, request: ClaimRequest) -> Result<Vec<SlotFacts>, Fail> {
+        if (request.cluster, request.node) != (self.cluster, self.node) {
+            let text = format!(
+                "this is node {} of cluster {}, not node {} of cluster {}",
+                self.node, self.cluster, request.node, request.cluster
+            );
+            return Err(Fail::new(Code::Denied, text));
+        }
+        let member = Arc::clone(self);
+        self.detached("claim", async move { member.claim_now(request.fence).await }).await
+    }
+
+    async fn claim_now(&self, given: Fence) -> Result<Vec<SlotFacts>, Fail> {
+        {
+            let _one = self.claiming.lock().await;
+            match fence::claim(Rules::ALL, self.gate.fence(), given).map_err(|why| error::fenced(&why))? {
+                fence::Claimed::Same => {}
+                fence::Claimed::Raised(fence) => {
+                    self.data.put(Change::Fence(fence)).await.map_err(|why| error::data(&why))?;
+                    self.gate.raise(fence);
+                    tracing::info!(epoch = fence.epoch, "claimed by a master");
+                }
+            }
+        }
+        self.gate.drained(Some(given)).await;
+        self.inventory(given).await
+    }
+
+    /// What this node has of each slot. Slots whose verb is in work are told as stored.
+    ///
+    /// # Errors
+    /// `Fenced` when the fence is not the node's; the driver's when its VMs can't be listed.
+    pub async fn inventory(&self, given: Fence) -> Result<Vec<SlotFacts>, Fail> {
+        self.gate.check(given).map_err(shut)?;
+        self.find_lost().await?;
+        let slots = lock(&self.slots);
+        let mut all: Vec<_> =
+            slots.iter().filter_map(|(slot, of)| slot::facts(Rules::ALL, *slot, &of.record())).collect();
+        drop(slots);
+        all.sort_by_key(|facts| facts.slot);
+        // A claim may have come between the check and the look.
+        self.gate.check(given).map_err(shut)?;
+        Ok(all)
+    }
+
+    /// Marks live records without a running VM as lost.
+    async fn find_lost(&self) -> Result<(), Fail> {
+        let running: HashSet<VmId> =
+            self.seen().await?.into_iter().filter(|seen| seen.running).map(|seen| seen.vm).collect();
+        let live = |record: &Record| record.state == slot::State::Live;
+        let suspects: Vec<_> = lock(&self.slots)
+            .iter()
+            .filter(|(slot, of)| {
+                let record = lock(&of.record);
+                live(&record) && !running.contains(&self.vm(**slot, record.generation))
+            })
+            .map(|(slot, of)| (*slot, Arc::clone(of)))
+            .collect();
+        for (slot, of) in suspects {
+            // Whoever has the turn looks for itself.
+            if let Ok(_turn) = of.turn.try_lock() {
+                self.observe(slot, &of).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every VM of this cluster that the drivers have.
+    async fn seen(&self) -> Result<Vec<Seen>, Fail> {
+        let mut all = Vec::new();
+        for driver in self.drivers.values() {
+            let listed = bounded(&**driver, CallKind::List, driver.list()).await;
+            all.extend(listed.map_err(|why| error::driver(&why))?);
+        }
+        Ok(all)
+    }
+
+    fn vm(&self, slot: InstanceUuid, generation: Generation) -> VmId {
+        VmId { cluster: self.cluster, slot, generation }
+    }
+
+    /// The slot's cell, made when `make`; None for one never seen.
+    fn slot(&self, slot: InstanceUuid, make: bool) -> Result<Option<Arc<Slot>>, Fail> {
+        let mut slots = lock(&self.slots);
+        if let Some(found) = slots.get(&slot) {
+            return Ok(Some(Arc::clone(found)));
+        }
+        if !make {
+            return Ok(None);
+        }
+        if slots.len() >= SLOTS_MAX {
+            let text = format!(
+                "this node has records of {SLOTS_MAX} slots: remove it from the cluster and add it anew"
+            );
+            return Err(Fail::new(Code::Busy, text));
+        }
+        Ok(Some(Arc::clone(slots.entry(slot).or_default())))
+    }
+}
+
+/// A place among a slot's verbs, given back when dropped.
+struct Place(Arc<Slot>);
+
+impl Place {
+    fn take(slot: &Arc<Slot>) -> Result<Self, Fail> {
+        let place = Self(Arc::clone(slot));
+        if slot.verbs.fetch_add(1, Ordering::Relaxed) >= SLOT_VERBS_MAX {
+            return Err(Fail::new(Code::Busy, format!("{SLOT_VERBS_MAX} verbs wait for this slot")));
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.verbs.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn drivers(
+    settings: &Settings,
+    cluster: ClusterUuid,
+    boot_id: &str,
+) -> std::io::Result<BTreeMap<&'static str, Arc<dyn Driver>>> {
+    let mut drivers: BTreeMap<&'static str, Arc<dyn Driver>> = BTreeMap::new();
+    for name in &settings.drivers {
+        let driver = match name.as_str() {
+            "fake" => {
+                let offer = facts::offer(&settings.root, settings.capacity)?;
+                let room = Room { memory_mib: offer.memory_mib(), disk_mib: offer.disk_total_mib };
+                Fake::new(&settings.root, cluster, boot_id.to_owned(), room)
+            }
+            other => {
+                let text = format!("node.toml names the driver '{other}', this release has: fake");
+                return Err(std::io::Error::other(text));
+            }
+        };
+        drivers.insert(driver.name(), Arc::new(driver));
+    }
+    Ok(drivers)
+}

@@ -1,0 +1,231 @@
+//! Verbs on a slot's VM: waiting for the turn, deciding, and doing the decided steps.
+
+use super::{Member, Place, Slot, lock, shut};
+use crate::core::Rules;
+use crate::core::slot::{self, Action, Answer, Record, State, Step, Verb};
+use crate::driver::{CallKind, Class, Driver, DriverError, bounded};
+use crate::error;
+use crate::io::data::Change;
+use gantry_model::ids::{Fence, InstanceUuid};
+use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::noded::{VmCreateReply, VmCreateRequest, VmDestroyReply, VmLeaseRef, VmRef, VmSpec};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Tries of a call whose VM is locked by someone else, with [`LOCKED_MS`] doubling between them: 3 s in all.
+const LOCKED_TRIES: u32 = 5;
+/// First pause after a locked VM.
+const LOCKED_MS: u64 = 100;
+
+/// What a task takes with it.
+struct Work {
+    fence: Fence,
+    slot: InstanceUuid,
+    verb: Verb,
+    /// For creates.
+    spec: Option<VmSpec>,
+}
+
+impl Member {
+    /// `vm_create`: see P5.3.
+    ///
+    /// # Errors
+    /// `Fenced`, `Stale`, or the driver's; a create that failed goes on when it is asked for again.
+    pub async fn create(self: &Arc<Self>, request: VmCreateRequest) -> Result<VmCreateReply, Fail> {
+        let VmCreateRequest { fence, slot, generation, spec } = request;
+        self.driver(&spec.driver)?;
+        let runtime_id = self.vm(slot, generation).to_string();
+        let verb = Verb::Create { generation, driver: spec.driver.clone() };
+        match self.submit("vm_create", Work { fence, slot, verb, spec: Some(spec) }).await? {
+            Answer::Created { attached } => Ok(VmCreateReply { attached, runtime_id }),
+            Answer::Destroyed { .. } | Answer::Done => unreachable!("a create is answered as one"),
+        }
+    }
+
+    /// `vm_destroy`: see P5.3, P5.7.
+    ///
+    /// # Errors
+    /// `Fenced`, `Stale` when a later generation lives, or the driver's; then it may be asked for again.
+    pub async fn destroy(self: &Arc<Self>, request: VmRef) -> Result<VmDestroyReply, Fail> {
+        let VmRef { fence, slot, generation } = request;
+        let verb = Verb::Destroy { generation };
+        match self.submit("vm_destroy", Work { fence, slot, verb, spec: None }).await? {
+            Answer::Destroyed { floor } => Ok(VmDestroyReply { floor }),
+            Answer::Created { .. } | Answer::Done => unreachable!("a destroy is answered as one"),
+        }
+    }
+
+    /// `vm_open`: see P5.4.
+    ///
+    /// # Errors
+    /// `Fenced`, `Stale`.
+    pub async fn open(self: &Arc<Self>, request: VmLeaseRef) -> Result<(), Fail> {
+        let VmRef { fence, slot, generation } = request.vm;
+        let verb = Verb::Open { generation, lease: request.lease };
+        self.submit("vm_open", Work { fence, slot, verb, spec: None }).await.map(|_| ())
+    }
+
+    /// `vm_close`: see P5.6.
+    ///
+    /// # Errors
+    /// `Fenced`, `Stale`.
+    pub async fn close(self: &Arc<Self>, request: VmLeaseRef) -> Result<(), Fail> {
+        let VmRef { fence, slot, generation } = request.vm;
+        let verb = Verb::Close { generation, lease: request.lease };
+        self.submit("vm_close", Work { fence, slot, verb, spec: None }).await.map(|_| ())
+    }
+
+    async fn submit(self: &Arc<Self>, name: &'static str, work: Work) -> Result<Answer, Fail> {
+        self.gate.check(work.fence).map_err(shut)?;
+        let makes = match work.verb {
+            Verb::Create { .. } | Verb::Destroy { .. } => true,
+            Verb::Open { .. } | Verb::Close { .. } => false,
+        };
+        let Some(slot) = self.slot(work.slot, makes)? else {
+            let unseen = Record::default();
+            return Err(match slot::decide(Rules::ALL, &unseen, &work.verb) {
+                Err(refusal) => self.refusal(work.slot, &unseen, &refusal),
+                Ok(_) => Fail::new(Code::Internal, "an unknown slot can't be worked in"),
+            });
+        };
+        let place = Place::take(&slot)?;
+        let Ok(permit) = Arc::clone(&self.verbs).try_acquire_owned() else {
+            let text = format!("{} verbs are in work on this node", super::VERBS_MAX);
+            return Err(Fail::new(Code::Busy, text));
+        };
+        let member = Arc::clone(self);
+        self.detached(name, async move {
+            let _held = (place, permit);
+            let span = tracing::info_span!("verb", name, slot = %work.slot);
+            tracing::Instrument::instrument(member.carry_out(&slot, work), span).await
+        })
+        .await
+    }
+
+    async fn carry_out(&self, slot: &Slot, work: Work) -> Result<Answer, Fail> {
+        let _turn = slot.turn.lock().await;
+        let _pass = self.gate.enter(work.fence).map_err(shut)?;
+        match work.verb {
+            // What these do rests on a living VM.
+            Verb::Create { .. } | Verb::Open { .. } => self.observe(work.slot, slot).await?,
+            Verb::Destroy { .. } | Verb::Close { .. } => {}
+        }
+        let record = slot.record();
+        let plan = slot::decide(Rules::ALL, &record, &work.verb)
+            .map_err(|refusal| self.refusal(work.slot, &record, &refusal))?;
+        for step in plan.steps {
+            match step {
+                Step::Store(next) => self.store(work.slot, slot, next).await?,
+                Step::Drive(action) => self.drive(&work, slot, action).await?,
+            }
+        }
+        let now = slot.record();
+        tracing::debug!(verb = ?work.verb, state = now.state.word(), floor = now.floor.0, "done");
+        Ok(plan.answer)
+    }
+
+    fn refusal(&self, slot: InstanceUuid, record: &Record, refusal: &slot::Refusal) -> Fail {
+        let facts = slot::facts(Rules::ALL, slot, record).expect("with all rules each slot has its line");
+        error::refused(refusal, &facts)
+    }
+
+    /// Durable when it returns.
+    async fn store(&self, id: InstanceUuid, slot: &Slot, next: Record) -> Result<(), Fail> {
+        let change = Change::Slot(id, Box::new(next.clone()));
+        self.data.put(change).await.map_err(|why| error::data(&why))?;
+        *lock(&slot.record) = next;
+        Ok(())
+    }
+
+    /// Looks whether a live VM still runs, and stores that it is lost if not. The caller has the slot's turn.
+    pub(super) async fn observe(&self, id: InstanceUuid, slot: &Slot) -> Result<(), Fail> {
+        let record = slot.record();
+        if record.state != State::Live {
+            return Ok(());
+        }
+        let driver = self.driver(&record.driver)?;
+        let vm = self.vm(id, record.generation);
+        let runs = match bounded(&**driver, CallKind::Info, driver.info(&vm)).await {
+            Ok(seen) => seen.running,
+            Err(DriverError { class: Class::NotFound | Class::Lost, .. }) => false,
+            Err(why) => return Err(error::driver(&why)),
+        };
+        if let Some(lost) = slot::observe(&record, runs) {
+            tracing::warn!(%vm, "a VM is lost");
+            self.store(id, slot, lost).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn driver(&self, name: &str) -> Result<&Arc<dyn Driver>, Fail> {
+        self.drivers.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.drivers.keys().copied().collect();
+            let text =
+                format!("the driver '{name}' is not used on this node (node.toml has: {})", known.join(", "));
+            Fail::new(Code::BadRequest, text)
+        })
+    }
+
+    async fn drive(&self, work: &Work, slot: &Slot, action: Action) -> Result<(), Fail> {
+        let record = slot.record();
+        let name = match (&work.verb, record.driver.is_empty()) {
+            // Only a record that was never stored has no driver, and then only a create drives.
+            (Verb::Create { driver, .. }, true) => driver,
+            (_, true) => return Ok(()),
+            (_, false) => &record.driver,
+        };
+        let driver = &**self.driver(name)?;
+        let done = match action {
+            Action::Make(generation) => {
+                let spec = work.spec.as_ref().expect("a create brings its specification");
+                make(driver, &self.vm(work.slot, generation), spec).await
+            }
+            Action::Kill(generation) => kill(driver, &self.vm(work.slot, generation)).await,
+            // A lease's limits and commands come with exec; until then an open VM has neither.
+            Action::Touch(_) | Action::EndWork(..) => Ok(()),
+        };
+        done.map_err(|why| error::driver(&why))
+    }
+}
+
+async fn make(driver: &dyn Driver, vm: &crate::driver::VmId, spec: &VmSpec) -> Result<(), DriverError> {
+    accept(again(|| bounded(driver, CallKind::Create, driver.create(vm, spec))).await, Class::Exists)?;
+    accept(again(|| bounded(driver, CallKind::Start, driver.start(vm))).await, Class::Running)
+}
+
+async fn kill(driver: &dyn Driver, vm: &crate::driver::VmId) -> Result<(), DriverError> {
+    let destroyed = again(|| bounded(driver, CallKind::Destroy, driver.destroy(vm))).await;
+    let Err(why) = accept(destroyed, Class::NotFound) else {
+        return Ok(());
+    };
+    // The tool may have failed after its work was done.
+    match bounded(driver, CallKind::Info, driver.info(vm)).await {
+        Err(DriverError { class: Class::NotFound, .. }) => Ok(()),
+        _ => Err(why),
+    }
+}
+
+/// Takes `fine` as success: it is done already.
+fn accept(done: Result<(), DriverError>, fine: Class) -> Result<(), DriverError> {
+    match done {
+        Err(why) if why.class == fine => Ok(()),
+        other => other,
+    }
+}
+
+/// Repeats a call whose VM is locked.
+async fn again<F, Fut>(call: F) -> Result<(), DriverError>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<(), DriverError>>,
+{
+    let mut pause = Duration::from_millis(LOCKED_MS);
+    for _ in 1..LOCKED_TRIES {
+        match call().await {
+            Err(DriverError { class: Class::Locked, .. }) => tokio::time::sleep(pause).await,
+            other => return other,
+        }
+        pause *= 2;
+    }
+    call().await
+}
