@@ -63,6 +63,15 @@ where
     F: FnOnce(Daemon) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
+    run_patiently(options, Duration::from_millis(JOIN_MS), main)
+}
+
+/// As [`run_with`], but `main` has `patience` after `stop`: for boot, which stops other processes first.
+pub fn run_patiently<F, Fut>(options: Options, patience: Duration, main: F) -> ExitCode
+where
+    F: FnOnce(Daemon) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
     let _starts_here = clock::millis();
     let filter = match logs::init(options.log_file.as_deref()) {
         Ok(filter) => filter,
@@ -79,7 +88,7 @@ where
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(life(options, filter, main));
+    let ended = runtime.block_on(life(options, patience, filter, main));
     // What still blocks a thread is left behind: the process ends.
     runtime.shutdown_background();
     match ended {
@@ -91,7 +100,7 @@ where
     }
 }
 
-async fn life<F, Fut>(options: Options, filter: Filter, main: F) -> anyhow::Result<()>
+async fn life<F, Fut>(options: Options, patience: Duration, filter: Filter, main: F) -> anyhow::Result<()>
 where
     F: FnOnce(Daemon) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
@@ -110,7 +119,7 @@ where
     watch_signals(&daemon)?;
     serve_admin(&daemon, filter)?;
     tracing::info!(daemon = name, pid = std::process::id(), root = %daemon.root.path().display(), "begins");
-    let ended = bounded(main(daemon.clone()), &stop).await;
+    let ended = bounded(main(daemon.clone()), &stop, patience).await;
     daemon.ready.set(false, "stopping");
     stop.cancel();
     if !daemon.tasks.join(Duration::from_millis(JOIN_MS)).await {
@@ -125,14 +134,14 @@ where
     Ok(())
 }
 
-/// `main`, dropped if it has not ended [`JOIN_MS`] after `stop`.
-async fn bounded<Fut>(main: Fut, stop: &CancellationToken) -> anyhow::Result<()>
+/// `main`, dropped if it has not ended `patience` after `stop`.
+async fn bounded<Fut>(main: Fut, stop: &CancellationToken, patience: Duration) -> anyhow::Result<()>
 where
     Fut: Future<Output = anyhow::Result<()>>,
 {
     let late = async {
         stop.cancelled().await;
-        tokio::time::sleep(Duration::from_millis(JOIN_MS)).await;
+        tokio::time::sleep(patience).await;
     };
     tokio::select! {
         ended = main => ended,
