@@ -1,7 +1,7 @@
 //! Opcodes on nodes.
 
 use crate::opcode::Relevance::{A, B, C};
-use crate::opcode::Type::{Bool, Int, Num, OneName, Secret, Text};
+use crate::opcode::Type::{Bool, Int, Num, OneName, Pos, Secret, Text};
 use crate::opcode::named::{EVACUATION_MODE, MIGRATION_MODE, OBJECT, STORAGE_TYPE, TEXTS};
 use crate::opcode::{Fill, OpcodeSpec, def, opt, req};
 
@@ -25,6 +25,8 @@ pub(super) const SPECS: &[OpcodeSpec] = &[
             def("node_setup", Bool, Fill::Bool(false)),
             // Ours: proves to the node that it may join; gone from memory when the job ends.
             opt("join_secret", &Secret(&Text)),
+            // Ours: where its noded listens, if not on the usual port.
+            opt("noded_port", &Pos),
         ],
     },
     OpcodeSpec {
