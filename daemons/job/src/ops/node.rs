@@ -101,10 +101,16 @@ async fn fresh(cx: &mut Cx<'_>, args: &Args<'_>, name: &str) -> Result<Node, OpF
         vm_capable: args.flag("vm_capable").unwrap_or(true),
         ndparams: args.object("ndparams").cloned().unwrap_or_default(),
         powered: true,
-        noded_port: NODED_PORT,
+        noded_port: port(args)?,
         stamp: Stamp::new(time::now().epoch()),
         extra: Params::new(),
     })
+}
+
+/// Where its noded listens.
+fn port(args: &Args<'_>) -> Result<u16, OpFail> {
+    let Some(port) = args.uint("noded_port") else { return Ok(NODED_PORT) };
+    u16::try_from(port).map_err(|_| OpFail::prereq(format!("{port} is no TCP port"), Ecode::WrongInput))
 }
 
 /// The named group, or the only one.
