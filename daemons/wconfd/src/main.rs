@@ -1,1 +1,23 @@
-fn main() {}
+//! `gantry-wconfd`: see the library.
+
+use clap::Parser;
+use gantry_wconfd::args::{Args, Command};
+use gantry_wconfd::{init, serve};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.command {
+        None | Some(Command::Serve) => gantry_rt::run("wconfd", args.root(), serve::serve),
+        Some(Command::Init(ref options)) => match init::init(&args.root(), options) {
+            Ok(made) => {
+                println!("{made}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("gantry-wconfd init: {error}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}

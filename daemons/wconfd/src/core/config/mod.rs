@@ -42,6 +42,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::is_mac_prefix;
 pub use edit::{BATCH_BYTES_MAX, Context, Effect, Ids, Undo};
 pub use load::LoadError;
 pub use object::{Change, Object};

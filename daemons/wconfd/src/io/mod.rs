@@ -1,0 +1,9 @@
+//! The shell around the core: the owner of all state, its store, the nodes it calls.
+
+pub mod claim;
+pub mod mailbox;
+pub mod nodes;
+pub mod owner;
+pub mod owner_locks;
+pub mod owner_watch;
+pub mod ssconf;

@@ -1,0 +1,413 @@
+//! The one owner of configuration, locks and the log's writer. All questions pass here one by one.
+//!
+//! ```text
+//! questions ─► Owner { config, locks } ─► Writer (append, local) ─► progress ─► replies, watchers
+//! ```
+//!
+//! **Nobody sees what is not committed** (P1.5). A question is answered from the newest state, but the
+//! answer, refusals included, is held until everything appended before it is committed. If the store
+//! fails the daemon stops, and held answers are never given.
+
+use super::mailbox::{Inbox, Reply, Ticket};
+use super::nodes::Nodes;
+use super::owner_locks::Waiter;
+use super::owner_watch::Watchers;
+use crate::core::claim::{self, Asked};
+use crate::core::config::{Change, Config, Context, Effect, Fix, Ids, Snapshot};
+use crate::core::guard;
+use crate::core::locks::LockTable;
+use anyhow::{Context as _, bail};
+use gantry_model::error::GanetiError;
+use gantry_model::ids::{JobOwner, NodeUuid};
+use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::noded::SlotFacts;
+use gantry_proto::wconfd::{Command, LockBlocked, ReadKey};
+use gantry_rt::clock;
+use gantry_store::{Batch, Index, LocalChange, LocalSeq, Progress, StoreError, Writer};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Answers that may wait for the store at once. The store's own queue takes more, so that locks, which
+/// can't be taken back, always find room there.
+const HELD_MAX: usize = 10_000;
+/// Questions answered before the owner looks at progress again.
+const QUESTIONS_PER_TURN: usize = 256;
+/// Dead jobs remembered, so that a request of one that was still under way is refused. It arrives
+/// within seconds; this many deaths take minutes at the highest rate of jobs.
+const GONE_MAX: usize = 65_536;
+/// Corrections put into one batch, so that it fits a frame of the watch stream.
+const FIXES_PER_BATCH: usize = 1_000;
+
+/// An answer that waits for the store.
+struct Held {
+    index: Index,
+    local: LocalSeq,
+    send: Box<dyn FnOnce() + Send>,
+}
+
+/// Random ids.
+struct Random;
+
+impl Ids for Random {
+    fn fresh(&mut self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the kernel has random bytes once booted");
+        bytes
+    }
+}
+
+/// All state of this daemon.
+pub struct Owner {
+    pub(super) config: Config,
+    pub(super) locks: LockTable<JobOwner>,
+    pub(super) waiters: BTreeMap<JobOwner, Waiter>,
+    /// Whether someone who waits may be blocked by others than he was told.
+    pub(super) blockers_moved: bool,
+    pub(super) watchers: Watchers,
+    pub(super) nodes: Nodes,
+    writer: Writer,
+    /// The newest index: of the last batch appended, or committed at start.
+    pub(super) last: Index,
+    last_local: LocalSeq,
+    pub(super) progress: Progress,
+    held: VecDeque<Held>,
+    /// Owners read from the files, until luxid's first word on who lives (P4.8).
+    unproved: Option<BTreeSet<JobOwner>>,
+    gone: BTreeSet<JobOwner>,
+    gone_order: VecDeque<JobOwner>,
+    /// Counts changes after which ssconf values may differ.
+    ssconf: watch::Sender<u64>,
+    /// A local change that the store refused: the daemon must stop.
+    failed: Option<StoreError>,
+}
+
+/// What the owner starts with.
+pub struct Start {
+    /// As loaded.
+    pub config: Config,
+    /// As restored.
+    pub locks: LockTable<JobOwner>,
+    /// The store.
+    pub writer: Writer,
+    /// Committed at start.
+    pub committed: Index,
+}
+
+impl Owner {
+    /// Takes over what was loaded. Returns also what counts changes of ssconf.
+    #[must_use]
+    pub fn new(start: Start) -> (Self, watch::Receiver<u64>) {
+        let Start { config, locks, writer, committed } = start;
+        let (ssconf, ssconf_news) = watch::channel(0);
+        let unproved: BTreeSet<_> = locks.owners().into_iter().chain(config.owners()).collect();
+        let progress = Progress { committed, ..Progress::default() };
+        let mut owner = Self {
+            nodes: Nodes::new(&config),
+            config,
+            locks,
+            waiters: BTreeMap::new(),
+            blockers_moved: false,
+            watchers: Watchers::default(),
+            writer,
+            last: committed,
+            last_local: LocalSeq(0),
+            progress,
+            held: VecDeque::new(),
+            unproved: Some(unproved),
+            gone: BTreeSet::new(),
+            gone_order: VecDeque::new(),
+            ssconf,
+            failed: None,
+        };
+        owner.config.owners().collect::<Vec<_>>().into_iter().for_each(|job| {
+            owner.config.applied_at(job, committed.0);
+        });
+        (owner, ssconf_news)
+    }
+
+    /// Answers questions until `stop`.
+    ///
+    /// # Errors
+    /// When the store fails: nothing more can be promised then.
+    pub async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut progress = self.writer.progress();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                changed = progress.changed() => {
+                    changed.context("the store's writer is gone")?;
+                    let now = progress.borrow_and_update().clone();
+                    self.advance(now)?;
+                }
+                () = inbox.dropped.news() => self.withdraw(inbox.dropped.take()),
+                question = inbox.questions.recv() => {
+                    let Some(question) = question else { break };
+                    question(&mut self);
+                    for _ in 1..QUESTIONS_PER_TURN {
+                        let Ok(question) = inbox.questions.try_recv() else { break };
+                        question(&mut self);
+                    }
+                }
+            }
+            if let Some(error) = self.failed.take() {
+                return Err(error).context("job locks can't be written");
+            }
+            self.tell_blockers();
+        }
+        self.held.clear();
+        let writer = self.writer.clone();
+        tokio::task::spawn_blocking(move || writer.stop()).await.context("stopping the store")
+    }
+
+    /// Gives the answers and batches that are committed now.
+    fn advance(&mut self, now: Progress) -> anyhow::Result<()> {
+        if let Some(reason) = &now.failed {
+            bail!("the store failed: {reason}");
+        }
+        self.watchers.advance(now.committed);
+        self.progress = now;
+        while let Some(held) = self.held.pop_front_if(|held| {
+            held.index <= self.progress.committed && held.local <= self.progress.local
+        }) {
+            (held.send)();
+        }
+        Ok(())
+    }
+
+    /// Answers once everything before is committed.
+    pub(super) fn answer<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Fail>) {
+        let (index, local) = (self.last, self.last_local);
+        let ready = index <= self.progress.committed && local <= self.progress.local;
+        if ready && self.held.is_empty() {
+            return reply.send(answer);
+        }
+        self.held.push_back(Held { index, local, send: Box::new(move || reply.send(answer)) });
+    }
+
+    /// Refuses when too many answers wait for the store.
+    pub(super) fn has_room(&self) -> Result<(), Fail> {
+        if self.held.len() < HELD_MAX {
+            return Ok(());
+        }
+        Err(Fail::new(Code::Busy, format!("{HELD_MAX} answers wait for the disk; try again")))
+    }
+
+    /// Refuses what a dead job asked while it lived.
+    pub(super) fn lives(&self, owner: JobOwner) -> Result<(), Fail> {
+        if !self.gone.contains(&owner) {
+            return Ok(());
+        }
+        Err(Fail::new(Code::Stale, format!("job {owner} was found dead; its locks are gone")))
+    }
+
+    /// Appends what a batch did, or takes it back.
+    fn store(&mut self, effect: Effect) -> Result<Vec<Value>, Fail> {
+        let Effect { changes, results, ssconf, undo } = effect;
+        if changes.is_empty() {
+            return Ok(results);
+        }
+        let batch = Batch { changes: changes.iter().map(stored).collect() };
+        match self.writer.append(batch) {
+            Ok(index) => {
+                self.last = index;
+                self.watchers.appended(index, &changes);
+                if ssconf {
+                    self.ssconf.send_modify(|count| *count += 1);
+                    self.nodes.follow(&self.config);
+                }
+                Ok(results)
+            }
+            Err(error) => {
+                self.config.undo(undo);
+                Err(store_fail(&error))
+            }
+        }
+    }
+
+    /// Queues job locks to be written. They can't be taken back: if the store refuses, the daemon stops.
+    pub(super) fn store_local(&mut self, changes: Vec<LocalChange>) {
+        if changes.is_empty() {
+            return;
+        }
+        match self.writer.local(changes) {
+            Ok(seq) => self.last_local = seq,
+            Err(error) => self.failed = Some(error),
+        }
+    }
+
+    /// Applies a job's commands. The answer is the index the results stand at.
+    pub fn apply(
+        &mut self,
+        owner: Option<(JobOwner, u64)>,
+        commands: &[Command],
+        reply: Reply<(u64, Vec<Value>)>,
+    ) {
+        let done = self.try_apply(owner, commands);
+        self.answer(reply, done);
+    }
+
+    fn try_apply(
+        &mut self,
+        owner: Option<(JobOwner, u64)>,
+        commands: &[Command],
+    ) -> Result<(u64, Vec<Value>), Fail> {
+        self.has_room()?;
+        if let Some((job, seq)) = owner {
+            self.lives(job)?;
+            if let Some(done) = self.repeated(job, seq)? {
+                return Ok(done);
+            }
+            self.may(job, commands)?;
+        }
+        let mut context = Context { now: clock::now().epoch(), owner, ids: &mut Random };
+        let effect = self.config.apply(commands, &mut context)?;
+        let changed = !effect.changes.is_empty();
+        let results = self.store(effect)?;
+        if let (Some((job, _)), true) = (owner, changed) {
+            self.config.applied_at(job, self.last.0);
+        }
+        Ok((self.last.0, results))
+    }
+
+    /// The answer to a batch that was applied before, when it is asked for again.
+    fn repeated(&self, owner: JobOwner, seq: u64) -> Result<Option<(u64, Vec<Value>)>, Fail> {
+        match self.config.applied(owner) {
+            Some(last) if last.seq == seq => Ok(Some((last.index, last.results.clone()))),
+            Some(last) if last.seq > seq => {
+                let text = format!("batch {seq} of job {owner} comes after its batch {}", last.seq);
+                Err(Fail::new(Code::Stale, text))
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Refuses commands for which the job lacks the lock.
+    fn may(&self, owner: JobOwner, commands: &[Command]) -> Result<(), Fail> {
+        for lock in commands.iter().filter_map(|command| guard::needed(&self.config, command)) {
+            if !guard::covers(self.locks.held(&owner), &lock) {
+                let text = format!("job {} does not hold lock {lock} exclusively", owner.job);
+                return Err(GanetiError::new("LockError", text).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads objects; the answer has the index they stand at.
+    pub fn read(&mut self, keys: &[ReadKey], reply: Reply<(Index, Snapshot)>) {
+        let read = self.config.read(keys).map(|objects| (self.last, objects)).map_err(Fail::from);
+        self.answer(reply, read);
+    }
+
+    /// Everything, with the index it stands at.
+    pub fn snapshot(&mut self, reply: Reply<(Index, Snapshot)>) {
+        let all = (self.last, self.config.snapshot());
+        self.answer(reply, Ok(all));
+    }
+
+    /// A dead job: its locks are free, its wait is over, what it was making is dirty. Safe to repeat.
+    pub fn owner_gone(&mut self, owner: JobOwner, reply: Reply<()>) {
+        let done = self.bury(owner);
+        self.answer(reply, done);
+    }
+
+    fn bury(&mut self, owner: JobOwner) -> Result<(), Fail> {
+        if self.gone.insert(owner) {
+            self.gone_order.push_back(owner);
+        }
+        if self.gone_order.len() > GONE_MAX
+            && let Some(oldest) = self.gone_order.pop_front()
+        {
+            self.gone.remove(&oldest);
+        }
+        self.free_all(owner, "the job was found dead");
+        let effect = self.config.owner_gone(owner, clock::now().epoch());
+        self.store(effect).map(drop)?;
+        if let Some(unproved) = &mut self.unproved {
+            unproved.remove(&owner);
+        }
+        Ok(())
+    }
+
+    /// luxid's word on which jobs run (P4.7, P4.8): of the owners found in the files those not named are
+    /// dead. Later words free nobody: deaths are told one by one.
+    pub fn owners(&mut self, living: &BTreeSet<JobOwner>, reply: Reply<()>) {
+        let done = self.prove(living);
+        self.answer(reply, done);
+    }
+
+    fn prove(&mut self, living: &BTreeSet<JobOwner>) -> Result<(), Fail> {
+        let Some(unproved) = &self.unproved else { return Ok(()) };
+        let dead: Vec<_> = unproved.difference(living).copied().collect();
+        if !dead.is_empty() {
+            tracing::info!(dead = dead.len(), "owners from before the restart are dead");
+        }
+        dead.into_iter().try_for_each(|owner| self.bury(owner))?;
+        self.unproved = None;
+        Ok(())
+    }
+
+    /// A node is about to be asked for its inventory.
+    pub fn asking(&mut self, node: NodeUuid, reply: Reply<Asked>) {
+        reply.send(Ok(claim::asked(&self.config, node)));
+    }
+
+    /// A claimed node's inventory: puts right what it shows, and lets work go there.
+    pub fn inventory(&mut self, node: NodeUuid, asked: &Asked, facts: &[SlotFacts], reply: Reply<()>) {
+        let done = self.compare(node, asked, facts);
+        if done.is_ok() {
+            self.nodes.claimed(&mut self.config, node);
+        }
+        self.answer(reply, done);
+    }
+
+    fn compare(&mut self, node: NodeUuid, asked: &Asked, facts: &[SlotFacts]) -> Result<(), Fail> {
+        let found = claim::compare(&self.config, node, asked, facts);
+        for slot in &found.strangers {
+            tracing::warn!(%node, %slot, "the node has a VM of a slot that is not homed there");
+        }
+        for fix in &found.fixes {
+            let Fix { slot, generation, dirty } = fix;
+            tracing::info!(%node, %slot, %generation, dirty = dirty.as_deref(), "inventory differs");
+        }
+        for fixes in found.fixes.chunks(FIXES_PER_BATCH) {
+            let effect = self.config.fix(fixes, clock::now().epoch());
+            self.store(effect)?;
+        }
+        Ok(())
+    }
+
+    /// A node can't be reached.
+    pub fn node_lost(&mut self, node: NodeUuid, why: String, reply: Reply<()>) {
+        self.nodes.lost(&mut self.config, node, why);
+        reply.send(Ok(()));
+    }
+
+    /// Drops the waits that nobody waits for any more.
+    fn withdraw(&mut self, dropped: Vec<(JobOwner, Ticket)>) {
+        for (owner, ticket) in dropped {
+            if self.waiters.get(&owner).is_some_and(|waiter| waiter.ticket == ticket) {
+                self.waiters.remove(&owner);
+                self.locks.withdraw(&owner);
+                tracing::debug!(%owner, "waiting request withdrawn");
+            }
+        }
+    }
+}
+
+/// Who blocks a waiting request, shown as it changes.
+pub type Blocked = watch::Sender<Option<LockBlocked>>;
+
+fn stored(change: &Change) -> gantry_store::Change {
+    let Change { kind, key, rev, body } = change;
+    gantry_store::Change { kind: kind.clone(), key: key.clone(), rev: *rev, body: body.clone() }
+}
+
+fn store_fail(error: &StoreError) -> Fail {
+    match error {
+        StoreError::Full => Fail::new(Code::Busy, "the store can't keep up; try again"),
+        other => Fail::new(Code::Internal, format!("the change was not stored: {}", other.chain())),
+    }
+}
