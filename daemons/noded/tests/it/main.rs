@@ -1,0 +1,8 @@
+//! gantry-noded as a real process, over real TLS connections.
+
+mod bed;
+mod crash;
+mod fence;
+mod join;
+mod node;
+mod vm;
