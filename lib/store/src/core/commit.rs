@@ -1,9 +1,10 @@
 //! What is committed: the count of the copies that have flushed a row (P1.5).
 
 use super::list::{List, Member};
+use super::recover::CopyState;
 use super::row::{Index, Term};
 use super::rules::{Rule, Rules};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// A writer's tally of what its copies have confirmed in its term.
@@ -12,8 +13,9 @@ pub struct Tally {
     me: Member,
     term: Term,
     own_first: Index,
-    lists: Vec<(Index, List)>,
+    newest: (Index, List),
     confirmed: BTreeMap<Uuid, Index>,
+    suspects: BTreeSet<Uuid>,
     committed: Index,
     rules: Rules,
 }
@@ -30,20 +32,28 @@ impl Tally {
         committed: Index,
         rules: Rules,
     ) -> Tally {
-        let (lists, confirmed) = (vec![newest], BTreeMap::new());
-        Tally { me, term, own_first, lists, confirmed, committed, rules }
+        let (confirmed, suspects) = (BTreeMap::new(), BTreeSet::new());
+        Tally { me, term, own_first, newest, confirmed, suspects, committed, rules }
     }
 
     /// A list row was appended; it counts at once, committed or not.
     pub fn listed(&mut self, idx: Index, list: List) {
-        debug_assert!(self.lists.last().is_none_or(|(last, _)| *last < idx));
-        self.lists.push((idx, list));
+        debug_assert!(self.newest.0 < idx, "lists are appended in order");
+        self.newest = (idx, list);
     }
 
     /// The newest list of the log and its row.
     #[must_use]
-    pub fn newest(&self) -> &(Index, List) {
-        self.lists.last().expect("a tally is made with one list and none is ever taken out")
+    pub const fn newest(&self) -> &(Index, List) {
+        &self.newest
+    }
+
+    /// A copy was judged by its token (P1.11). A suspect one does not count until it is judged sound.
+    pub fn judged(&mut self, copy: Uuid, state: CopyState) {
+        match state {
+            CopyState::Sound => self.suspects.remove(&copy),
+            CopyState::Suspect => self.suspects.insert(copy),
+        };
     }
 
     /// `copy` says it has flushed all rows up to `idx` that this writer has under `term`. Answers for
@@ -72,12 +82,12 @@ impl Tally {
     /// Whether the newest list row is committed.
     #[must_use]
     pub fn list_committed(&self) -> bool {
-        self.newest().0 <= self.committed
+        self.newest.0 <= self.committed
     }
 
     /// The highest row of the own term on a majority of the newest list, the own copy included.
     fn count(&self) -> Index {
-        let list = &self.newest().1;
+        let list = &self.newest.1;
         let mut at: Vec<Index> = list.members.iter().map(|m| self.of(m.copy_id)).collect();
         at.sort_unstable_by(|a, b| b.cmp(a));
         let majority = at.get(list.majority() - 1).copied().unwrap_or_default();
@@ -86,6 +96,9 @@ impl Tally {
     }
 
     fn of(&self, copy: Uuid) -> Index {
+        if self.suspects.contains(&copy) && self.rules.has(Rule::SuspectsOut) {
+            return Index(0);
+        }
         self.confirmed.get(&copy).copied().unwrap_or_default()
     }
 }
@@ -139,6 +152,16 @@ mod tests {
         confirm(&mut t, 1, 7);
         assert_eq!(t.confirm(Uuid::from_u128(2), Term { epoch: 2, run: 0 }, Index(7)).0, 2);
         assert_eq!(confirm(&mut t, 99, 7), 2);
+    }
+
+    #[test]
+    fn a_suspect_copy_does_not_count() {
+        let mut t = tally(3);
+        t.judged(Uuid::from_u128(2), CopyState::Suspect);
+        confirm(&mut t, 1, 7);
+        assert_eq!(confirm(&mut t, 2, 7), 2);
+        t.judged(Uuid::from_u128(2), CopyState::Sound);
+        assert_eq!(confirm(&mut t, 2, 7), 7);
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub enum Choice {
     },
     /// The best log's list does not name this copy: it must not be master.
     NotMember,
+    /// This copy is itself not to be believed: it must not be master.
+    Suspect,
 }
 
 /// The run a starting writer takes: one more than the highest heard of in its epoch, its own file included.
@@ -88,6 +90,9 @@ pub fn choose(me: &Member, answers: &[Answer], rules: Rules) -> Choice {
         return Choice::Short { have: 0, need: 1 };
     };
     let own = answers.iter().find(|a| a.member == *me);
+    if own.is_some_and(|own| !counts(own)) {
+        return Choice::Suspect;
+    }
     let list = match own {
         Some(own) if !rules.has(Rule::ListOfBest) => &own.list,
         Some(_) | None => &answer.list,
@@ -162,6 +167,7 @@ mod tests {
         let mut answers = [answer(1, 1, 3, &[1, 2, 3]), answer(2, 2, 4, &[1, 2, 3])];
         answers[1].state = CopyState::Suspect;
         assert_eq!(choose(&member(1), &answers, Rules::ALL), Choice::Short { have: 1, need: 2 });
+        assert_eq!(choose(&member(2), &answers, Rules::ALL), Choice::Suspect);
         let none: [Answer; 0] = [];
         assert_eq!(choose(&member(1), &none, Rules::ALL), Choice::Short { have: 0, need: 1 });
     }

@@ -142,7 +142,7 @@ impl Own {
             Choice::Ready { .. } | Choice::Short { .. } => {
                 Err(StoreError::NeedsOthers { members: self.list.1.members.len() })
             }
-            Choice::NotMember => Err(StoreError::NotMember),
+            Choice::NotMember | Choice::Suspect => Err(StoreError::NotMember),
         }
     }
 
