@@ -24,6 +24,7 @@ impl Queue {
         };
         let owner = JobOwner { job: id, start };
         if kill {
+            entry.killed = true;
             let process = entry.process.clone();
             return self.out.actions.push(Action::Kill { owner, process, ask: Some(ask) });
         }

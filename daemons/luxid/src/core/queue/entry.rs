@@ -54,6 +54,8 @@ pub(super) struct Entry {
     pub failed_starts: u32,
     /// The opcode at which the current start must stop, because of a dependency, and how (`spec/jobs.md` §6).
     pub stop_at: Option<(usize, Ending)>,
+    /// Somebody had the process killed: it is not to be started again.
+    pub killed: bool,
     /// Who waits to hear how a cancel ended.
     pub cancelers: Vec<Ask>,
     /// Number of the newest report of the current start.
@@ -77,6 +79,7 @@ impl Entry {
             waits_for: BTreeSet::new(),
             failed_starts: 0,
             stop_at: None,
+            killed: false,
             cancelers: Vec::new(),
             report: 0,
             log_bytes,

@@ -223,7 +223,7 @@ pub struct Change {
     pub key: String,
     /// Revision of the object.
     pub rev: u64,
-    /// JSON; None removes.
+    /// JSON; None removes. A removal belongs to the change before it: a batch is not cut between them.
     pub body: Option<Vec<u8>>,
 }
 
@@ -250,8 +250,8 @@ pub struct Counts {
     pub deaths: u64,
     /// Jobs with a process.
     pub running: u64,
-    /// Jobs that wait for one.
-    pub queued: u64,
+    /// Jobs that wait for nothing but a place.
+    pub ready: u64,
     /// Jobs that are not archived.
     pub live: u64,
 }

@@ -51,6 +51,9 @@ impl Queue {
                 source,
             })?;
         }
+        // A batch that archives may be cut in two: what is in the archive is no longer live.
+        let archive = &queue.archive;
+        queue.live.retain(|id, _| !archive.contains_key(id));
         for id in queue.live.keys().copied().collect::<Vec<_>>() {
             queue.load_job(now, id);
         }

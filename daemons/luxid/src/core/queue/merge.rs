@@ -15,6 +15,11 @@ const ENTRY_BYTES: usize = 64;
 /// trims again.
 const LOG_BYTES_TRIMMED: usize = JOB_JSON_BYTES_MAX / 4 * 3;
 
+/// What is left of the log of a job that does not fit a row.
+const LOG_BYTES_SHRUNK: usize = 64 << 10;
+/// Results that stay in a job that does not fit a row even so: small ones.
+const RESULT_BYTES_SHRUNK: usize = 256;
+
 /// Takes a report in. Returns the highest serial when it brought log entries.
 pub(super) fn take(entry: &mut Entry, report: &Report, now: Ts) -> Option<u64> {
     let known = last_serial(&entry.job);
@@ -38,7 +43,7 @@ pub(super) fn take(entry: &mut Entry, report: &Report, now: Ts) -> Option<u64> {
     }
     let newest = last_serial(job);
     if bytes > JOB_JSON_BYTES_MAX {
-        bytes = trim(job, bytes);
+        bytes = trim(job, bytes, LOG_BYTES_TRIMMED);
     }
     entry.log_bytes = bytes;
     (newest > known).then_some(newest)
@@ -72,13 +77,34 @@ fn bounded(result: &Value) -> Value {
     ))
 }
 
-/// Drops the oldest log entries until the log takes [`LOG_BYTES_TRIMMED`], and leaves a note in the place of
-/// the last one dropped. Returns the new size.
-fn trim(job: &mut Job, mut bytes: usize) -> usize {
+/// What to drop of a job that does not fit a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Log,
+    Results,
+}
+
+/// Makes a job smaller that does not fit a row. Returns the size of its log.
+pub(super) fn shrink(job: &mut Job, part: Part) -> usize {
+    match part {
+        Part::Log => trim(job, log_bytes(job), LOG_BYTES_SHRUNK),
+        Part::Results => {
+            for op in job.ops.iter_mut().filter(|op| op.result.to_string().len() > RESULT_BYTES_SHRUNK) {
+                op.result =
+                    json!("the result was dropped: the job's results took more than a row of the log");
+            }
+            log_bytes(job)
+        }
+    }
+}
+
+/// Drops the oldest log entries until the log takes `keep` bytes, and leaves a note in the place of the last one
+/// dropped. Returns the new size.
+fn trim(job: &mut Job, mut bytes: usize, keep: usize) -> usize {
     let mut last = None;
     for (index, op) in job.ops.iter_mut().enumerate() {
         let over = |line: &LogEntry| {
-            let drop = bytes > LOG_BYTES_TRIMMED;
+            let drop = bytes > keep;
             if drop {
                 bytes -= size(line);
             }

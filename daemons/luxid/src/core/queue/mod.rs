@@ -200,12 +200,11 @@ impl Queue {
     /// Numbers for the metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let queued = self.live.values().filter(|e| e.is_queued()).count();
         Counts {
             starts: self.starts,
             deaths: self.deaths,
             running: self.running as u64,
-            queued: queued as u64,
+            ready: self.ready.len() as u64,
             live: self.live.len() as u64,
         }
     }

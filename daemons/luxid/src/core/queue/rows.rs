@@ -3,10 +3,14 @@
 use super::entry::Entry;
 use super::event::{Change, Process};
 use super::kind;
+use super::merge::{self, Part};
 use gantry_model::ids::JobId;
 use gantry_model::job::Job;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+/// Largest body of a job, in bytes. A row of the log takes 3 MiB; the rest is for what surrounds the body.
+pub(super) const ROW_BYTES_MAX: usize = (3 << 20) - (128 << 10);
 
 /// Body of a job object: the job, and where its process is.
 #[derive(Serialize)]
@@ -24,10 +28,21 @@ struct ProcessPart {
     process: Option<Process>,
 }
 
-/// The change that stores a live job as it stands.
-pub(super) fn job(entry: &Entry) -> Change {
-    let row = JobRow { job: &entry.job, process: entry.process.as_ref() };
-    Change { kind: kind::JOB, key: entry.job.id.to_string(), rev: entry.rev, body: Some(json_of(&row)) }
+/// The change that stores a live job as it stands. What does not fit a row of the log is dropped from the job:
+/// first its oldest messages, then its results.
+pub(super) fn job(entry: &mut Entry) -> Change {
+    let mut body = job_body(entry);
+    for part in [Part::Log, Part::Results] {
+        if body.len() > ROW_BYTES_MAX {
+            entry.log_bytes = merge::shrink(entry.job_mut(), part);
+            body = job_body(entry);
+        }
+    }
+    Change { kind: kind::JOB, key: entry.job.id.to_string(), rev: entry.rev, body: Some(body) }
+}
+
+fn job_body(entry: &Entry) -> Vec<u8> {
+    json_of(&JobRow { job: &entry.job, process: entry.process.as_ref() })
 }
 
 /// The changes that move a job into the archive.
@@ -35,8 +50,8 @@ pub(super) fn archive(job: &Job, rev: u64) -> [Change; 2] {
     let key = job.id.to_string();
     let body = json_of(&JobRow { job, process: None });
     [
-        Change { kind: kind::JOB, key: key.clone(), rev, body: None },
-        Change { kind: kind::ARCHIVE, key, rev, body: Some(body) },
+        Change { kind: kind::ARCHIVE, key: key.clone(), rev, body: Some(body) },
+        Change { kind: kind::JOB, key, rev, body: None },
     ]
 }
 

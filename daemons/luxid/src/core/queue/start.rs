@@ -45,7 +45,9 @@ impl Queue {
         if !current {
             return;
         }
-        if entry.gave_up() {
+        if entry.killed {
+            self.died(now, owner);
+        } else if entry.gave_up() {
             let text = format!("can't start the process of job {}: {why}", owner.job);
             self.finish(now, owner.job, Some(&Ending::Lost(REASON_START, text)));
         } else {
@@ -119,7 +121,10 @@ impl Queue {
     }
 
     fn never_began(&mut self, now: Ts, owner: JobOwner) {
-        if self.live.get(&owner.job).is_some_and(Entry::gave_up) {
+        let entry = self.live.get(&owner.job);
+        if entry.is_some_and(|entry| entry.killed) {
+            self.died(now, owner);
+        } else if entry.is_some_and(Entry::gave_up) {
             let text = format!("the process of job {} left before it was told to go", owner.job);
             self.finish(now, owner.job, Some(&Ending::Lost(REASON_START, text)));
         } else {
@@ -128,6 +133,7 @@ impl Queue {
         self.after.push(After::Clean(owner));
     }
 
+    /// The job ends for the death of its process.
     fn died(&mut self, now: Ts, owner: JobOwner) {
         self.deaths += 1;
         self.finish(now, owner.job, Some(&death(owner)));

@@ -32,10 +32,10 @@ pub enum SubmitError {
 ///
 /// # Errors
 /// The first opcode that is wrong.
-pub fn prepare(ops: &[Value]) -> Result<NewJob, SubmitError> {
+pub fn prepare(ops: Vec<Map<String, Value>>) -> Result<NewJob, SubmitError> {
     let mut job = NewJob { ops: Vec::with_capacity(ops.len()), secrets: Vec::new(), bytes: 0 };
     for op in ops {
-        let mut op = check(op)?;
+        let mut op = check(&Value::Object(op))?;
         job.secrets.push(redact(&mut op));
         job.bytes += serde_json::to_string(&op).map_or(usize::MAX, |text| text.len());
         job.ops.push(op);

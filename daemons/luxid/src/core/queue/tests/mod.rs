@@ -35,7 +35,7 @@ fn delay_op(extra: Value) -> Value {
 }
 
 fn new_job(ops: &[Value]) -> NewJob {
-    prepare(ops).unwrap()
+    prepare(ops.iter().map(|op| op.as_object().unwrap().clone()).collect()).unwrap()
 }
 
 fn one_op(extra: Value) -> NewJob {

@@ -225,3 +225,34 @@ fn a_new_epoch_ends_what_ran() {
     assert!(b.queue.owners().is_empty());
     assert!(b.actions.iter().any(|a| matches!(a, Action::OwnerGone(o) if *o == owner)));
 }
+
+#[test]
+fn a_killed_start_is_not_begun_again() {
+    let mut b = Bench::new();
+    let id = b.submit(one_op(json!({})));
+    let owner = b.go(id);
+    b.ask(Request::Cancel { job: id, kill: true });
+    b.step(Event::StartFailed(owner, "killed".to_owned()));
+    b.commit();
+    assert_eq!(b.op(id, 0).result, json!(format!("detected death of job {id}")));
+}
+
+#[test]
+fn every_job_fits_a_row_of_the_log() {
+    let mut b = Bench::new();
+    let wide = || delay_op(json!({"comment": "x".repeat(250_000)}));
+    let id = b.submit(new_job(&[wide(), wide(), wide(), wide()]));
+    let owner = b.go(id);
+    for number in 1..=9 {
+        let mut part = report(owner, number, &[Status::Running; 4]);
+        part.ops[0].log = vec![LogEntry(number, Ts(1, 1), "message".to_owned(), json!("y".repeat(100_000)))];
+        b.reported(part);
+    }
+    let mut part = report(owner, 10, &[Status::Success; 4]);
+    for op in &mut part.ops {
+        op.result = json!("z".repeat(1_000_000));
+    }
+    b.reported(part);
+    assert_eq!(b.status(id), Status::Success);
+    assert!(b.rows.values().all(|(_, body)| body.len() < 3 << 20));
+}
