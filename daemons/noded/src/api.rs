@@ -66,6 +66,11 @@ impl Service for Api {
     }
 
     fn handle(self: Arc<Self>, call: Call) -> Handled {
-        Box::pin(self.answer(call))
+        Box::pin(async move {
+            let (verb, member) = (call.verb, Arc::clone(&self.0));
+            let answer = self.answer(call).await;
+            member.metrics().called(verb, &answer);
+            answer
+        })
     }
 }

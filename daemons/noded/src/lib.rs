@@ -19,26 +19,34 @@ pub mod error;
 pub mod io;
 pub mod join;
 pub mod member;
+pub mod metrics;
 pub mod server;
 
 use config::{Args, Settings};
 use gantry_rt::Daemon;
+use metrics::Metrics;
 use server::{Ended, Server};
+use std::sync::PoisonError;
 
 /// The daemon: one node, or all of an identities file. Returns when stopped, or when its one node has left.
 ///
 /// # Errors
 /// When a node can't be served.
 pub async fn run(daemon: Daemon, args: Args) -> anyhow::Result<()> {
+    let metrics = {
+        let mut registry = daemon.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        Metrics::register(&mut registry)
+    };
     let Some(file) = &args.identities else {
-        let server = Server::bind(Settings::load(daemon.root.clone())?, daemon.tasks.clone())?;
+        let settings = Settings::load(daemon.root.clone())?;
+        let server = Server::bind(settings, daemon.tasks.clone(), metrics)?;
         daemon.ready.set(true, "");
         server.serve(&daemon.stop).await?;
         return Ok(());
     };
     let mut servers = Vec::new();
     for settings in Settings::load_identities(file)? {
-        servers.push(Server::bind(settings, daemon.tasks.clone())?);
+        servers.push(Server::bind(settings, daemon.tasks.clone(), metrics.clone())?);
     }
     for server in servers {
         let stop = daemon.stop.clone();

@@ -6,6 +6,7 @@ use crate::io::data::{self, DataError};
 use crate::io::files::{self, FileError};
 use crate::join::Joining;
 use crate::member::Member;
+use crate::metrics::Metrics;
 use gantry_model::role::RoleFile;
 use gantry_rpc::tls::{self, Identity, TlsError, ca};
 use gantry_rpc::{Limits, serve_tls};
@@ -86,6 +87,7 @@ pub struct Server {
     settings: Settings,
     listener: TcpListener,
     tasks: Tasks,
+    metrics: Metrics,
     _lock: nix::fcntl::Flock<std::fs::File>,
 }
 
@@ -94,7 +96,7 @@ impl Server {
     ///
     /// # Errors
     /// When another noded serves the root, or the address can't be had.
-    pub fn bind(settings: Settings, tasks: Tasks) -> Result<Self, ServeError> {
+    pub fn bind(settings: Settings, tasks: Tasks, metrics: Metrics) -> Result<Self, ServeError> {
         let root = settings.root.path().display().to_string();
         gantry_rt::files::make_dirs(&settings.root).map_err(|source| ServeError::Dirs { root, source })?;
         let lock = files::lock(&settings.root)?;
@@ -102,7 +104,7 @@ impl Server {
         let listener = TcpListener::bind(address)
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(|source| ServeError::Listen { address, source })?;
-        Ok(Self { settings, listener, tasks, _lock: lock })
+        Ok(Self { settings, listener, tasks, metrics, _lock: lock })
     }
 
     /// Where it listens.
@@ -185,7 +187,8 @@ impl Server {
         files::remove_join_secret(root)?;
         let (data, loaded) = data::open(&root.lib(), role.cluster, role.node)?;
         let slots = loaded.slots.len();
-        let member = Member::new(self.settings.clone(), role, data.clone(), loaded, self.tasks.clone())
+        let shared = (self.tasks.clone(), self.metrics.clone());
+        let member = Member::new(self.settings.clone(), role, (data.clone(), loaded), shared)
             .map_err(ServeError::Member)?;
         tracing::info!(node = %role.node, cluster = %role.cluster, role = ?role.role, slots, "serves as a member");
         let over = stop.child_token();

@@ -20,6 +20,7 @@ use crate::driver::{CallKind, Driver, Seen, VmId, bounded};
 use crate::error;
 use crate::io::data::{Change, Data, Loaded, SsconfMark};
 use crate::io::facts;
+use crate::metrics::Metrics;
 use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, NodeUuid};
 use gantry_model::role::RoleFile;
 use gantry_proto::envelope::{Code, Fail};
@@ -76,6 +77,9 @@ pub struct Member {
     verbs: Arc<Semaphore>,
     delays: Semaphore,
     tasks: Tasks,
+    metrics: Metrics,
+    /// Names of the drivers that worked when last probed, and when that was.
+    probed: tokio::sync::Mutex<Option<(u64, Vec<String>)>>,
     /// Cancelled once the node has left its cluster.
     left: CancellationToken,
 }
@@ -100,13 +104,13 @@ impl Member {
     pub fn new(
         settings: Settings,
         role: RoleFile,
-        data: Data,
-        loaded: Loaded,
-        tasks: Tasks,
+        (data, loaded): (Data, Loaded),
+        (tasks, metrics): (Tasks, Metrics),
     ) -> std::io::Result<Arc<Self>> {
         let boot_id = facts::boot_id()?;
         let drivers = drivers(&settings, role.cluster, &boot_id)?;
         let slots = loaded.slots.into_iter().map(|(slot, record)| {
+            // Records outlive a reboot like any other start; VMs that did not are found lost when looked for.
             let record = slot::after_start(Rules::ALL, record, false);
             (slot, Arc::new(Slot { record: Mutex::new(record), ..Slot::default() }))
         });
@@ -125,6 +129,8 @@ impl Member {
             verbs: Arc::new(Semaphore::new(VERBS_MAX)),
             delays: Semaphore::new(DELAYS_MAX),
             tasks,
+            metrics,
+            probed: tokio::sync::Mutex::default(),
             left: CancellationToken::new(),
             settings,
         }))
@@ -140,6 +146,12 @@ impl Member {
     #[must_use]
     pub fn node(&self) -> NodeUuid {
         self.node
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The epoch it obeys.
@@ -202,15 +214,21 @@ impl Member {
             }
         }
         self.gate.drained(Some(given)).await;
-        self.inventory(given).await
+        self.inventory_now(given).await
     }
 
     /// What this node has of each slot. Slots whose verb is in work are told as stored.
     ///
     /// # Errors
     /// `Fenced` when the fence is not the node's; the driver's when its VMs can't be listed.
-    pub async fn inventory(&self, given: Fence) -> Result<Vec<SlotFacts>, Fail> {
+    pub async fn inventory(self: &Arc<Self>, given: Fence) -> Result<Vec<SlotFacts>, Fail> {
         self.gate.check(given).map_err(shut)?;
+        let member = Arc::clone(self);
+        // Detached, since it may store that a VM is lost.
+        self.detached("inventory", async move { member.inventory_now(given).await }).await
+    }
+
+    async fn inventory_now(&self, given: Fence) -> Result<Vec<SlotFacts>, Fail> {
         self.find_lost().await?;
         let slots = lock(&self.slots);
         let mut all: Vec<_> =

@@ -10,11 +10,15 @@ use gantry_model::ids::Fence;
 use gantry_model::role::{Role, RoleFile};
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{NodeInfoReply, SetRoleRequest, SsconfRequest, TestDelayRequest, VmFacts};
+use gantry_rt::clock;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest test delay, in milliseconds: an hour.
 pub const DELAY_MS_MAX: u64 = 60 * 60 * 1000;
+
+/// How long the answer of a driver's probe is good for.
+const PROBED_MS_MAX: u64 = 60 * 1000;
 
 /// Runs blocking file work beside the async threads.
 async fn blocking<T: Send + 'static>(
@@ -31,13 +35,7 @@ impl Member {
     pub async fn info(&self) -> Result<NodeInfoReply, Fail> {
         let offer = facts::offer(&self.settings.root, self.settings.capacity)
             .map_err(|why| Fail::new(Code::Internal, format!("can't look at this machine: {why}")))?;
-        let mut drivers = Vec::new();
-        for (name, driver) in &self.drivers {
-            match bounded(&**driver, CallKind::Probe, driver.probe()).await {
-                Ok(_) => drivers.push((*name).to_owned()),
-                Err(why) => tracing::warn!(driver = name, %why, "driver does not work"),
-            }
-        }
+        let drivers = self.working_drivers().await;
         let seen = self.seen().await?;
         let sum = |size: fn(&crate::driver::Seen) -> u64| seen.iter().map(size).fold(0, u64::saturating_add);
         let (memory, disk) = (sum(|vm| vm.memory_mib), sum(|vm| vm.disk_mib));
@@ -64,6 +62,26 @@ impl Member {
             drivers,
             vms: vms.collect(),
         })
+    }
+
+    /// The drivers that work, probed anew once a minute at most: a probe may make a whole VM.
+    async fn working_drivers(&self) -> Vec<String> {
+        let mut probed = self.probed.lock().await;
+        let now = clock::millis();
+        if let Some((at, names)) = &*probed
+            && now.saturating_sub(*at) < PROBED_MS_MAX
+        {
+            return names.clone();
+        }
+        let mut names = Vec::new();
+        for (name, driver) in &self.drivers {
+            match bounded(&**driver, CallKind::Probe, driver.probe()).await {
+                Ok(_) => names.push((*name).to_owned()),
+                Err(why) => tracing::warn!(driver = name, %why, "driver does not work"),
+            }
+        }
+        *probed = Some((now, names.clone()));
+        names
     }
 
     /// Sleeps; ends early, refused, when another master claims the node. Ends with its caller.

@@ -152,6 +152,7 @@ impl Member {
         };
         if let Some(lost) = slot::observe(&record, runs) {
             tracing::warn!(%vm, "a VM is lost");
+            self.metrics.lost();
             self.store(id, slot, lost).await?;
         }
         Ok(())

@@ -23,6 +23,8 @@ async fn facts_follow_the_capacity_of_node_toml() {
     assert_eq!((info.cpus, info.disk_total_mib), (8, 65_536));
     assert_eq!(info.drivers, ["fake"]);
     assert_eq!(info.boot_id.len(), 36);
+    drop(node);
+    let (node, client) = cluster.member("n2").await;
     node.faults(r#"{"fail": {"probe": {"class": "lost"}}}"#);
     let info = client.call::<wire::NodeInfo>(&(), PATIENCE).await.expect("info");
     assert_eq!(info.drivers, Vec::<String>::new());
@@ -169,4 +171,18 @@ async fn one_process_serves_many_nodes() {
     clients[1].0.call::<wire::NodeInfo>(&(), PATIENCE).await.expect("info");
     process.kill().expect("killed");
     process.wait().expect("reaped");
+}
+
+#[tokio::test]
+async fn health_and_metrics_are_on_the_admin_socket() {
+    use gantry_proto::admin;
+    let cluster = Cluster::new();
+    let (node, client) = cluster.member("n1").await;
+    assert_eq!(code(create(&client, slot(1), 0).await), Code::BadRequest);
+    let hello = gantry_proto::hello::Hello::new(admin::PROTOCOL, "test");
+    let admin = Client::unix(&node.root.admin_socket("noded"), &hello).await.expect("connects");
+    assert!(admin.call::<admin::Health>(&(), PATIENCE).await.expect("answers").ready);
+    let text = admin.call::<admin::Metrics>(&(), PATIENCE).await.expect("answers");
+    let line = r#"gantry_noded_calls_total{verb="VmCreate",result="BadRequest"} 1"#;
+    assert!(text.contains(line), "{text}");
 }
