@@ -36,8 +36,6 @@ pub type Index = usize;
 pub enum Event {
     /// The role wants exactly these.
     Wanted(BTreeSet<Index>),
-    /// A process of an earlier boot runs.
-    Adopted(Index, u32),
     /// [`Action::Spawn`] was done.
     Spawned(Index, u32),
     /// [`Action::Spawn`] failed: why.
@@ -222,7 +220,6 @@ impl Table {
     pub fn step(&mut self, now: Millis, event: Event) -> Vec<Action> {
         match event {
             Event::Wanted(set) => self.each(|i, d| d.wanted = set.contains(&i)),
-            Event::Adopted(i, pid) => self.with(i, |d| d.adopted(pid)),
             Event::Spawned(i, pid) => self.with(i, |d| d.spawned(pid)),
             Event::SpawnFailed(i, why) => self.with(i, |d| d.spawn_failed(now, why)),
             Event::Health { daemon, pid, ready, why } => {
@@ -236,6 +233,11 @@ impl Table {
             Event::Tick => {}
         }
         self.settle(now)
+    }
+
+    /// A process of an earlier boot runs; nothing follows from it before the next [`Table::step`].
+    pub fn adopt(&mut self, daemon: Index, pid: u32) {
+        self.with(daemon, |d| d.adopted(pid));
     }
 
     fn each(&mut self, change: impl Fn(Index, &mut Daemon)) {

@@ -170,7 +170,7 @@ fn news_of_another_process_changes_nothing() {
     let before = world.table.clone();
     world.send(Event::Died(0, 7, "old".to_owned()));
     world.send(Event::Health { daemon: 0, pid: 7, ready: false, why: "old".to_owned() });
-    world.send(Event::Adopted(0, 7));
+    world.table.adopt(0, 7);
     world.send(Event::Died(9, 7, "no such place".to_owned()));
     assert_eq!(world.table, before);
 }
@@ -178,27 +178,27 @@ fn news_of_another_process_changes_nothing() {
 #[test]
 fn an_adopted_daemon_runs_on_and_one_no_longer_wanted_is_stopped() {
     let mut world = World::new();
-    world.send(Event::Adopted(0, 7));
-    assert!(world.log.contains(&Action::Terminate(0, 7)), "nothing is wanted yet");
-    let mut world = World::new();
-    world.table.daemons[0].wanted = true;
-    world.send(Event::Adopted(0, 7));
+    world.table.adopt(0, 7);
+    world.table.adopt(2, 9);
+    world.send(Event::Wanted([0, 1].into()));
+    assert_eq!(world.log, [Action::Terminate(2, 9)]);
     world.ready(0);
-    assert!(world.log.is_empty());
+    assert_eq!(world.pid_of(0), 7);
     assert_eq!(world.table.daemons()[0].starts, 0);
+    assert!(world.state(1).pid().is_some());
 }
 
 /// One random event, by number, so that it can name the process the daemon has.
 fn event(world: &World, kind: u8, i: Index, odd: u32) -> Event {
-    let pid = world.state(i).pid().filter(|_| odd % 8 != 0).unwrap_or(odd);
+    let pid = world.state(i).pid().filter(|_| !odd.is_multiple_of(8)).unwrap_or(odd);
     match kind {
         0 => Event::Wanted(ALL.into_iter().filter(|j| odd & (1 << j) != 0).collect()),
-        1 | 2 => Event::Health { daemon: i, pid, ready: odd % 3 != 0, why: String::new() },
+        1 | 2 => Event::Health { daemon: i, pid, ready: !odd.is_multiple_of(3), why: String::new() },
         3 | 4 => Event::Died(i, pid, "x".to_owned()),
         5 => Event::Start(vec![i]),
         6 => Event::Stop(vec![i]),
         7 => Event::Hold(vec![i]),
-        8 if odd % 16 == 0 => Event::Shutdown,
+        8 if odd.is_multiple_of(16) => Event::Shutdown,
         _ => Event::Tick,
     }
 }

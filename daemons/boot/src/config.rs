@@ -1,0 +1,77 @@
+//! What boot is told: the root, where the programs lie, and the table of daemons.
+
+use crate::core::supervise::STOP_MS;
+use anyhow::Context;
+use clap::Parser;
+use gantry_model::role::Role;
+use gantry_model::root::{ROOT_ENV, Root};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Names the directory of the programs, for boot and for the daemons it starts.
+pub const LIBEXEC_ENV: &str = "GANTRY_LIBEXEC";
+
+/// The daemons, in order of starting, and whether only a master runs them.
+pub const DAEMONS: &[(&str, bool)] = &[("noded", false), ("wconfd", true), ("luxid", true)];
+
+/// How long stopping everything may take: each daemon its time, one after the other, and some for boot.
+pub const STOP_ALL: Duration = Duration::from_millis((DAEMONS.len() as u64 + 1) * STOP_MS);
+
+/// Starts a node's daemons, keeps them running, and stops them
+#[derive(Debug, Clone, Parser)]
+#[command(name = "gantry-boot", version)]
+pub struct Args {
+    /// Root of the node: DIR/{etc,run,var/lib,var/log}/gantry [default: GANTRY_ROOT, else /]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Directory of the daemons' programs [default: GANTRY_LIBEXEC, else where this program lies]
+    #[arg(long, value_name = "DIR")]
+    pub libexec: Option<PathBuf>,
+    /// Go to the background once boot runs
+    #[arg(long)]
+    pub daemonize: bool,
+    /// Leave the caller's session (what --daemonize starts)
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+impl Args {
+    /// With the defaults of the environment, and paths that hold in any directory.
+    ///
+    /// # Errors
+    /// A directory that is not there.
+    pub fn resolved(mut self) -> anyhow::Result<Self> {
+        let root = self.root.or_else(|| std::env::var_os(ROOT_ENV).map(PathBuf::from));
+        self.root = Some(whole(&root.unwrap_or_else(|| PathBuf::from("/")))?);
+        let own = || std::env::current_exe().ok()?.parent().map(Path::to_path_buf);
+        let libexec = self.libexec.or_else(|| std::env::var_os(LIBEXEC_ENV).map(PathBuf::from)).or_else(own);
+        self.libexec =
+            Some(whole(&libexec.context("cannot find the programs; name their directory with --libexec")?)?);
+        Ok(self)
+    }
+
+    /// The root.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.root.clone().map_or_else(Root::default, Root::new)
+    }
+
+    /// The directory of the programs.
+    #[must_use]
+    pub fn libexec(&self) -> PathBuf {
+        self.libexec.clone().unwrap_or_default()
+    }
+}
+
+fn whole(path: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::canonicalize(path).with_context(|| format!("cannot use the directory {}", path.display()))
+}
+
+/// Whether a node of this role (none: not joined) runs a daemon of [`DAEMONS`].
+#[must_use]
+pub fn wants(role: Option<Role>, master_only: bool) -> bool {
+    match role {
+        Some(Role::Master) => true,
+        Some(Role::Candidate | Role::Regular) | None => !master_only,
+    }
+}

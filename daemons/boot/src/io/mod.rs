@@ -1,0 +1,5 @@
+//! The outside of boot: processes, health, the role file.
+
+pub mod health;
+pub mod process;
+pub mod role;
