@@ -2,13 +2,14 @@
 //!
 //! | code | when | body |
 //! |---|---|---|
-//! | `Fenced` | (epoch, ballot) is not the node's | `codec` of `Option<Fence>`: the node's |
+//! | `Fenced` | (epoch, ballot) is older than the node's, or a rival's: the caller must end | `codec` of `Option<Fence>`: the node's |
+//! | `NotReady` | a newer epoch that has not claimed the node yet | the same |
 //! | `Stale` | generation, floor, state or lease forbid it | `codec` of the slot's `SlotFacts` |
 //! | `Busy` | a bound here, a locked VM, or no room on the node | class of the driver's error, if one |
 //! | `BadRequest` | the request is wrong in itself, or the image | class of the driver's error, if one |
 //! | `Unknown` | the driver's time limit passed: ask again | `timeout` |
 //! | `NotFound`, `Internal` | the VM is lost; the driver failed | class of the driver's error |
-//! | `NotReady` | unjoined, leaving, stopping | empty |
+//! | `NotReady` | the node is unjoined, leaving, stopping | empty |
 //! | `Denied` | another cluster or node; what a master may not ask | empty |
 
 use crate::core::fence::FenceError;
@@ -22,11 +23,15 @@ use gantry_proto::codec;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::SlotFacts;
 
-/// The caller is not this node's master.
+/// The caller is not this node's master; only one that is out of date is told to end.
 #[must_use]
 pub fn fenced(error: &FenceError) -> Fail {
+    let code = match error {
+        FenceError::Old { .. } => Code::Fenced,
+        FenceError::Unclaimed { .. } => Code::NotReady,
+    };
     let body = codec::encode(&error.current()).unwrap_or_default();
-    Fail { code: Code::Fenced, text: error.to_string(), body }
+    Fail { code, text: error.to_string(), body }
 }
 
 /// The slot's record forbids it.

@@ -34,7 +34,7 @@ fn at(what: &'static str, path: &Path) -> impl Fn(io::Error) -> FileError {
 /// # Errors
 /// When another has it.
 pub fn lock(root: &Root) -> Result<Flock<File>, FileError> {
-    let path = root.lib().join("noded.lock");
+    let path = root.run().join("noded.lock");
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(at("open", &path))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
