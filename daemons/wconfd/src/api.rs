@@ -72,7 +72,11 @@ impl Api {
         Ok(wire::StatusReply { cluster, node, fence, run, index: index.0 })
     }
 
-    async fn lock(&self, request: wire::LockRequest, items: ItemSender<wire::LockUpdate>) -> Result<(), Fail> {
+    async fn lock(
+        &self,
+        request: wire::LockRequest,
+        items: ItemSender<wire::LockUpdate>,
+    ) -> Result<(), Fail> {
         let wire::LockRequest { owner, priority, wants } = request;
         let wants = wants.into_iter().map(|(name, want)| {
             let name = name.parse().map_err(|error| bad(&error))?;
@@ -92,7 +96,11 @@ impl Api {
                 match blocked.changed().await {
                     Ok(()) => {
                         let item: Option<wire::LockBlocked> = blocked.borrow_and_update().clone();
-                        if let Some(item) = item { items.send(&item).await.map_err(Fail::from) } else { Ok(()) }
+                        if let Some(item) = item {
+                            items.send(&item).await.map_err(Fail::from)
+                        } else {
+                            Ok(())
+                        }
                     }
                     // No more news: the answer is on its way.
                     Err(_) => std::future::pending().await,
@@ -107,13 +115,15 @@ impl Api {
     }
 
     async fn read(&self, keys: Vec<wire::ReadKey>) -> Result<wire::ReadReply, Fail> {
-        let (index, found) = self.handle.ask(move |owner: &mut Owner, reply| owner.read(&keys, reply)).await?;
+        let (index, found) =
+            self.handle.ask(move |owner: &mut Owner, reply| owner.read(&keys, reply)).await?;
         let mut bytes = 0;
         let mut objects = Vec::with_capacity(found.len());
         for object in found.objects() {
             bytes += object.body.len() + object.key.len() + object.kind.len() + 16;
             if bytes > READ_BYTES_MAX {
-                let text = format!("{} objects are too much for one answer: read fewer, or watch", found.len());
+                let text =
+                    format!("{} objects are too much for one answer: read fewer, or watch", found.len());
                 return Err(Fail::new(Code::BadRequest, text));
             }
             let body = String::from_utf8_lossy(&object.body).into_owned();
@@ -194,14 +204,16 @@ impl Api {
             let dir = self.store.clone();
             let read = move || read_batches(&dir, LogKind::W, at, CATCH_UP_STEP);
             let read = tokio::task::spawn_blocking(read).await;
-            let batches = match read.map_err(|error| error.to_string()).and_then(|r| r.map_err(|e| e.chain())) {
+            let batches = match read.map_err(|error| error.to_string()).and_then(|r| r.map_err(|e| e.chain()))
+            {
                 Ok(Some(batches)) if !batches.is_empty() => batches,
                 Ok(Some(_) | None) => return Ok(false),
                 Err(why) => return Err(Fail::new(Code::Internal, format!("can't read the log: {why}"))),
             };
             for (index, batch) in batches.into_iter().take_while(|(index, _)| *index <= to) {
                 let changes = batch.changes.iter();
-                let changes = changes.filter_map(|c| shown(&c.kind, &c.key, c.rev, c.body.as_deref())).collect();
+                let changes =
+                    changes.filter_map(|c| shown(&c.kind, &c.key, c.rev, c.body.as_deref())).collect();
                 items.send(&WatchItem::Batch { index: index.0, changes }).await?;
                 at = index;
             }

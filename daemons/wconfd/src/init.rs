@@ -195,7 +195,8 @@ fn option(text: impl Into<String>) -> InitError {
 fn settings(root: &Root, options: &InitOptions) -> Result<(NodeToml, bool), InitError> {
     if root.node_toml().exists() {
         let there = node_toml::load(root)?;
-        let differs = |what: &str| Err(option(format!("--{what} is not what node.toml says: change one of them")));
+        let differs =
+            |what: &str| Err(option(format!("--{what} is not what node.toml says: change one of them")));
         if options.node_name.as_ref().is_some_and(|name| *name != there.name) {
             return differs("node-name");
         }

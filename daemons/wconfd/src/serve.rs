@@ -92,7 +92,8 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
         history: started.history,
     };
     let api = Arc::new(Api::new(handle, identity, dir, daemon.root.secrets()));
-    let listener = unix::bind(&daemon.root.socket("wconfd.sock"), SOCKET_MODE).context("binding wconfd.sock")?;
+    let listener =
+        unix::bind(&daemon.root.socket("wconfd.sock"), SOCKET_MODE).context("binding wconfd.sock")?;
     daemon.ready.set(true, "");
     serve_unix(listener, api, Limits::default(), daemon.stop.clone()).await;
     Ok(())

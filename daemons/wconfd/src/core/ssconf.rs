@@ -174,3 +174,91 @@ fn instance_list(instances: &[Arc<Instance>]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_model::config::Params;
+    use serde::de::DeserializeOwned;
+    use serde_json::json;
+
+    const CONFIG: &str = include_str!("../../../../tests/golden/ganeti/files/config.data.json");
+    const SSCONF: &str = include_str!("../../../../tests/golden/ganeti/files/ssconf.txt");
+
+    fn rows<T: DeserializeOwned>(section: &Value) -> Vec<Arc<T>> {
+        let rows = section.as_object().unwrap().values().cloned();
+        rows.map(|row| Arc::new(serde_json::from_value(row).unwrap())).collect()
+    }
+
+    /// What a real Ganeti wrote: key → lines, sorted, for Ganeti keeps some lists in no order.
+    fn golden() -> Vec<(String, Vec<String>)> {
+        let mut all: Vec<(String, Vec<String>)> = Vec::new();
+        for line in SSCONF.lines() {
+            match line.strip_prefix("== ssconf_") {
+                Some(key) => all.push((key.to_owned(), Vec::new())),
+                None => all.last_mut().unwrap().1.push(line.to_owned()),
+            }
+        }
+        all.iter_mut().for_each(|(_, lines)| lines.sort());
+        all
+    }
+
+    #[test]
+    fn the_values_are_those_of_a_real_ganeti() {
+        let mut config: Value = serde_json::from_str(CONFIG).unwrap();
+        for instance in config["instances"].as_object_mut().unwrap().values_mut() {
+            instance["disks"] = json!([]);
+            instance["disk_template"] = json!("diskless");
+        }
+        let cluster: Cluster = serde_json::from_value(config["cluster"].clone()).unwrap();
+        let (nodes, groups) = (rows(&config["nodes"]), rows(&config["nodegroups"]));
+        let instances = rows(&config["instances"]);
+        let facts =
+            Facts { cluster: &cluster, nodes: &nodes, groups: &groups, instances: &instances, networks: &[] };
+        let ours: Vec<(String, Vec<String>)> = values(&facts)
+            .into_iter()
+            .map(|(key, value)| {
+                assert!(value.is_empty() || value.ends_with('\n'), "{key} ends its last line");
+                let mut lines: Vec<_> = value.lines().map(str::to_owned).collect();
+                lines.sort();
+                (key, lines)
+            })
+            .collect();
+        assert_eq!(ours, golden());
+    }
+
+    #[test]
+    fn lists_are_in_natural_order_and_huge_ones_left_out() {
+        let mut config: Value = serde_json::from_str(CONFIG).unwrap();
+        let cluster: Cluster = serde_json::from_value(config["cluster"].take()).unwrap();
+        let groups = rows(&config["nodegroups"]);
+        let nodes: Vec<Arc<Node>> = rows(&config["nodes"]);
+        let named = |name: &str, port: u64| {
+            let ndparams: Params = json!({ "ssh_port": port }).as_object().unwrap().clone();
+            Arc::new(Node { name: name.to_owned(), ndparams, ..(*nodes[0]).clone() })
+        };
+        let nodes = [named("node10", 2222), named("node9", 22)];
+        let network = |id: &str, name: &str| (id.to_owned(), name.to_owned());
+        let networks = [network("u2", "net10"), network("u1", "net9")];
+        let facts = |instances| Facts {
+            cluster: &cluster,
+            nodes: &nodes,
+            groups: &groups,
+            instances,
+            networks: &networks,
+        };
+        let of = |values: &[(String, String)], key: &str| {
+            values.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
+        };
+        let some = values(&facts(&[]));
+        assert_eq!(of(&some, "node_list").unwrap(), "node9\nnode10\n");
+        assert_eq!(of(&some, "ssh_ports").unwrap(), "node9=22\nnode10=2222\n");
+        assert_eq!(of(&some, "networks").unwrap(), "u1 net9\nu2 net10\n");
+        assert_eq!(of(&some, "instance_list").unwrap(), "");
+        let objects = crate::seed::many(10_000);
+        let instances = objects.iter().filter(|object| object.kind == "instance");
+        let many: Vec<_> =
+            instances.map(|object| Arc::new(serde_json::from_slice(&object.body).unwrap())).collect();
+        assert_eq!(of(&values(&facts(&many)), "instance_list"), None);
+    }
+}

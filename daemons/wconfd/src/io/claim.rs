@@ -74,7 +74,11 @@ impl From<ConnectError> for Broken {
 
 impl From<CallError> for Broken {
     fn from(error: CallError) -> Self {
-        if error.code() == Some(Code::Fenced) { Self::Deposed(error.to_string()) } else { Self::Lost(error.to_string()) }
+        if error.code() == Some(Code::Fenced) {
+            Self::Deposed(error.to_string())
+        } else {
+            Self::Lost(error.to_string())
+        }
     }
 }
 
@@ -98,7 +102,9 @@ pub async fn supervise(
             }
             same
         });
-        for (node, target) in wanted.iter().filter(|(node, _)| !running.contains_key(*node)).collect::<Vec<_>>() {
+        for (node, target) in
+            wanted.iter().filter(|(node, _)| !running.contains_key(*node)).collect::<Vec<_>>()
+        {
             let task = stop.child_token();
             running.insert(*node, (target.clone(), task.clone()));
             let work = keep(caller.clone(), target.clone(), Arc::clone(&calls), task);
@@ -133,7 +139,12 @@ async fn keep(
             pause = PAUSE_MIN;
         }
         let (node, text) = (target.node, why.clone());
-        if caller.handle.ask(move |owner: &mut Owner, reply| owner.node_lost(node, text, reply)).await.is_err() {
+        if caller
+            .handle
+            .ask(move |owner: &mut Owner, reply| owner.node_lost(node, text, reply))
+            .await
+            .is_err()
+        {
             return Ok(());
         }
         tokio::select! {
@@ -219,7 +230,6 @@ async fn ask<T: Send + 'static>(
 }
 
 async fn give(caller: &Caller, client: &Client, values: &Values) -> Result<(), CallError> {
-    let request =
-        SsconfRequest { fence: caller.fence, index: values.index.0, values: values.values.clone() };
+    let request = SsconfRequest { fence: caller.fence, index: values.index.0, values: values.values.clone() };
     client.call::<wire::Ssconf>(&request, LOST).await
 }

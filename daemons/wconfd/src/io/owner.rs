@@ -169,9 +169,10 @@ impl Owner {
         }
         self.watchers.advance(now.committed);
         self.progress = now;
-        while let Some(held) = self.held.pop_front_if(|held| {
-            held.index <= self.progress.committed && held.local <= self.progress.local
-        }) {
+        while let Some(held) = self
+            .held
+            .pop_front_if(|held| held.index <= self.progress.committed && held.local <= self.progress.local)
+        {
             (held.send)();
         }
         Ok(())

@@ -193,7 +193,7 @@ fn replay(store: &mut BTreeMap<(String, String), Object>, effect: &Effect) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn histories_are_as_the_model_says(events in proptest::collection::vec(event(), 1..60)) {

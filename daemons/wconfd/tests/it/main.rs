@@ -1,0 +1,11 @@
+//! The daemon as a process: real sockets, real files, kill -9.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
+
+mod changes;
+mod init;
+mod locks;
+mod nodes;
+mod owners;
+mod watch;
+mod world;

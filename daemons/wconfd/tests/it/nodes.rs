@@ -1,0 +1,208 @@
+//! Claims, inventories and ssconf values, against a noded made here on the real wire.
+
+use crate::world::{LIMIT, World, apply, apply_as, owner, read, take, until};
+use gantry_model::config::{AdminState, Instance, Params, Stamp};
+use gantry_model::ids::{Fence, Generation, InstanceUuid, NodeUuid};
+use gantry_proto::noded::{self, SlotFacts, VmState};
+use gantry_proto::wconfd::{self as wire, Command, ReadKey, Want};
+use gantry_rpc::{Call, Client, Code, Fail, Handled, Hello, Limits, Service, route, serve_tls, tls};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What the pretended noded knows and was told.
+#[derive(Default)]
+struct Node {
+    fence: Option<Fence>,
+    claims: usize,
+    deposed: bool,
+    facts: Vec<SlotFacts>,
+    ssconf: BTreeMap<String, String>,
+}
+
+struct Noded {
+    node: NodeUuid,
+    state: Mutex<Node>,
+}
+
+impl Service for Noded {
+    fn hello(&self) -> Hello {
+        let mut hello = Hello::new(noded::PROTOCOL, "gantry-noded");
+        hello.node = Some(self.node);
+        hello
+    }
+
+    fn handle(self: Arc<Self>, call: Call) -> Handled {
+        Box::pin(async move {
+            let mut state = self.state.lock().unwrap();
+            route!(call, {
+                noded::Claim => |request, _call| {
+                    if state.deposed {
+                        Err(Fail::new(Code::Fenced, "epoch 9 was here"))
+                    } else {
+                        state.claims += 1;
+                        state.fence = Some(request.fence);
+                        Ok(state.facts.clone())
+                    }
+                },
+                noded::Inventory => |_fence, _call| Ok(state.facts.clone()),
+                noded::Ssconf => |request, _call| {
+                    state.ssconf = request.values.into_iter().collect();
+                    Ok(())
+                },
+            })
+        })
+    }
+}
+
+/// A world whose noded can be started and stopped.
+struct Site {
+    world: World,
+    noded: Arc<Noded>,
+    port: u16,
+    stop: CancellationToken,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let world = World::init(port);
+        let noded = Arc::new(Noded { node: world.node, state: Mutex::new(Node::default()) });
+        let mut site = Self { world, noded, port, stop: CancellationToken::new() };
+        site.listen(listener);
+        site.world.boot().await;
+        site
+    }
+
+    fn listen(&mut self, listener: TcpListener) {
+        self.stop = CancellationToken::new();
+        let identity = tls::Identity::load(&self.world.root.secrets()).unwrap();
+        let config = tls::server_config(&identity).unwrap();
+        let (service, stop) = (Arc::clone(&self.noded), self.stop.clone());
+        tokio::spawn(serve_tls(listener, config, service, Limits::default(), stop));
+    }
+
+    async fn claimed(&self, client: &Client, want: bool) {
+        until("the claim", || async {
+            let states = client.call::<wire::NodeStates>(&(), LIMIT).await.unwrap();
+            (states[0].claimed == want).then_some(())
+        })
+        .await;
+    }
+}
+
+fn instance(uuid: InstanceUuid, name: &str, node: NodeUuid) -> Command {
+    let instance = Instance {
+        uuid,
+        name: name.to_owned(),
+        primary_node: node,
+        os: "noop".to_owned(),
+        hypervisor: "fake".to_owned(),
+        hvparams: Params::new(),
+        beparams: Params::new(),
+        osparams: Params::new(),
+        admin_state: AdminState::Down,
+        admin_state_source: "admin".to_owned(),
+        nics: Vec::new(),
+        disk_template: "diskless".to_owned(),
+        disks: Vec::new(),
+        forthcoming: false,
+        pool: None,
+        stamp: Stamp::new(0.0),
+        extra: Params::new(),
+    };
+    Command::InstanceAdd { instance: Box::new(instance) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_claimed_and_given_ssconf() {
+    let site = Site::start().await;
+    let client = site.world.client().await;
+    site.claimed(&client, true).await;
+    let status = client.call::<wire::Status>(&(), LIMIT).await.unwrap();
+    assert_eq!(site.noded.state.lock().unwrap().fence, Some(status.fence));
+    let has = |key: &'static str, value: &'static str| {
+        let noded = Arc::clone(&site.noded);
+        move || {
+            let found = noded.state.lock().unwrap().ssconf.get(key).is_some_and(|v| v == value);
+            async move { found.then_some(()) }
+        }
+    };
+    until("ssconf", has("master_node", "node1.example.test\n")).await;
+    let set = json!({"maintain_node_health": true}).as_object().unwrap().clone();
+    apply(&client, vec![Command::ClusterSet { rev: None, set }]).await.unwrap();
+    until("the change", has("maintain_node_health", "True\n")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_needs_the_claim_and_inventories_count() {
+    let mut site = Site::start().await;
+    let client = site.world.client().await;
+    site.claimed(&client, true).await;
+    let uuid = InstanceUuid(uuid::Uuid::new_v4());
+    let other = InstanceUuid(uuid::Uuid::new_v4());
+    take(&client, owner(1), &[("instance/[lockset]", Want::Exclusive)]).await;
+    let both = [(uuid, "inst1.example.test"), (other, "inst2.example.test")];
+    let both = both.map(|(uuid, name)| instance(uuid, name, site.world.node)).to_vec();
+    apply_as(&client, Some(owner(1)), 1, both).await.unwrap();
+    let begin = |slot| vec![Command::SlotBegin { slot, expected: Generation(0), holder: owner(1) }];
+    let ready = vec![Command::SlotReady { slot: uuid, generation: Generation(1) }];
+    apply_as(&client, Some(owner(1)), 2, begin(uuid)).await.unwrap();
+    apply_as(&client, Some(owner(1)), 3, ready).await.unwrap();
+    site.stop.cancel();
+    site.claimed(&client, false).await;
+    let refused = apply_as(&client, Some(owner(1)), 4, begin(other)).await.unwrap_err();
+    assert!(refused.to_string().contains("does not answer the master"), "{refused}");
+    // It comes back with a VM that is gone, and has seen higher generations.
+    let facts = SlotFacts {
+        slot: uuid,
+        floor: Generation(7),
+        generation: Generation(7),
+        state: VmState::Absent,
+        holder: None,
+        opened: false,
+    };
+    site.noded.state.lock().unwrap().facts = vec![facts];
+    let listener =
+        until("the port", || async { TcpListener::bind(("127.0.0.1", site.port)).await.ok() }).await;
+    site.listen(listener);
+    site.claimed(&client, true).await;
+    let slot = read(&client, ReadKey::Key("slot".to_owned(), uuid.to_string())).await;
+    assert_eq!((&slot[0].1["state"], &slot[0].1["generation"]), (&json!("DIRTY"), &json!(7)));
+    apply_as(&client, Some(owner(1)), 4, begin(other)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_job_was_making_is_dirty_also_over_a_restart() {
+    let mut site = Site::start().await;
+    let client = site.world.client().await;
+    site.claimed(&client, true).await;
+    let uuid = InstanceUuid(uuid::Uuid::new_v4());
+    apply(&client, vec![instance(uuid, "inst1.example.test", site.world.node)]).await.unwrap();
+    let begin = vec![Command::SlotBegin { slot: uuid, expected: Generation(0), holder: owner(1) }];
+    apply_as(&client, Some(owner(1)), 1, begin).await.unwrap();
+    site.world.restart().await;
+    let luxid = site.world.luxid(1).await;
+    luxid.call::<wire::Owners>(&Vec::new(), LIMIT).await.unwrap();
+    let client = site.world.client().await;
+    let slot = read(&client, ReadKey::Key("slot".to_owned(), uuid.to_string())).await;
+    assert_eq!((&slot[0].1["state"], &slot[0].1["generation"]), (&json!("DIRTY"), &json!(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deposed_master_stops() {
+    let mut site = Site::start().await;
+    let client = site.world.client().await;
+    site.claimed(&client, true).await;
+    site.stop.cancel();
+    site.claimed(&client, false).await;
+    site.noded.state.lock().unwrap().deposed = true;
+    let listener =
+        until("the port", || async { TcpListener::bind(("127.0.0.1", site.port)).await.ok() }).await;
+    site.listen(listener);
+    site.world.ended().await;
+    assert!(site.world.log().contains("knows another master"), "{}", site.world.log());
+}
