@@ -30,7 +30,7 @@ pub trait Service: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Answers one call. The future is dropped when the caller cancels, closes, or its deadline passes: hand work
+    /// Answers one call. Calls of one connection come, and are first polled, in the order sent. The future is dropped when the caller cancels, closes, or its deadline passes: hand work
     /// that changes state to the state's owner first. It shares its task with the connection's other calls and
     /// must not block.
     fn handle(self: Arc<Self>, call: Call) -> Handled;
@@ -58,6 +58,15 @@ pub struct Peer {
     pub node: Option<(ClusterUuid, NodeUuid)>,
     /// What both ends of this TLS connection, and nobody else, can compute.
     pub exporter: Option<[u8; 32]>,
+}
+
+impl Peer {
+    /// Whether it runs on this machine as root or as this process's own user: who may use sockets that are for
+    /// Gantry's own daemons.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.uid.is_some_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw())
+    }
 }
 
 /// One call.

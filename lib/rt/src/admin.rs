@@ -5,7 +5,7 @@ use crate::clock;
 use crate::logs::Filter;
 use crate::ready::Readiness;
 use gantry_proto::admin::{Health, HealthReply, LogLevel, Metrics, PROTOCOL};
-use gantry_rpc::{Call, Code, Fail, Handled, Hello, Service, route};
+use gantry_rpc::{Call, Code, Fail, Handled, Hello, Peer, Service, route};
 use prometheus_client::registry::Registry;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -41,9 +41,8 @@ impl Admin {
         Ok(text)
     }
 
-    fn log_level(&self, filter: &str, uid: Option<u32>) -> Result<(), Fail> {
-        let own = nix::unistd::geteuid().as_raw();
-        if uid != Some(0) && uid != Some(own) {
+    fn log_level(&self, filter: &str, peer: &Peer) -> Result<(), Fail> {
+        if !peer.is_own() {
             return Err(Fail::new(Code::Denied, "only root may change the log filter"));
         }
         self.filter.set(filter).map_err(|why| Fail::new(Code::BadRequest, why))?;
@@ -62,7 +61,7 @@ impl Service for Admin {
             route!(call, {
                 Health => |(), _call| Ok(self.health()),
                 Metrics => |(), _call| self.metrics(),
-                LogLevel => |filter, call| self.log_level(&filter, call.peer.uid),
+                LogLevel => |filter, call| self.log_level(&filter, &call.peer),
             })
         })
     }

@@ -191,6 +191,17 @@ async fn a_body_that_is_no_request_fails_that_call_only() {
 }
 
 #[tokio::test]
+async fn the_server_keeps_the_deadline_by_itself() {
+    let world = World::new();
+    let mut raw = Raw::greeted(&world).await;
+    let part = Part::Request { verb: Hang::ID, deadline_ms: 20, trace: String::new(), body: vec![] };
+    raw.write(&frame_of(1, part)).await;
+    let Some(Envelope { id: 1, part: Part::Fail(fail) }) = raw.envelope().await else { panic!("a failure") };
+    assert_eq!(fail.code, Code::Deadline);
+    world.lab.hanging.reaches(0).await;
+}
+
+#[tokio::test]
 async fn too_many_calls_are_busy() {
     let world = World::new();
     let mut raw = Raw::greeted(&world).await;
