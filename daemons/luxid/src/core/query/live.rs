@@ -1,0 +1,57 @@
+//! What the asked nodes said, indexed for queries.
+
+use super::cell::{Cell, Missing};
+use gantry_model::config::Node;
+use gantry_model::ids::{InstanceUuid, NodeUuid};
+use gantry_proto::noded::{NodeInfoReply, VmFacts};
+use std::collections::HashMap;
+
+/// A node that was asked and did not answer in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreachable;
+
+/// The answers of the nodes that [`super::Plan`] wanted asked.
+#[derive(Debug, Default)]
+pub struct LiveFacts {
+    nodes: HashMap<NodeUuid, Result<NodeInfoReply, Unreachable>>,
+    /// Sorted by slot.
+    vms: Vec<(NodeUuid, VmFacts)>,
+}
+
+impl LiveFacts {
+    /// Facts from the answer of each asked node.
+    #[must_use]
+    pub fn new(answers: impl IntoIterator<Item = (NodeUuid, Result<NodeInfoReply, Unreachable>)>) -> Self {
+        let nodes: HashMap<_, _> = answers.into_iter().collect();
+        let mut vms: Vec<(NodeUuid, VmFacts)> = Vec::new();
+        for (node, answer) in &nodes {
+            let Ok(info) = answer else { continue };
+            vms.extend(info.vms.iter().map(|vm| (*node, vm.clone())));
+        }
+        vms.sort_by_key(|(node, vm)| (vm.slot, vm.generation, *node));
+        Self { nodes, vms }
+    }
+
+    /// Whether the node answered.
+    #[must_use]
+    pub fn answered(&self, node: NodeUuid) -> bool {
+        matches!(self.nodes.get(&node), Some(Ok(_)))
+    }
+
+    /// The VMs of a slot, wherever they are.
+    #[must_use]
+    pub fn vms(&self, slot: InstanceUuid) -> &[(NodeUuid, VmFacts)] {
+        let start = self.vms.partition_point(|(_, vm)| vm.slot < slot);
+        let rest = &self.vms[start..];
+        &rest[..rest.partition_point(|(_, vm)| vm.slot == slot)]
+    }
+
+    /// What a node said, or what stands in its live fields instead.
+    pub(super) fn of<'a>(&'a self, node: &Node) -> Result<&'a NodeInfoReply, Cell<'static>> {
+        match self.nodes.get(&node.uuid) {
+            _ if node.offline => Err(Cell::Missing(Missing::Offline)),
+            Some(Ok(info)) => Ok(info),
+            Some(Err(Unreachable)) | None => Err(Cell::Missing(Missing::NoData)),
+        }
+    }
+}

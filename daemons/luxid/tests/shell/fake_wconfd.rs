@@ -1,0 +1,119 @@
+//! A wconfd that has a configuration, no locks, and a memory of what it was told.
+
+use gantry_model::config::kind;
+use gantry_model::defaults::{ClusterSeed, cluster};
+use gantry_model::ids::{ClusterUuid, JobOwner, NodeUuid};
+use gantry_model::root::Root;
+use gantry_proto::hello::Hello;
+use gantry_proto::wconfd::{LockRow, LockRows, OwnerGone, Owners, PROTOCOL, Want, Watch, WatchChange, WatchItem};
+use gantry_rpc::{Call, Fail, Limits, Service, reply};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What it heard and what it does.
+pub struct FakeWconfd {
+    cluster: ClusterUuid,
+    node: NodeUuid,
+    /// The lists of owners it was told, newest last.
+    pub owners: Mutex<Vec<Vec<JobOwner>>>,
+    /// The dead it was told.
+    pub gone: Mutex<Vec<JobOwner>>,
+    /// Who holds a lock, as it tells.
+    pub holders: Mutex<Vec<JobOwner>>,
+    /// Committed index of W.
+    pub index: watch::Sender<u64>,
+    stop: Mutex<CancellationToken>,
+}
+
+impl FakeWconfd {
+    pub fn new(cluster: ClusterUuid, node: NodeUuid) -> Arc<Self> {
+        Arc::new(Self {
+            cluster,
+            node,
+            owners: Mutex::default(),
+            gone: Mutex::default(),
+            holders: Mutex::default(),
+            index: watch::Sender::new(10),
+            stop: Mutex::default(),
+        })
+    }
+
+    /// Serves, in the current runtime, until [`FakeWconfd::stop`].
+    pub fn serve(self: &Arc<Self>, root: &Root) {
+        let listener = gantry_rpc::unix::bind(&root.socket("wconfd.sock"), 0o600).unwrap();
+        let stop = CancellationToken::new();
+        *self.stop.lock().unwrap() = stop.clone();
+        tokio::spawn(gantry_rpc::serve_unix(listener, Arc::clone(self), Limits::default(), stop));
+    }
+
+    pub fn stop(&self) {
+        self.stop.lock().unwrap().cancel();
+    }
+
+    async fn watch(&self, call: Call) -> Result<Vec<u8>, Fail> {
+        let items = call.items::<Watch>();
+        let mut index = self.index.subscribe();
+        let now = *index.borrow_and_update();
+        let seed = ClusterSeed {
+            uuid: self.cluster,
+            name: "cluster1.example.test".to_owned(),
+            master_node: self.node,
+            master_ip: String::new(),
+            enabled_hypervisors: vec!["fake".to_owned()],
+            now: 1.0,
+        };
+        let change = WatchChange {
+            kind: kind::CLUSTER.to_owned(),
+            key: kind::CLUSTER_KEY.to_owned(),
+            rev: 1,
+            body: Some(serde_json::to_string(&cluster(seed)).unwrap()),
+        };
+        items.send(&WatchItem::Reset { index: now, history: self.cluster.0 }).await?;
+        items.send(&WatchItem::Chunk(vec![change])).await?;
+        items.send(&WatchItem::Loaded).await?;
+        let mut sent = now;
+        loop {
+            index.changed().await.unwrap();
+            let newest = *index.borrow_and_update();
+            for index in sent + 1..=newest {
+                items.send(&WatchItem::Batch { index, changes: Vec::new() }).await?;
+            }
+            sent = newest;
+        }
+    }
+}
+
+impl Service for FakeWconfd {
+    fn hello(&self) -> Hello {
+        Hello { cluster: Some(self.cluster), ..Hello::new(PROTOCOL, "fake-wconfd") }
+    }
+
+    fn handle(self: Arc<Self>, call: Call) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, Fail>> + Send>> {
+        Box::pin(async move {
+            if call.is::<Owners>() {
+                self.owners.lock().unwrap().push(call.request::<Owners>()?);
+                return reply::<Owners>(&());
+            }
+            if call.is::<OwnerGone>() {
+                self.gone.lock().unwrap().push(call.request::<OwnerGone>()?);
+                return reply::<OwnerGone>(&());
+            }
+            if call.is::<LockRows>() {
+                let row = |owner: &JobOwner| LockRow {
+                    name: "cluster/BGL".to_owned(),
+                    mode: Some(Want::Shared),
+                    owners: vec![*owner],
+                    pending: Vec::new(),
+                };
+                return reply::<LockRows>(&self.holders.lock().unwrap().iter().map(row).collect());
+            }
+            if call.is::<Watch>() {
+                return self.watch(call).await;
+            }
+            Err(gantry_rpc::unknown_verb(&call))
+        })
+    }
+}

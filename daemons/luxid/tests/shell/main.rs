@@ -1,0 +1,8 @@
+//! luxid as a real process: real store, real sockets, real job processes. Only the jobs' program and wconfd are
+//! played by this test binary.
+
+mod fake_job;
+mod fake_wconfd;
+mod server;
+mod starts;
+mod world;
