@@ -1,7 +1,6 @@
 //! What is committed: the count of the copies that have flushed a row (P1.5).
 
 use super::list::{List, Member};
-use super::recover::CopyState;
 use super::row::{Index, Term};
 use super::rules::{Rule, Rules};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,12 +47,10 @@ impl Tally {
         &self.newest
     }
 
-    /// A copy was judged by its token (P1.11). A suspect one does not count until it is judged sound.
-    pub fn judged(&mut self, copy: Uuid, state: CopyState) {
-        match state {
-            CopyState::Sound => self.suspects.remove(&copy),
-            CopyState::Suspect => self.suspects.insert(copy),
-        };
+    /// A copy was found suspect (P1.11). It counts no more, whatever it confirms or is judged later: what it
+    /// said meanwhile may rest on a promise it has forgotten. The cure is a copy with another id.
+    pub fn suspect(&mut self, copy: Uuid) {
+        self.suspects.insert(copy);
     }
 
     /// `copy` says it has flushed all rows up to `idx` that this writer has under `term`. Answers for
@@ -157,11 +154,11 @@ mod tests {
     #[test]
     fn a_suspect_copy_does_not_count() {
         let mut t = tally(3);
-        t.judged(Uuid::from_u128(2), CopyState::Suspect);
+        confirm(&mut t, 2, 4);
+        t.suspect(Uuid::from_u128(2));
         confirm(&mut t, 1, 7);
         assert_eq!(confirm(&mut t, 2, 7), 2);
-        t.judged(Uuid::from_u128(2), CopyState::Sound);
-        assert_eq!(confirm(&mut t, 2, 7), 7);
+        assert_eq!(confirm(&mut t, 3, 6), 6);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod read;
 pub mod seed;
 mod sql;
 pub mod start;
+mod turn;
 pub mod writer;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::core::row::RowKind;
+use proptest::prelude::*;
 
 fn term(epoch: u64, run: u64) -> Term {
     Term { epoch, run }
@@ -121,4 +122,78 @@ fn an_append_of_a_newer_term_raises_the_promise() {
     assert_eq!(same.vote, None);
     let late = admit(&vote(term(2, 2)), &log, &append(term(2, 1), (0, 0), &[2], 0), Rules::ALL);
     assert_eq!(late, Err(Refusal::Promised(term(2, 2))));
+}
+
+/// A writer's log and a copy that shares its beginning, by epochs that never fall.
+fn two_logs() -> impl Strategy<Value = (Vec<u64>, Vec<u64>)> {
+    let rising = |max| {
+        proptest::collection::vec(0..3_u64, 0..max).prop_map(|steps| {
+            let mut epoch = 1;
+            let next = |step: u64| {
+                epoch += step;
+                epoch
+            };
+            steps.into_iter().map(next).collect::<Vec<u64>>()
+        })
+    };
+    (rising(8), rising(8), 0..8_usize).prop_map(|(ours, other, shared)| {
+        let shared = shared.min(ours.len());
+        let last = ours[..shared].last().copied().unwrap_or(1);
+        // Odd epochs above the shared part are the copy's, even ones the writer's: never the same row.
+        let tail = other.iter().map(|e| (last + e) * 2 + 1);
+        let copy = ours[..shared].iter().map(|e| e * 2).chain(tail).collect();
+        (ours.iter().map(|e| e * 2).collect(), copy)
+    })
+}
+
+proptest! {
+    /// Whatever part of its log a writer sends: the copy refuses, or matches the writer's log as far as it
+    /// says, keeps what it shared beyond the part sent, and never touches what stands before.
+    #[test]
+    fn a_copy_follows_the_writer((ours, mut copy) in two_logs(), from in 0..8_usize, count in 0..8_usize) {
+        let from = from.min(ours.len());
+        let sent = &ours[from..(from + count).min(ours.len())];
+        let prev = if from == 0 { (0, 0) } else { (ours[from - 1], from as u64) };
+        let log = Log { base: 0, epochs: copy.clone(), applied: 0 };
+        let fits = copy.len() >= from && copy[..from] == ours[..from];
+        match fit(&log, &append(term(99, 0), prev, sent, 0)) {
+            Ok(plan) => {
+                prop_assert!(fits);
+                let matched = usize::try_from(plan.matched.0).unwrap();
+                prop_assert_eq!(matched, from + sent.len());
+                if let Some(at) = plan.delete_from {
+                    copy.truncate(usize::try_from(at.0).unwrap() - 1);
+                }
+                copy.extend(&sent[plan.skip..]);
+                prop_assert_eq!(&copy[..matched], &ours[..matched]);
+                if plan.delete_from.is_none() && plan.skip == sent.len() {
+                    prop_assert_eq!(copy, log.epochs);
+                }
+            }
+            Err(why) => {
+                prop_assert_eq!(why, Refusal::Gap(log.last()));
+                prop_assert!(!fits);
+            }
+        }
+    }
+
+    /// After any promises asked in any order, the copy stands by the highest it gave, and gave no term and no
+    /// epoch to two.
+    #[test]
+    fn promises_only_rise(asks in proptest::collection::vec((0..4_u64, 0..3_u64, 0..3_u8, 0..3_u8), 0..30)) {
+        let mut at = vote(term(0, 0));
+        let mut given: Vec<Claim> = Vec::new();
+        for (epoch, run, ballot, nonce) in asks {
+            let ask = claim(term(epoch, run), ballot, nonce);
+            if let Ok(next) = promise(&at, &ask, Rules::ALL) {
+                prop_assert!(next.promised >= at.promised);
+                for old in given.iter().filter(|old| old.term.epoch == epoch) {
+                    prop_assert_eq!(old.ballot, ask.ballot);
+                    prop_assert!(old.term != ask.term || old.nonce == ask.nonce);
+                }
+                given.push(ask);
+                at = next;
+            }
+        }
+    }
 }

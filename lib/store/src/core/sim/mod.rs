@@ -57,6 +57,13 @@ fn the_rules_hold() {
     }
 }
 
+/// A confirmation sent before a copy lost its disk, and heard after one sent later, must not make the copy
+/// count again.
+#[test]
+fn a_suspect_copy_stays_one() {
+    assert_eq!(World::new(22_850, Rules::ALL, AMNESIA).run(), Ok(()));
+}
+
 #[test]
 fn the_own_copy_must_obey_its_promise() {
     breaks_without(Rule::OwnCopyObeys, FIXED);

@@ -533,7 +533,9 @@ impl World {
         }
         let before = leader.tally.committed();
         leader.next[by] = leader.next[by].max(idx.next());
-        leader.tally.judged(copy, state);
+        if state == CopyState::Suspect {
+            leader.tally.suspect(copy);
+        }
         let committed = leader.tally.confirm(copy, claim.term, idx);
         if committed > before {
             self.watch.commit(&leader.rows, committed)?;

@@ -267,3 +267,16 @@ fn many_threads_append_at_once() {
     started.writer.stop();
     assert_eq!(found(dir.path(), LogKind::Q).len(), 401);
 }
+
+#[test]
+fn a_dropped_writer_writes_what_is_queued() {
+    let dir = born(LogKind::W);
+    let started = begin(dir.path(), LogKind::W);
+    let mut progress = started.writer.progress();
+    let idx = started.writer.append(one(put("node", "n", 1, "{}"))).unwrap();
+    drop(started);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async { while progress.changed().await.is_ok() {} });
+    assert_eq!(progress.borrow().committed, idx);
+    assert_eq!(names(&found(dir.path(), LogKind::W)), ["cluster/c@1", "node/n@1"]);
+}
