@@ -138,7 +138,10 @@ impl VirtualCluster {
                 address: format!("{a}.{b}.{c}.{}", 10 + number),
             };
             fs::create_dir_all(root.join("etc/gantry"))?;
-            let text = format!("name = \"{}\"\naddress = \"{}\"\n{share}", node.name, node.address);
+            let text = format!(
+                "name = \"{}\"\naddress = \"{}\"\ndrivers = [\"fake\"]\n{share}",
+                node.name, node.address
+            );
             fs::write(root.join("etc/gantry/node.toml"), text)?;
             nodes.push(node);
         }
@@ -237,6 +240,41 @@ impl VirtualCluster {
         wait::until("luxid listens", PATIENCE, || Luxi::connect(&socket).ok())
     }
 
+    /// Runs a `gantry …` command on the master that must fail; its exit code and all it said.
+    ///
+    /// # Errors
+    /// When it succeeds, or dies of a signal.
+    pub fn refused(&self, args: &[&str]) -> Result<(i32, String)> {
+        let output = self.output(args)?;
+        let text = crate::foreign::said(&output);
+        let code =
+            output.status.code().with_context(|| format!("gantry {args:?}: {}\n{text}", output.status))?;
+        ensure!(code != 0, "gantry {} succeeded, though it must not:\n{text}", args.join(" "));
+        Ok((code, text))
+    }
+
+    /// Adds an instance on `fake`; it runs when this returns.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn add_instance(&self, name: &str, node: &str) -> Result<()> {
+        let args = [
+            "instance",
+            "add",
+            "-t",
+            "diskless",
+            "-o",
+            "noop",
+            "--no-nics",
+            "-B",
+            "memory=64",
+            "-n",
+            node,
+            name,
+        ];
+        self.run(&args).map(drop)
+    }
+
     /// Kills a daemon of a node with SIGKILL. Its pid.
     ///
     /// # Errors
@@ -247,6 +285,17 @@ impl VirtualCluster {
         let pid = wait::until(&what, PATIENCE, || node.pid(daemon))?;
         process::signal(pid, Signal::SIGKILL)?;
         Ok(pid)
+    }
+
+    /// Kills a daemon of a node with SIGKILL and waits until boot has started another. The new pid.
+    ///
+    /// # Errors
+    /// When none comes within a minute.
+    pub fn restart(&self, number: usize, daemon: &str) -> Result<u32> {
+        let old = self.kill(number, daemon)?;
+        let node = &self.nodes[number];
+        let what = format!("boot restarts {daemon} of {}", node.name);
+        wait::until(&what, PATIENCE, || node.pid(daemon).filter(|pid| *pid != old))
     }
 
     /// Stops all nodes and waits until none of their processes is left. Safe to repeat.
@@ -285,6 +334,9 @@ impl VirtualCluster {
 
 impl Drop for VirtualCluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.nodes.iter().map(Node::logs).collect::<String>());
+        }
         if let Err(why) = self.stop() {
             eprintln!("stopping a virtual cluster: {why:#}");
         }

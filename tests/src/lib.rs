@@ -3,9 +3,14 @@
 //! Speaks to the programs only as their users do: command lines, sockets, files.
 
 pub mod cluster;
+pub mod foreign;
 pub mod luxi;
 pub mod process;
+pub mod random;
+pub mod rest;
+pub mod sockets;
 pub mod wait;
 
 pub use cluster::{Node, Options, VirtualCluster};
 pub use luxi::Luxi;
+pub use random::Random;

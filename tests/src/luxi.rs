@@ -97,6 +97,26 @@ impl Luxi {
         self.call("SubmitJob", json!([ops]))?.as_u64().context("no job id")
     }
 
+    /// The values of a query's rows; of fields without a value null.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn query(&mut self, kind: &str, fields: &[&str], filter: Value) -> Result<Vec<Vec<Value>>> {
+        let mut answer = self.call("Query", json!([kind, fields, filter]))?;
+        let rows = answer["data"].take();
+        let cells = |row: &Value| row.as_array().into_iter().flatten().map(|cell| cell[1].clone()).collect();
+        Ok(rows.as_array().context("no rows")?.iter().map(cells).collect())
+    }
+
+    /// The status word of a job; empty when there is none of this id.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn status(&mut self, job: u64) -> Result<String> {
+        let rows = self.call("QueryJobs", json!([[job], ["status"]]))?;
+        Ok(rows[0][0].as_str().unwrap_or_default().to_owned())
+    }
+
     /// Waits until the job is final; its status word.
     ///
     /// # Errors

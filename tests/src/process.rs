@@ -28,14 +28,54 @@ pub fn lives(pid: u32) -> bool {
 /// # Errors
 /// When the process is gone.
 pub fn rss_kib(pid: u32) -> Result<u64> {
+    field_kib(pid, "VmRSS:")
+}
+
+/// Pids and program paths of all processes whose command line names `root` as an argument.
+#[must_use]
+pub fn with_root(root: &Path) -> Vec<(u32, String)> {
+    let program = |(pid, words): (u32, Vec<String>)| (pid, words.into_iter().next().unwrap_or_default());
+    commands(root).into_iter().map(program).collect()
+}
+
+/// A process of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobProcess {
+    /// Its pid.
+    pub pid: u32,
+    /// The job.
+    pub id: u64,
+    /// Its start: `E-R-C`.
+    pub start: String,
+}
+
+/// The living job processes of a root (`gantry-job --root DIR ID E-R-C CLUSTER`).
+#[must_use]
+pub fn jobs(root: &Path) -> Vec<JobProcess> {
+    let job = |(pid, words): (u32, Vec<String>)| {
+        let (id, start) = (words.get(3)?.parse().ok()?, words.get(4)?.clone());
+        words.first()?.ends_with("gantry-job").then_some(JobProcess { pid, id, start })
+    };
+    commands(root).into_iter().filter_map(job).collect()
+}
+
+/// The largest resident memory that the process ever had, in KiB.
+///
+/// # Errors
+/// When the process is gone.
+pub fn peak_kib(pid: u32) -> Result<u64> {
+    field_kib(pid, "VmHWM:")
+}
+
+fn field_kib(pid: u32, field: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    let line = status.lines().find(|line| line.starts_with(field)).with_context(|| format!("no {field}"))?;
     Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
 }
 
-/// Pids of all processes whose command line names `root` as an argument.
+/// Pids and command lines of all living processes that name `root` as an argument.
 #[must_use]
-pub fn with_root(root: &Path) -> Vec<(u32, String)> {
+pub fn commands(root: &Path) -> Vec<(u32, Vec<String>)> {
     let wanted = root.to_string_lossy();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -44,7 +84,7 @@ pub fn with_root(root: &Path) -> Vec<(u32, String)> {
         let words: Vec<String> =
             line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
         if words.iter().any(|word| *word == wanted) && lives(pid) {
-            found.push((pid, words.first().cloned().unwrap_or_default()));
+            found.push((pid, words));
         }
     }
     found
