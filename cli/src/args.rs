@@ -1,0 +1,208 @@
+//! One program, many names: `gnt-node list` and `gantry node list` are the same command.
+
+use crate::command::{cluster, debug, group, instance, job, node};
+use crate::error::CliError;
+use crate::session::Session;
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use gantry_model::root::{ROOT_ENV, Root};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Where the node lies, for every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Root of the node: DIR/{etc,run,var/lib,var/log}/gantry [default: GANTRY_ROOT, else /]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global")]
+    root: Option<PathBuf>,
+}
+
+impl Global {
+    fn root(&self) -> Root {
+        let named = self.root.clone().or_else(|| std::env::var_os(ROOT_ENV).map(PathBuf::from));
+        named.map_or_else(Root::default, Root::new)
+    }
+}
+
+/// Gantry: disposable test machines for a cluster of hosts
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, disable_help_subcommand = true)]
+struct Front {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    family: Option<Family>,
+}
+
+/// The families, and what the front command has of its own.
+#[derive(Debug, Subcommand)]
+enum Family {
+    Cluster(cluster::Family),
+    Node(node::Family),
+    Group(group::Family),
+    Instance(instance::Family),
+    Job(job::Family),
+    Debug(debug::Family),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        dir: PathBuf,
+    },
+}
+
+/// A family called by a name of its own.
+#[derive(Debug, Parser)]
+#[command(version, disable_help_subcommand = true)]
+struct Alone<T: Args> {
+    #[command(flatten)]
+    global: Global,
+    #[command(flatten)]
+    family: T,
+}
+
+/// Names of the families' own programs.
+pub const FAMILIES: &[&str] = &["gnt-cluster", "gnt-node", "gnt-group", "gnt-instance", "gnt-job", "gnt-debug"];
+
+/// Parses what the program was called with and runs it.
+///
+/// # Errors
+/// The command's own. Wrong usage, `--help` and `--version` end the process here.
+pub async fn run(args: Vec<OsString>) -> Result<(), CliError> {
+    let name =
+        args.first().map(Path::new).and_then(Path::file_name).and_then(|n| n.to_str()).unwrap_or_default();
+    match name.strip_prefix("gnt-") {
+        Some("cluster") => alone::<cluster::Family>("gnt-cluster", args, Family::Cluster).await,
+        Some("node") => alone::<node::Family>("gnt-node", args, Family::Node).await,
+        Some("group") => alone::<group::Family>("gnt-group", args, Family::Group).await,
+        Some("instance") => alone::<instance::Family>("gnt-instance", args, Family::Instance).await,
+        Some("job") => alone::<job::Family>("gnt-job", args, Family::Job).await,
+        Some("debug") => alone::<debug::Family>("gnt-debug", args, Family::Debug).await,
+        _ => {
+            let front = Front::parse_from(args);
+            match front.family {
+                Some(family) => dispatch(&front.global, family, true).await,
+                None => Session::new(front.global.root(), "cluster", true).screen.raw(OVERVIEW),
+            }
+        }
+    }
+}
+
+async fn alone<T: Args>(
+    name: &'static str,
+    args: Vec<OsString>,
+    wrap: fn(T) -> Family,
+) -> Result<(), CliError> {
+    let matches = Alone::<T>::command().name(name).bin_name(name).get_matches_from(args);
+    let parsed = Alone::<T>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    dispatch(&parsed.global, wrap(parsed.family), false).await
+}
+
+async fn dispatch(global: &Global, family: Family, front: bool) -> Result<(), CliError> {
+    let session = |family| Session::new(global.root(), family, front);
+    match family {
+        Family::Cluster(family) => Box::pin(cluster::run(session("cluster"), family)).await,
+        Family::Node(family) => Box::pin(node::run(session("node"), family)).await,
+        Family::Group(family) => Box::pin(group::run(session("group"), family)).await,
+        Family::Instance(family) => Box::pin(instance::run(session("instance"), family)).await,
+        Family::Job(family) => Box::pin(job::run(session("job"), family)).await,
+        Family::Debug(family) => Box::pin(debug::run(session("debug"), family)).await,
+        Family::Completion { shell } => completion(shell, &session("cluster")),
+        Family::Man { dir } => manual(&dir),
+    }
+}
+
+/// The completion script of the front command. The families' own names get theirs too.
+fn completion(shell: clap_complete::Shell, session: &Session) -> Result<(), CliError> {
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut Front::command(), "gantry", &mut out);
+    for name in FAMILIES {
+        clap_complete::generate(shell, &mut family_command(name), *name, &mut out);
+    }
+    session.screen.raw(&String::from_utf8_lossy(&out))
+}
+
+/// A family as a command of its own, by a name of [`FAMILIES`].
+fn family_command(name: &'static str) -> Command {
+    let command = match name {
+        "gnt-cluster" => Alone::<cluster::Family>::command(),
+        "gnt-node" => Alone::<node::Family>::command(),
+        "gnt-group" => Alone::<group::Family>::command(),
+        "gnt-instance" => Alone::<instance::Family>::command(),
+        "gnt-job" => Alone::<job::Family>::command(),
+        _ => Alone::<debug::Family>::command(),
+    };
+    command.name(name).bin_name(name)
+}
+
+fn manual(dir: &Path) -> Result<(), CliError> {
+    let failed =
+        |error: std::io::Error| CliError::plain(format!("cannot write to {}: {error}", dir.display()));
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    clap_mangen::generate_to(Front::command(), dir).map_err(failed)?;
+    for name in FAMILIES {
+        clap_mangen::generate_to(family_command(name), dir).map_err(failed)?;
+    }
+    Ok(())
+}
+
+const OVERVIEW: &str = "\
+Gantry keeps a pool of clean virtual machines on a cluster of hosts, for tests.
+It speaks Ganeti's protocols; these commands are Ganeti's, and work alike
+under both names: 'gantry node list' is 'gnt-node list'.
+
+  gantry cluster    make, show, change, verify and end the cluster
+  gantry node       its hosts: add, list, drain, remove
+  gantry group      node groups
+  gantry instance   virtual machines outside pools: add, start, stop, remove
+  gantry job        what runs and ran: list, watch, cancel
+  gantry debug      test jobs and locks
+
+To begin on this machine:
+  gantry cluster init --address IP --node-name NODE CLUSTER
+  gantry node list
+  gantry instance add -t diskless -o noop -H fake NAME
+
+'gantry FAMILY --help' lists a family's commands, 'gantry FAMILY COMMAND --help'
+a command's options. 'gantry completion bash' prints a completion script.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_options_fit_together() {
+        Front::command().debug_assert();
+        for name in FAMILIES {
+            family_command(name).debug_assert();
+        }
+    }
+
+    #[test]
+    fn every_command_and_option_says_what_it_does() {
+        fn check(command: &Command, path: &str) {
+            for argument in
+                command.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str()))
+            {
+                assert!(argument.get_help().is_some(), "{path} {}", argument.get_id());
+            }
+            for sub in command.get_subcommands() {
+                let path = format!("{path} {}", sub.get_name());
+                assert!(sub.get_about().is_some(), "{path}");
+                check(sub, &path);
+            }
+        }
+        check(&Front::command(), "gantry");
+    }
+
+    #[test]
+    fn the_overview_fits_a_screen_and_names_every_family() {
+        assert!(OVERVIEW.lines().count() <= 24);
+        assert!(FAMILIES.iter().all(|name| OVERVIEW.contains(&name.replace("gnt-", "gantry "))));
+    }
+}

@@ -1,0 +1,212 @@
+//! `gnt-cluster`: making, showing, changing, verifying and ending the cluster.
+
+mod destroy;
+mod info;
+mod init;
+pub mod policy;
+mod settings;
+
+use super::tags::{self, Change, Tags};
+use crate::error::{CliError, EXIT_FAILURE};
+use crate::job::submitted;
+use crate::local;
+use crate::opcode::SubmitOptions;
+use crate::output::text::plain;
+use crate::session::Session;
+use serde_json::{Value, json};
+
+/// The cluster as a whole
+#[derive(Debug, clap::Args)]
+pub struct Family {
+    #[command(subcommand)]
+    command: Cluster,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Cluster {
+    /// Make this node the master of a new cluster
+    Init(Box<init::Init>),
+    /// End the cluster and remove its state from this node
+    Destroy(destroy::Destroy),
+    /// Show the cluster's settings
+    Info {
+        /// Print the server's answer as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the versions
+    Version,
+    /// Print the master's name, also on other nodes
+    Getmaster,
+    /// Check the configuration and all nodes
+    Verify(Verify),
+    /// Change settings of the cluster
+    Modify(Box<Modify>),
+    /// Show, drain and reopen the job queue
+    Queue {
+        #[command(subcommand)]
+        command: Queue,
+    },
+    /// Send the configuration's extracts to all nodes again
+    RedistConf {
+        #[command(flatten)]
+        job: SubmitOptions,
+    },
+    /// Add tags to the cluster
+    AddTags(Tags),
+    /// Remove tags from the cluster
+    RemoveTags(Tags),
+    /// List the cluster's tags
+    ListTags,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Queue {
+    /// Refuse new jobs
+    Drain,
+    /// Take new jobs again
+    Undrain,
+    /// Say whether new jobs are refused
+    Info,
+}
+
+#[derive(Debug, clap::Args)]
+struct Modify {
+    #[command(flatten)]
+    settings: settings::Settings,
+    /// Do it even where it is refused without
+    #[arg(short, long)]
+    force: bool,
+    #[command(flatten)]
+    job: SubmitOptions,
+}
+
+#[derive(Debug, clap::Args)]
+struct Verify {
+    /// Print errors in a form for programs
+    #[arg(long)]
+    error_codes: bool,
+    /// Say more
+    #[arg(short, long)]
+    verbose: bool,
+    /// Treat errors with this code as warnings; may be given several times
+    #[arg(short = 'I', long, value_name = "CODE")]
+    ignore_errors: Vec<String>,
+    /// Leave out the check for room after a node's failure
+    #[arg(long)]
+    no_nplus1_mem: bool,
+    /// Pretend that everything is wrong, to see all messages
+    #[arg(long)]
+    debug_simulate_errors: bool,
+    /// Only this node group
+    #[arg(long = "node-group", value_name = "GROUP")]
+    group: Option<String>,
+    #[command(flatten)]
+    job: SubmitOptions,
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// The command's.
+pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
+    let session = &mut session;
+    match family.command {
+        Cluster::Init(init) => Box::pin(init::run(session, &init)).await,
+        Cluster::Destroy(destroy) => Box::pin(destroy::run(session, &destroy)).await,
+        Cluster::Info { json } => {
+            let answer = session.call("QueryClusterInfo", json!([])).await?;
+            let text = if json { format!("{answer}\n") } else { info::info(&answer, &session.zone).render() };
+            session.screen.raw(&text)
+        }
+        Cluster::Version => version(session).await,
+        Cluster::Getmaster => match local::ssconf(&session.root, "master_node") {
+            Some(master) => session.screen.line(&master),
+            None => Err(local::no_cluster(&session.root)),
+        },
+        Cluster::Verify(options) => Box::pin(verify(session, &options)).await,
+        Cluster::Modify(modify) => self::modify(session, &modify).await,
+        Cluster::Queue { command } => queue(session, &command).await,
+        Cluster::RedistConf { job } => {
+            session.command = "redist-conf".to_owned();
+            session.run_op("OP_CLUSTER_REDIST_CONF", json!({}), &job).await.map(drop)
+        }
+        Cluster::AddTags(tags) => {
+            session.command = "add-tags".to_owned();
+            tags::change(session, Change::Add, "cluster", None, &tags).await
+        }
+        Cluster::RemoveTags(tags) => {
+            session.command = "remove-tags".to_owned();
+            tags::change(session, Change::Remove, "cluster", None, &tags).await
+        }
+        Cluster::ListTags => tags::list(session, "cluster", "").await,
+    }
+}
+
+async fn version(session: &mut Session) -> Result<(), CliError> {
+    let answer = session.call("QueryClusterInfo", json!([])).await?;
+    for (title, key) in [
+        ("Software version", "software_version"),
+        ("Internode protocol", "protocol_version"),
+        ("Configuration format", "config_version"),
+        ("OS api version", "os_api_version"),
+        ("Export interface", "export_version"),
+        ("VCS version", "vcs_version"),
+    ] {
+        session.screen.line(&format!("{title}: {}", plain(&answer[key])))?;
+    }
+    Ok(())
+}
+
+async fn modify(session: &mut Session, modify: &Modify) -> Result<(), CliError> {
+    session.command = "modify".to_owned();
+    let mut given = modify.settings.given().map_err(CliError::Usage)?;
+    if given.is_empty() {
+        return Err(CliError::Usage("Please give at least one of the parameters; see --help".to_owned()));
+    }
+    given.insert("force".to_owned(), json!(modify.force));
+    let result = session.run_op("OP_CLUSTER_SET_PARAMS", Value::Object(given), &modify.job).await?;
+    let jobs = result.map(|result| submitted(&result["jobs"])).unwrap_or_default();
+    let jobs: Vec<_> = jobs.into_iter().map(|job| (job, String::new())).collect();
+    let all = session.follow_all(&jobs, true).await?;
+    if all.iter().all(Result::is_ok) { Ok(()) } else { Err(CliError::Told(EXIT_FAILURE)) }
+}
+
+async fn queue(session: &mut Session, command: &Queue) -> Result<(), CliError> {
+    let drain = match command {
+        Queue::Info => {
+            let answer = session.call("QueryConfigValues", json!([["drain_flag"]])).await?;
+            let word = if answer[0] == true { "set" } else { "unset" };
+            return session.screen.line(&format!("The drain flag is {word}"));
+        }
+        Queue::Drain => true,
+        Queue::Undrain => false,
+    };
+    session.call("SetDrainFlag", json!([drain])).await.map(drop)
+}
+
+/// The job that submits the checks, then the checks: each says true when it found nothing.
+async fn verify(session: &mut Session, options: &Verify) -> Result<(), CliError> {
+    session.command = "verify".to_owned();
+    let skip: &[&str] = if options.no_nplus1_mem { &["nplusone_mem"] } else { &[] };
+    let given = json!({
+        "verbose": options.verbose,
+        "error_codes": options.error_codes,
+        "debug_simulate_errors": options.debug_simulate_errors,
+        "skip_checks": skip,
+        "ignore_errors": options.ignore_errors,
+        "group_name": options.group,
+    });
+    let Some(result) = session.run_op("OP_CLUSTER_VERIFY", given, &options.job).await? else { return Ok(()) };
+    let jobs: Vec<_> = submitted(&result["jobs"]).into_iter().map(|job| (job, String::new())).collect();
+    let numbers: Vec<String> =
+        jobs.iter().filter_map(|(job, _)| job.as_ref().ok().map(u64::to_string)).collect();
+    session.screen.line(&format!("Submitted jobs {}", numbers.join(", ")))?;
+    let results = session.follow_all(&jobs, true).await?;
+    let failed = results.iter().filter(|result| result.is_err()).count();
+    let unclean = results.iter().flatten().filter(|values| values.first() != Some(&json!(true))).count();
+    if failed > 0 {
+        session.screen.line(&format!("{failed} job(s) failed while verifying the cluster."))?;
+    }
+    if failed + unclean == 0 { Ok(()) } else { Err(CliError::Told(EXIT_FAILURE)) }
+}

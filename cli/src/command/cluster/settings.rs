@@ -1,0 +1,110 @@
+//! Options that set the cluster's parameters: the same for `init` and `modify`.
+
+use super::policy::PolicyOptions;
+use crate::params::{backend, guessed, key_values, named, yes_no};
+use serde_json::{Map, Value, json};
+
+/// Settings of the cluster.
+#[derive(Debug, clap::Args)]
+pub struct Settings {
+    /// How many nodes hold copies of the configuration
+    #[arg(short = 'C', long, value_name = "NUMBER")]
+    candidate_pool_size: Option<u32>,
+    /// How many jobs run at once
+    #[arg(long, value_name = "NUMBER")]
+    max_running_jobs: Option<u32>,
+    /// How many running jobs are watched closely
+    #[arg(long, value_name = "NUMBER")]
+    max_tracked_jobs: Option<u32>,
+    /// Enabled disk templates, separated by commas
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    enabled_disk_templates: Option<Vec<String>>,
+    /// Default parameters of a hypervisor, such as fake:migration_mode=live; may be given several times
+    #[arg(short = 'H', long = "hypervisor-parameters", value_name = "NAME:KEY=VALUE,...")]
+    hvparams: Vec<String>,
+    /// Default backend parameters, such as memory=256,vcpus=1
+    #[arg(short = 'B', long = "backend-parameters", value_name = "KEY=VALUE,...")]
+    beparams: Option<String>,
+    /// Default parameters of network interfaces
+    #[arg(short = 'N', long = "nic-parameters", value_name = "KEY=VALUE,...")]
+    nicparams: Option<String>,
+    /// Default node parameters
+    #[arg(long = "node-parameters", value_name = "KEY=VALUE,...", allow_hyphen_values = true)]
+    ndparams: Option<String>,
+    /// Allocator used when none is named; empty = none
+    #[arg(short = 'I', long, value_name = "NAME")]
+    default_iallocator: Option<String>,
+    /// Start of generated MAC addresses, such as aa:00:00
+    #[arg(short = 'm', long, value_name = "PREFIX")]
+    mac_prefix: Option<String>,
+    /// Whether instances may be shut down from inside for good: yes or no
+    #[arg(long, value_name = "YES|NO", value_parser = yes_no)]
+    user_shutdown: Option<bool>,
+    /// Whether nodes stop their instances when they are marked offline: yes or no
+    #[arg(long, value_name = "YES|NO", value_parser = yes_no)]
+    maintain_node_health: Option<bool>,
+    /// Where disks in files lie
+    #[arg(long, value_name = "DIR")]
+    file_storage_dir: Option<String>,
+    #[command(flatten)]
+    policy: PolicyOptions,
+}
+
+impl Settings {
+    /// What was set, as parameters of OP_CLUSTER_SET_PARAMS.
+    ///
+    /// # Errors
+    /// A value that is none of its kind, for people.
+    pub fn given(&self) -> Result<Map<String, Value>, String> {
+        let mut hvparams = Map::new();
+        for text in &self.hvparams {
+            let (name, params) = named(text)?;
+            hvparams.insert(name, Value::Object(guessed(params)));
+        }
+        let nicparams = self.nicparams.as_deref().map(key_values).transpose()?;
+        let ndparams = self.ndparams.as_deref().map(key_values).transpose()?;
+        let all = json!({
+            "candidate_pool_size": self.candidate_pool_size,
+            "max_running_jobs": self.max_running_jobs,
+            "max_tracked_jobs": self.max_tracked_jobs,
+            "enabled_disk_templates": self.enabled_disk_templates,
+            "hvparams": (!hvparams.is_empty()).then_some(hvparams),
+            "beparams": self.beparams.as_deref().map(backend).transpose()?,
+            "nicparams": nicparams,
+            "ndparams": ndparams.map(guessed),
+            "default_iallocator": self.default_iallocator,
+            "mac_prefix": self.mac_prefix,
+            "enabled_user_shutdown": self.user_shutdown,
+            "maintain_node_health": self.maintain_node_health,
+            "file_storage_dir": self.file_storage_dir,
+            "ipolicy": self.policy.value()?,
+        });
+        let Value::Object(all) = all else { return Ok(Map::new()) };
+        Ok(all.into_iter().filter(|(_, value)| !value.is_null()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    #[test]
+    fn only_what_was_given_is_set() {
+        let given = |args: &[&str]| Only::try_parse_from([&["x"], args].concat()).unwrap().settings.given();
+        assert_eq!(given(&[]), Ok(Map::new()));
+        let args = ["-C", "1", "-B", "vcpus=2", "-H", "fake:a=1", "-H", "lxc:b=x", "--user-shutdown", "yes"];
+        let want = json!({
+            "candidate_pool_size": 1, "beparams": {"vcpus": 2}, "hvparams": {"fake": {"a": 1}, "lxc": {"b": "x"}},
+            "enabled_user_shutdown": true
+        });
+        assert_eq!(given(&args).map(Value::Object), Ok(want));
+        assert!(given(&["-B", "vcpus=x"]).is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! What this node knows by itself: whether it is the master, where the sibling programs are, whether boot
+//! runs. Reads files of the root; writes none.
+
+use crate::error::CliError;
+use gantry_model::role::{Role, RoleFile};
+use gantry_model::root::Root;
+use gantry_proto::hello::Hello;
+use gantry_rpc::Client;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Names a directory with the sibling programs, in place of the one this program lies in.
+pub const LIBEXEC_ENV: &str = "GANTRY_LIBEXEC";
+
+/// The role file, if this node belongs to a cluster.
+///
+/// # Errors
+/// A file that is there but cannot be read or understood.
+pub fn role(root: &Root) -> Result<Option<RoleFile>, CliError> {
+    let path = root.role_file();
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(CliError::plain(format!("cannot read {}: {error}", path.display()))),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| CliError::plain(format!("{} is damaged: {error}", path.display())))
+}
+
+/// The value of an ssconf file, without its line end.
+#[must_use]
+pub fn ssconf(root: &Root, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(root.ssconf(key)).ok()?;
+    Some(text.trim_end().to_owned()).filter(|t| !t.is_empty())
+}
+
+/// Ok if this node is the master of a cluster.
+///
+/// # Errors
+/// Not the master (says who is), or no cluster (says how to make or join one).
+pub fn check_master(root: &Root) -> Result<(), CliError> {
+    match role(root)? {
+        Some(RoleFile { role: Role::Master, .. }) => Ok(()),
+        Some(_) => Err(match ssconf(root, "master_node") {
+            Some(master) => CliError::plain(format!(
+                "This is not the master node, please connect to node '{master}' and rerun the command"
+            )),
+            None => CliError::plain(
+                "This is not the master node, and this node does not know which one is (ssconf_master_node is missing).\n\
+                 Run the command on the node where the cluster was made.",
+            ),
+        }),
+        None => Err(no_cluster(root)),
+    }
+}
+
+/// "No cluster here", with what to do.
+#[must_use]
+pub fn no_cluster(root: &Root) -> CliError {
+    CliError::plain(format!(
+        "No cluster here: {} does not exist.\nMake a cluster with \"gnt-cluster init NAME\", or add this node to one \
+         with \"gnt-node add\" on its master. If the root is another one, name it with --root or GANTRY_ROOT.",
+        root.role_file().display()
+    ))
+}
+
+/// "luxid does not answer", with what to do.
+#[must_use]
+pub fn luxid_away(root: &Root, error: &io::Error) -> CliError {
+    CliError::plain(format!(
+        "Cannot communicate with the master daemon.\nIs the process running and listening for connections?\n\
+         ({}: {error})\nStart the node's daemons with \"gantry-boot --root {} --daemonize\"; the logs are in {}.",
+        root.socket("luxi.sock").display(),
+        root.path().display(),
+        root.log().display()
+    ))
+}
+
+/// Whether a boot runs on this root.
+pub async fn boot_answers(root: &Root) -> bool {
+    gantry_rpc::unix::connect(&root.socket("boot.sock")).await.is_ok()
+}
+
+/// A connection to this node's boot; none when no boot runs.
+///
+/// # Errors
+/// A boot that runs but cannot be talked to.
+pub async fn boot(root: &Root) -> Result<Option<Client>, CliError> {
+    if !boot_answers(root).await {
+        return Ok(None);
+    }
+    let hello = Hello::new(gantry_proto::boot::PROTOCOL, "gantry");
+    let client = Client::unix(&root.socket("boot.sock"), &hello).await;
+    client.map(Some).map_err(|error| CliError::plain(format!("cannot talk to boot: {error}")))
+}
+
+/// The path of a sibling program, such as `gantry-boot`.
+///
+/// # Errors
+/// It is not there: says where it was looked for and how to name another directory.
+pub fn sibling(name: &str) -> Result<PathBuf, CliError> {
+    let dir = match std::env::var_os(LIBEXEC_ENV) {
+        Some(dir) => PathBuf::from(dir),
+        None => own_dir().ok_or_else(|| {
+            CliError::plain(format!(
+                "cannot find out where this program lies; name the directory of {name} in {LIBEXEC_ENV}"
+            ))
+        })?,
+    };
+    let path = dir.join(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(CliError::plain(format!(
+        "{name} is not in {}; name the directory with Gantry's programs in {LIBEXEC_ENV}",
+        dir.display()
+    )))
+}
+
+fn own_dir() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    own.parent().map(Path::to_path_buf)
+}
