@@ -3,5 +3,183 @@
 //! It stores jobs durably, schedules them, starts one process per job and learns of its end; it answers
 //! queries from its copy of the configuration. It takes no lock and changes no configuration: wconfd
 //! does, asked by the jobs.
+//!
+//! [`serve`] is the whole daemon in the order of P4.7: recover the log, adopt or bury what ran, tell wconfd the
+//! owners, then serve.
 
+pub mod api;
+pub mod config;
 pub mod core;
+pub mod error;
+pub mod io;
+
+use crate::api::Api;
+use crate::core::queue::{Event, Me, Queue, Rules, StoredRow};
+use crate::io::actor::{Actor, Setting, inbox};
+use crate::io::desk::Office;
+use crate::io::luxi_server::{self, Server};
+use crate::io::metrics::{self, Numbers};
+use crate::io::nodes::Nodes;
+use crate::io::spawn::Program;
+use crate::io::spool;
+use crate::io::view::View;
+use crate::io::wconfd::{Gone, Keeper};
+use anyhow::Context;
+use error::LuxidError;
+use gantry_model::ids::{ClusterUuid, Fence};
+use gantry_model::role::{Role, RoleFile};
+use gantry_model::root::Root;
+use gantry_proto::hello::Hello;
+use gantry_rt::{Daemon, clock, files};
+use gantry_store::{LogKind, StartOptions, Started};
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use tokio::sync::mpsc;
+
+/// Log file of all job processes, in the log directory: what they say when something is broken.
+const JOB_LOG: &str = "job.log";
+
+/// Runs luxid until it is told to stop. `job_program` executes jobs.
+///
+/// # Errors
+/// What makes luxid unable to go on; boot starts it anew.
+pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
+    let root = daemon.root.clone();
+    let started =
+        gantry_store::start(&root.lib(), StartOptions::new(LogKind::Q)).map_err(LuxidError::Open)?;
+    let role = role(&root, &started)?;
+    let me = Me { epoch: started.term.epoch, run: started.term.run };
+    let rows =
+        started.objects.iter().map(|o| StoredRow { kind: &o.kind, key: &o.key, rev: o.rev, body: &o.body });
+    let (queue, loaded) = Queue::load(me, Rules::ALL, clock::now(), rows).map_err(LuxidError::Load)?;
+    drop(started.objects);
+
+    let hello = |protocol: &str| Hello {
+        cluster: Some(role.cluster),
+        epoch: Some(me.epoch),
+        run: Some(me.run),
+        ..Hello::new(protocol, "gantry-luxid")
+    };
+    let (inbox, mailbox) = inbox();
+    let (view, gone, numbers) = (View::default(), Gone::default(), Numbers::default());
+    let office = Arc::new(Office {
+        program: Program {
+            path: job_program,
+            root: root.clone(),
+            cluster: role.cluster,
+            log: job_log(&root)?,
+        },
+        hello: hello(gantry_proto::job::PROTOCOL),
+        inbox: inbox.clone(),
+        stop: daemon.stop.clone(),
+    });
+    let owners = queue.owners();
+    let setting = Setting {
+        writer: started.writer.clone(),
+        view: view.clone(),
+        office,
+        gone: gone.clone(),
+        tasks: daemon.tasks.clone(),
+        numbers: numbers.clone(),
+        master: role.node,
+        fence: Fence { epoch: me.epoch, ballot: started.ballot },
+    };
+    let registry = Arc::clone(&daemon.metrics);
+    let writer = started.writer.clone();
+    metrics::register(
+        &mut registry.lock().unwrap_or_else(PoisonError::into_inner),
+        numbers,
+        view.clone(),
+        writer,
+    );
+
+    daemon.ready.set(false, "looking for the jobs of an earlier luxid");
+    tidy(&root, owners).await.context("can't look through spool files and job sockets")?;
+    let mut actor = Actor::new(queue, setting, mailbox);
+    let (settled, mut settling) = mpsc::channel(1);
+    actor.begin(loaded, settled).await?;
+    daemon.tasks.spawn("queue", actor.run());
+    // Nothing is ever sent: it ends when every start of an earlier luxid is known to live or to be dead.
+    settling.recv().await;
+
+    daemon.ready.set(false, "waiting for wconfd");
+    let (keeper, mut config) = Keeper::new(&root, hello(gantry_proto::wconfd::PROTOCOL), inbox.clone(), gone);
+    daemon.tasks.spawn("wconfd", keeper.run(daemon.stop.clone()));
+    tokio::select! {
+        () = config.first_state() => {}
+        () = daemon.stop.cancelled() => return Ok(()),
+    }
+    inbox.event(Event::Open).await;
+
+    let nodes = Nodes::new(root.clone(), hello(gantry_proto::noded::PROTOCOL));
+    let server = Server::new(Api { inbox, view, config, nodes });
+    let listener = listen(&root).context("can't listen on luxi.sock")?;
+    daemon.tasks.spawn("luxi", server.serve(listener, daemon.tasks.clone(), daemon.stop.clone()));
+    daemon.ready.set(true, "");
+    daemon.stop.cancelled().await;
+    tokio::task::block_in_place(|| started.writer.stop());
+    Ok(())
+}
+
+/// This node's role, which must be master in the epoch of the log.
+fn role(root: &Root, started: &Started) -> anyhow::Result<RoleFile> {
+    let epoch = started.term.epoch;
+    let role = files::read_role(root).context("can't read role.json")?;
+    let refuse = |why: String| LuxidError::NotMaster { epoch, why };
+    let role = role.ok_or_else(|| refuse("it has no role".to_owned()))?;
+    if role.role != Role::Master || role.epoch != epoch {
+        return Err(refuse(format!("its role is {:?} of epoch {}", role.role, role.epoch)).into());
+    }
+    if role.cluster != ClusterUuid(started.cluster) {
+        return Err(refuse(format!("its role is in cluster {}", role.cluster)).into());
+    }
+    Ok(role)
+}
+
+fn job_log(root: &Root) -> anyhow::Result<std::fs::File> {
+    let path = root.log().join(JOB_LOG);
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("can't open {}", path.display()))
+}
+
+/// Deals with spool files and sockets of starts that are not current.
+async fn tidy(root: &Root, current: Vec<gantry_model::ids::JobOwner>) -> std::io::Result<()> {
+    for owner in spool::leftovers(root, &current.into_iter().collect())? {
+        spool::discard(root, owner).await;
+    }
+    Ok(())
+}
+
+/// Listens on `luxi.sock`; with `compat.ganeti_paths` Ganeti's clients find it under its name there too.
+fn listen(root: &Root) -> anyhow::Result<tokio::net::UnixListener> {
+    let path = root.socket("luxi.sock");
+    let listener = gantry_rpc::unix::bind(&path, luxi_server::MODE)?;
+    if let Ok(Some(group)) = nix::unistd::Group::from_name("gantry-admin")
+        && let Err(error) = std::os::unix::fs::chown(&path, None, Some(group.gid.as_raw()))
+    {
+        tracing::warn!(%error, "can't give luxi.sock to the group gantry-admin");
+    }
+    match gantry_rt::node_toml::load(root) {
+        Ok(node) if node.compat.ganeti_paths => {
+            ganeti_path(root, &path).context("can't make Ganeti's socket path")?
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "no compat paths: node.toml can't be read"),
+    }
+    Ok(listener)
+}
+
+fn ganeti_path(root: &Root, socket: &Path) -> std::io::Result<()> {
+    let dir = root.path().join("var/run/ganeti/socket");
+    std::fs::create_dir_all(&dir)?;
+    let link = dir.join("ganeti-query");
+    match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(std::path::absolute(socket)?, link)
+}

@@ -74,7 +74,8 @@ async fn run(root: Root, owner: JobOwner, cluster: ClusterUuid) {
     hello.cluster = Some(cluster);
     let service = Arc::new(FakeService(Arc::clone(&board), hello));
     tokio::spawn(gantry_rpc::serve_unix(listener, service, Limits::default(), CancellationToken::new()));
-    let mut pair = std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let mut pair =
+        std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
     if mode == "slow" {
         std::fs::write(root.path().join("slow"), "").unwrap();
         wait_for_file(&root.path().join("proceed")).await;

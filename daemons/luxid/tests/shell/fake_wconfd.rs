@@ -5,7 +5,9 @@ use gantry_model::defaults::{ClusterSeed, cluster};
 use gantry_model::ids::{ClusterUuid, JobOwner, NodeUuid};
 use gantry_model::root::Root;
 use gantry_proto::hello::Hello;
-use gantry_proto::wconfd::{LockRow, LockRows, OwnerGone, Owners, PROTOCOL, Want, Watch, WatchChange, WatchItem};
+use gantry_proto::wconfd::{
+    LockRow, LockRows, OwnerGone, Owners, PROTOCOL, Want, Watch, WatchChange, WatchItem,
+};
 use gantry_rpc::{Call, Fail, Limits, Service, reply};
 use std::future::Future;
 use std::pin::Pin;

@@ -1,6 +1,8 @@
 //! luxid as a real process: real store, real sockets, real job processes. Only the jobs' program and wconfd are
 //! played by this test binary.
 
+#![allow(clippy::unwrap_used, reason = "a failed step of a test ends it")]
+
 mod fake_job;
 mod fake_wconfd;
 mod server;

@@ -145,7 +145,8 @@ fn a_job_with_a_full_backlog_is_alive() {
     let mut held = Vec::new();
     let _in = world.runtime.enter();
     loop {
-        let connect = async { tokio::time::timeout(Duration::from_secs(1), gantry_rpc::unix::connect(&path)).await };
+        let connect =
+            async { tokio::time::timeout(Duration::from_secs(1), gantry_rpc::unix::connect(&path)).await };
         match world.runtime.block_on(connect) {
             Ok(Ok(stream)) => held.push(stream),
             Ok(Err(error)) => {
@@ -195,7 +196,10 @@ fn jobs_are_cancelled_and_killed() {
     assert_eq!(world.ask("CancelJob", json!([held, true])), json!([true, "SIGKILL send to the process"]));
     world.wait_for(held, "error");
     assert!(began.elapsed() < Duration::from_secs(1), "took {:?}", began.elapsed());
-    assert_eq!(world.ask("CancelJob", json!([held, true])), json!([false, format!("Job {held} not found in queue")]));
+    assert_eq!(
+        world.ask("CancelJob", json!([held, true])),
+        json!([false, format!("Job {held} not found in queue")])
+    );
     until("files to be gone", || world.leftovers().is_empty());
 }
 

@@ -53,7 +53,8 @@ impl World {
         let role = RoleFile { node, cluster, role: Role::Master, epoch: 1 };
         gantry_rt::files::write_role(&root, &role).unwrap();
         job_program(dir.path());
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let wconfd = FakeWconfd::new(cluster, node);
         let _in = runtime.enter();
         wconfd.serve(&root);
@@ -69,7 +70,8 @@ impl World {
     }
 
     pub fn start_unready(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("luxid.log"));
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("luxid.log"));
         let luxid = Command::new(env!("CARGO_BIN_EXE_gantry-luxid"))
             .arg("--root")
             .arg(self.root.path())

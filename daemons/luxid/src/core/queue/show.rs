@@ -133,12 +133,12 @@ impl Queue {
     }
 
     pub(super) fn forget(&mut self, ask: Ask) {
-        if let Some(job) = self.waiting_for.remove(&ask) {
-            if let Some(waiters) = self.waiters.get_mut(&job) {
-                waiters.remove(&ask);
-                if waiters.is_empty() {
-                    self.waiters.remove(&job);
-                }
+        if let Some(job) = self.waiting_for.remove(&ask)
+            && let Some(waiters) = self.waiters.get_mut(&job)
+        {
+            waiters.remove(&ask);
+            if waiters.is_empty() {
+                self.waiters.remove(&job);
             }
         }
         for entry in self.live.values_mut().filter(|entry| !entry.cancelers.is_empty()) {

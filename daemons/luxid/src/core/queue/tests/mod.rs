@@ -163,11 +163,11 @@ impl Bench {
 
     /// The start of the job's newest process.
     fn spawned(&self, id: JobId) -> JobOwner {
-        let spawns = self.actions.iter().filter_map(|action| match action {
+        let mut spawns = self.actions.iter().rev().filter_map(|action| match action {
             Action::Spawn { owner, .. } if owner.job == id => Some(*owner),
             _ => None,
         });
-        spawns.last().unwrap_or_else(|| panic!("job {id} was not started"))
+        spawns.next().unwrap_or_else(|| panic!("job {id} was not started"))
     }
 
     fn is_spawned(&self, id: JobId) -> bool {

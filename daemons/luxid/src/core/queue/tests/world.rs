@@ -317,11 +317,11 @@ impl World {
             }
             Action::Confirm { owner, .. } => {
                 let proc = self.procs.iter_mut().find(|p| p.owner == owner && p.linked);
-                if let Some(proc) = proc {
-                    if let Life::Done(report) = &proc.life {
-                        proc.outcome = Some(report.ops[0].status);
-                        proc.life = Life::Gone;
-                    }
+                if let Some(proc) = proc
+                    && let Life::Done(report) = &proc.life
+                {
+                    proc.outcome = Some(report.ops[0].status);
+                    proc.life = Life::Gone;
                 }
             }
             Action::Cancel(owner) => {

@@ -1,0 +1,373 @@
+//! The task that owns the queue. It takes events in lots, appends one batch for each lot, shows what is committed,
+//! and hands out what is to be done. It never waits for anything but its inbox and the store.
+
+use super::desk::{Desk, Leavings, Office, Start};
+use super::kill;
+use super::metrics::Numbers;
+use super::view::View;
+use super::wconfd::Gone;
+use crate::core::queue::{Action, Answer, Ask, Change, Effects, Event, Queue, Request, Ticket};
+use crate::error::LuxidError;
+use gantry_model::error::GanetiError;
+use gantry_model::ids::{Fence, JobOwner, NodeUuid};
+use gantry_proto::codec::Json;
+use gantry_proto::job::{ConfirmRequest, GoRequest};
+use gantry_rt::{Tasks, clock};
+use gantry_store::{Batch, Index, Progress, StoreError, Writer};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Events that may wait for the queue. Senders wait for a place: reports and clients are slowed down, none is lost.
+const INBOX_MAX: usize = 4096;
+/// Most events taken in one step, so that one batch stays small enough for one row of the log.
+const LOT_MAX: usize = 128;
+/// A batch is cut before it gets larger than this, in bytes of bodies; one body alone is within
+/// `gantry_store::BATCH_BYTES_MAX`.
+const BATCH_BYTES: usize = 1 << 20;
+/// What is counted for a change beside its body.
+const CHANGE_BYTES: usize = 128;
+
+/// What the queue's task is told.
+#[derive(Debug)]
+enum Message {
+    Event(Event),
+    Ask(Ask, Request, oneshot::Sender<Reply>),
+    Owners(oneshot::Sender<Vec<JobOwner>>),
+    Left(JobOwner),
+}
+
+type Reply = Result<Answer, GanetiError>;
+
+/// The way to the queue. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Inbox {
+    to: mpsc::Sender<Message>,
+    asks: Arc<AtomicU64>,
+}
+
+impl Inbox {
+    /// Reports an event; waits for a place. When the queue is gone luxid ends, and nothing matters any more.
+    pub async fn event(&self, event: Event) {
+        let _ = self.to.send(Message::Event(event)).await;
+    }
+
+    /// Asks and waits for the answer, which is committed. Dropping the future withdraws the question; what it
+    /// changed stays.
+    ///
+    /// # Errors
+    /// What the queue answers, or that luxid is stopping.
+    pub async fn ask(&self, request: Request) -> Reply {
+        let ask = Ask(self.asks.fetch_add(1, Ordering::Relaxed));
+        let (answer, answered) = oneshot::channel();
+        let stopping = || GanetiError::generic("luxid is stopping: the outcome of this request is not known");
+        self.to.send(Message::Ask(ask, request, answer)).await.map_err(|_| stopping())?;
+        let mut withdrawal = Withdrawal { ask: Some(ask), to: &self.to };
+        let reply = answered.await.map_err(|_| stopping())?;
+        withdrawal.ask = None;
+        reply
+    }
+
+    /// The running (job, start)s.
+    pub async fn owners(&self) -> Vec<JobOwner> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.to.send(Message::Owners(answer)).await;
+        answered.await.unwrap_or_default()
+    }
+
+    async fn left(&self, owner: JobOwner) {
+        let _ = self.to.send(Message::Left(owner)).await;
+    }
+}
+
+/// Tells the queue when nobody waits for an answer any more.
+struct Withdrawal<'a> {
+    ask: Option<Ask>,
+    to: &'a mpsc::Sender<Message>,
+}
+
+impl Drop for Withdrawal<'_> {
+    fn drop(&mut self) {
+        if let Some(ask) = self.ask {
+            // Should the inbox be full, the question stays until its job changes: it costs a few bytes.
+            let _ = self.to.try_send(Message::Event(Event::Forget(ask)));
+        }
+    }
+}
+
+/// An inbox and its other end, which [`Actor`] takes.
+#[must_use]
+pub fn inbox() -> (Inbox, Mailbox) {
+    let (to, from) = mpsc::channel(INBOX_MAX);
+    (Inbox { to, asks: Arc::new(AtomicU64::new(1)) }, Mailbox(from))
+}
+
+/// Where the queue's task reads.
+#[derive(Debug)]
+pub struct Mailbox(mpsc::Receiver<Message>);
+
+/// What the actor works with.
+pub struct Setting {
+    /// Changes go there.
+    pub writer: Writer,
+    /// What clients see.
+    pub view: View,
+    /// What starts share.
+    pub office: Arc<Office>,
+    /// The dead that wconfd must hear of.
+    pub gone: Gone,
+    /// Tasks.
+    pub tasks: Tasks,
+    /// For the metrics.
+    pub numbers: Numbers,
+    /// This node.
+    pub master: NodeUuid,
+    /// This master's claim.
+    pub fence: Fence,
+}
+
+/// The task's state.
+pub struct Actor {
+    queue: Queue,
+    set: Setting,
+    mailbox: Mailbox,
+    progress: watch::Receiver<Progress>,
+    /// Batches under way: their last index, and the ticket it stands for.
+    flights: VecDeque<(Index, Ticket)>,
+    answers: HashMap<Ask, oneshot::Sender<Reply>>,
+    desks: HashMap<JobOwner, Arc<Desk>>,
+}
+
+impl Actor {
+    /// An actor for a loaded queue.
+    #[must_use]
+    pub fn new(queue: Queue, set: Setting, mailbox: Mailbox) -> Self {
+        let progress = set.writer.progress();
+        Self {
+            queue,
+            set,
+            mailbox,
+            progress,
+            flights: VecDeque::new(),
+            answers: HashMap::new(),
+            desks: HashMap::new(),
+        }
+    }
+
+    /// Does what loading the queue led to. Each start to be adopted drops a clone of `settled` once it is known
+    /// whether its process lives.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn begin(&mut self, loaded: Effects, settled: mpsc::Sender<()>) -> Result<(), LuxidError> {
+        self.perform(loaded, Some(&settled)).await
+    }
+
+    /// Works until the daemon stops.
+    ///
+    /// # Errors
+    /// When the store fails: the daemon must end (crash-only).
+    pub async fn run(mut self) -> Result<(), LuxidError> {
+        let stop = self.set.office.stop.clone();
+        let mut lot = Vec::with_capacity(LOT_MAX);
+        loop {
+            tokio::select! {
+                got = self.mailbox.0.recv_many(&mut lot, LOT_MAX) => if got == 0 { return Ok(()) },
+                moved = self.progress.changed() => {
+                    if moved.is_err() { return Err(LuxidError::StoreEnded) }
+                }
+                () = stop.cancelled() => return Ok(()),
+            }
+            let mut events = Vec::with_capacity(lot.len() + 1);
+            events.extend(self.committed()?);
+            for message in lot.drain(..) {
+                events.extend(self.open(message));
+            }
+            let effects = self.queue.step(clock::now(), events);
+            self.perform(effects, None).await?;
+            self.set.numbers.counts(self.queue.counts());
+        }
+    }
+
+    /// What the store has committed since the last look.
+    fn committed(&mut self) -> Result<Option<Event>, LuxidError> {
+        let progress = self.progress.borrow_and_update();
+        if let Some(reason) = &progress.failed {
+            return Err(LuxidError::StoreFailed(reason.clone()));
+        }
+        let committed = progress.committed;
+        drop(progress);
+        let mut newest = None;
+        while self.flights.front().is_some_and(|(index, _)| *index <= committed) {
+            newest = self.flights.pop_front().map(|(_, ticket)| Event::Committed(ticket));
+        }
+        Ok(newest)
+    }
+
+    fn open(&mut self, message: Message) -> Option<Event> {
+        match message {
+            Message::Event(event) => {
+                if let Event::Forget(ask) = &event {
+                    self.answers.remove(ask);
+                }
+                Some(event)
+            }
+            Message::Ask(ask, request, answer) => {
+                self.answers.insert(ask, answer);
+                Some(Event::Asked(ask, request))
+            }
+            Message::Owners(answer) => {
+                let _ = answer.send(self.queue.owners());
+                None
+            }
+            Message::Left(owner) => {
+                self.desks.remove(&owner);
+                None
+            }
+        }
+    }
+
+    async fn perform(
+        &mut self,
+        effects: Effects,
+        settled: Option<&mpsc::Sender<()>>,
+    ) -> Result<(), LuxidError> {
+        if let Some((ticket, changes)) = effects.batch {
+            self.append(ticket, changes).await?;
+        }
+        self.set.view.apply(effects.shown);
+        for (ask, reply) in effects.replies {
+            if let Some(answer) = self.answers.remove(&ask) {
+                let _ = answer.send(reply);
+            }
+        }
+        for action in effects.actions {
+            self.act(action, settled);
+        }
+        Ok(())
+    }
+
+    /// Appends a step's changes; as several batches when they are large. Waits while the store is full.
+    async fn append(&mut self, ticket: Ticket, changes: Vec<Change>) -> Result<(), LuxidError> {
+        for batch in batches(changes) {
+            let index = loop {
+                match self.set.writer.append(batch.clone()) {
+                    Ok(index) => break index,
+                    Err(StoreError::Full) => {
+                        self.progress.changed().await.map_err(|_| LuxidError::StoreEnded)?;
+                        // The next round of `run` must see it too.
+                        self.progress.mark_changed();
+                        tokio::task::yield_now().await;
+                    }
+                    Err(error) => return Err(LuxidError::Append(error)),
+                }
+            };
+            self.flights.retain(|(_, other)| *other != ticket);
+            self.flights.push_back((index, ticket));
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action, settled: Option<&mpsc::Sender<()>>) {
+        match action {
+            Action::Spawn { owner, failed } => {
+                let start = self.new_start(owner);
+                let inbox = self.set.office.inbox.clone();
+                self.set.tasks.spawn("start", async move {
+                    start.run(failed).await;
+                    inbox.left(owner).await;
+                });
+            }
+            Action::Adopt { owner, process } => {
+                let start = self.new_start(owner);
+                let inbox = self.set.office.inbox.clone();
+                let settled = settled.cloned().unwrap_or_else(|| mpsc::channel(1).0);
+                self.set.tasks.spawn("adopt", async move {
+                    start.adopt(process, settled).await;
+                    inbox.left(owner).await;
+                });
+            }
+            Action::Go { owner, ops, next_serial } => match Json::of(&ops) {
+                Ok(ops) => {
+                    let Setting { master, fence, office, .. } = &self.set;
+                    let cluster = office.program.cluster;
+                    let request =
+                        GoRequest { owner, cluster, master: *master, fence: *fence, ops, next_serial };
+                    self.at_desk(owner, |desk| desk.go(request));
+                }
+                Err(error) => tracing::error!(%owner, %error, "opcodes have no JSON form"),
+            },
+            Action::Abandon(owner) => self.at_desk(owner, Desk::abandon),
+            Action::Confirm { owner, number, log_serial } => {
+                self.at_desk(owner, |desk| desk.confirm(ConfirmRequest { number, log_serial }));
+            }
+            Action::Cancel(owner) => self.at_desk(owner, Desk::cancel),
+            Action::SetPriority(owner, priority) => self.at_desk(owner, |desk| desk.set_priority(priority)),
+            Action::Kill { owner, process, ask } => {
+                let office = Arc::clone(&self.set.office);
+                self.set.tasks.spawn("kill", async move {
+                    let how = kill::kill(&office.program.root, owner, process.as_ref()).await;
+                    if let Some(ask) = ask {
+                        office.inbox.event(Event::Killed(ask, owner, how)).await;
+                    }
+                });
+            }
+            Action::OwnerGone(owner) => self.set.gone.add(owner),
+            Action::Clean(owner) => self.leave(owner, Leavings::Clean),
+            Action::Discard(owner) => self.leave(owner, Leavings::Discard),
+        }
+    }
+
+    fn new_start(&mut self, owner: JobOwner) -> Start {
+        let desk = Arc::new(Desk::default());
+        self.desks.insert(owner, Arc::clone(&desk));
+        Start::new(Arc::clone(&self.set.office), owner, desk)
+    }
+
+    fn at_desk(&self, owner: JobOwner, order: impl FnOnce(&Desk)) {
+        if let Some(desk) = self.desks.get(&owner) {
+            order(desk);
+        }
+    }
+
+    fn leave(&self, owner: JobOwner, leavings: Leavings) {
+        self.at_desk(owner, |desk| desk.leave(leavings));
+    }
+}
+
+/// Cuts changes into batches that fit a row of the log each. A removal stays with the change before it.
+fn batches(changes: Vec<Change>) -> Vec<Batch> {
+    let mut batches = Vec::new();
+    let mut bytes = 0;
+    let mut current = Vec::new();
+    for change in changes {
+        let size = CHANGE_BYTES + change.body.as_ref().map_or(0, Vec::len);
+        if change.body.is_some() && !current.is_empty() && bytes + size > BATCH_BYTES {
+            batches.push(Batch { changes: std::mem::take(&mut current) });
+            bytes = 0;
+        }
+        bytes += size;
+        let Change { kind, key, rev, body } = change;
+        current.push(gantry_store::Change { kind: kind.to_owned(), key, rev, body });
+    }
+    batches.push(Batch { changes: current });
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(bytes: Option<usize>) -> Change {
+        Change { kind: "job", key: "1".to_owned(), rev: 1, body: bytes.map(|n| vec![b'x'; n]) }
+    }
+
+    #[test]
+    fn large_steps_are_cut_but_never_before_a_removal() {
+        let changes = vec![change(Some(700_000)), change(Some(700_000)), change(None), change(Some(10))];
+        let sizes: Vec<usize> = batches(changes).iter().map(|b| b.changes.len()).collect();
+        assert_eq!(sizes, [1, 3]);
+        assert_eq!(batches(vec![change(Some(2_900_000))]).len(), 1);
+    }
+}

@@ -1,0 +1,39 @@
+//! Ending a job's process with SIGKILL, and no other process (P4.9): the pid comes from the socket's other end, is
+//! pinned by a pidfd, and its start time is compared before the signal is sent.
+
+use super::liveness::start_time;
+use crate::core::queue::{KillResult, Process};
+use gantry_model::ids::JobOwner;
+use gantry_model::root::Root;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Kills the process of a start.
+pub async fn kill(root: &Root, owner: JobOwner, process: Option<&Process>) -> KillResult {
+    // Kept open until the signal is sent: while it stands, the pid at its other end is not another's.
+    let stream = gantry_rpc::unix::connect(&root.job_socket(owner)).await;
+    let peer = stream.as_ref().ok().and_then(|s| s.peer_cred().ok()?.pid());
+    let Some(pid) = peer.or_else(|| process.and_then(|p| i32::try_from(p.pid).ok())) else {
+        return KillResult::AlreadyDead;
+    };
+    let result = send(pid, process);
+    drop(stream);
+    tracing::info!(%owner, pid, ?result, "kill");
+    result
+}
+
+fn send(pid: i32, process: Option<&Process>) -> KillResult {
+    let pinned = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    let Some(Ok(pidfd)) = pinned else { return KillResult::AlreadyDead };
+    let found = u32::try_from(pid).ok().and_then(start_time);
+    let is_it = match process {
+        Some(process) => found == Some(process.start_time) && u32::try_from(pid) == Ok(process.pid),
+        None => found.is_some(),
+    };
+    if !is_it {
+        return KillResult::AlreadyDead;
+    }
+    match pidfd_send_signal(&pidfd, Signal::KILL) {
+        Ok(()) => KillResult::Sent,
+        Err(_) => KillResult::AlreadyDead,
+    }
+}

@@ -1,0 +1,106 @@
+//! Asks nodes for their live facts (`NodeInfo`); connections are kept. Changes nothing on a node.
+
+use crate::core::mirror::Snapshot;
+use crate::core::query::{LiveFacts, Unreachable};
+use gantry_model::config::Node;
+use gantry_model::ids::NodeUuid;
+use gantry_model::root::Root;
+use gantry_proto::hello::Hello;
+use gantry_proto::noded::{NodeInfo, NodeInfoReply};
+use gantry_rpc::Client;
+use gantry_rpc::tls::Identity;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// How long a node may take to answer a query, connecting included. Clients of lists wait for the slowest node.
+const INFO_MS: u64 = 4_000;
+/// Nodes asked at the same time by one query.
+const ASKED_AT_ONCE_MAX: usize = 64;
+
+/// The nodes, as far as queries need them. Clones share connections.
+#[derive(Clone)]
+pub struct Nodes(Arc<Shared>);
+
+struct Shared {
+    root: Root,
+    hello: Hello,
+    identity: Mutex<Option<Arc<Identity>>>,
+    clients: Mutex<HashMap<NodeUuid, Client>>,
+}
+
+impl Nodes {
+    /// Nothing is connected yet. `hello` is what luxid says to a node, whose uuid is filled in.
+    #[must_use]
+    pub fn new(root: Root, hello: Hello) -> Self {
+        Self(Arc::new(Shared { root, hello, identity: Mutex::default(), clients: Mutex::default() }))
+    }
+
+    /// Asks these nodes, side by side.
+    pub async fn facts(&self, config: &Arc<Snapshot>, nodes: &[NodeUuid]) -> LiveFacts {
+        let places = Arc::new(Semaphore::new(ASKED_AT_ONCE_MAX));
+        let mut asked = JoinSet::new();
+        for uuid in nodes.iter().copied() {
+            let node = config.nodes().get(&uuid).cloned();
+            let (own, places) = (self.clone(), Arc::clone(&places));
+            asked.spawn(async move {
+                let _place = places.acquire().await;
+                let answer = match &node {
+                    Some(node) => own.info(node).await,
+                    None => Err(Unreachable),
+                };
+                (uuid, answer)
+            });
+        }
+        LiveFacts::new(asked.join_all().await)
+    }
+
+    async fn info(&self, node: &Node) -> Result<NodeInfoReply, Unreachable> {
+        let limit = Duration::from_millis(INFO_MS);
+        let asked = tokio::time::timeout(limit, async {
+            let client = self.client(node).await?;
+            client.call::<NodeInfo>(&(), limit).await.map_err(|error| error.to_string())
+        });
+        match asked.await {
+            Ok(Ok(info)) => Ok(info),
+            Ok(Err(why)) => {
+                tracing::debug!(node = %node.name, why, "a node does not answer a query");
+                Err(Unreachable)
+            }
+            Err(_) => Err(Unreachable),
+        }
+    }
+
+    async fn client(&self, node: &Node) -> Result<Client, String> {
+        let kept = lock(&self.0.clients).get(&node.uuid).filter(|client| !client.is_closed()).cloned();
+        if let Some(client) = kept {
+            return Ok(client);
+        }
+        let ip = node.primary_ip.parse().map_err(|_| format!("no usable address '{}'", node.primary_ip))?;
+        let address = SocketAddr::new(ip, node.noded_port);
+        let hello = Hello { node: Some(node.uuid), ..self.0.hello.clone() };
+        let identity = self.identity()?;
+        let client =
+            Client::tls(address, &hello, &identity, node.uuid).await.map_err(|error| error.to_string())?;
+        lock(&self.0.clients).insert(node.uuid, client.clone());
+        Ok(client)
+    }
+
+    fn identity(&self) -> Result<Arc<Identity>, String> {
+        let mut kept = lock(&self.0.identity);
+        if let Some(identity) = &*kept {
+            return Ok(Arc::clone(identity));
+        }
+        let identity = Identity::load(&self.0.root.secrets()).map_err(|error| error.to_string())?;
+        let identity = Arc::new(identity);
+        *kept = Some(Arc::clone(&identity));
+        Ok(identity)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,103 @@
+//! Spool files: what a job's process left behind when no luxid was there to take its outcome (P4.4, P4.6).
+
+use gantry_model::ids::JobOwner;
+use gantry_model::job::{Outcome, Report};
+use gantry_model::root::Root;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+/// Where spool files go that belong to no current start.
+const ASIDE: &str = "aside";
+/// Most files kept there: they are for people who look into an accident, not for ever.
+const ASIDE_FILES_MAX: usize = 100;
+/// Largest spool file read: a whole report is within a few MiB.
+const SPOOL_BYTES_MAX: u64 = 16 << 20;
+
+/// The report in the spool file of a start; None when there is none or it is not one of that start.
+pub async fn read(root: &Root, owner: JobOwner) -> Option<Report> {
+    let path = root.spool_file(owner);
+    match tokio::fs::metadata(&path).await {
+        Ok(facts) if facts.len() > SPOOL_BYTES_MAX => {
+            tracing::error!(%owner, bytes = facts.len(), "spool file is too large to be one");
+            return None;
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::error!(%owner, %error, "can't look at a spool file");
+            return None;
+        }
+    }
+    let text = tokio::fs::read(&path)
+        .await
+        .inspect_err(|error| tracing::error!(%owner, %error, "can't read a spool file"));
+    match serde_json::from_slice::<Report>(&text.ok()?) {
+        Ok(report) if report.owner == owner => Some(report),
+        Ok(report) => {
+            tracing::error!(%owner, found = %report.owner, "a spool file holds another start's report");
+            None
+        }
+        Err(error) => {
+            tracing::error!(%owner, %error, "a spool file is no report");
+            None
+        }
+    }
+}
+
+/// Deletes the spool file and the socket of a start that is over.
+pub fn clean(root: &Root, owner: JobOwner) {
+    for path in [root.spool_file(owner), root.job_socket(owner)] {
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(path = %path.display(), %error, "can't delete"),
+        }
+    }
+}
+
+/// Deletes the spool file of a start that is not the current one when it never began; else moves it aside.
+pub async fn discard(root: &Root, owner: JobOwner) {
+    if let Some(report) = read(root, owner).await
+        && report.outcome != Outcome::NeverBegan
+    {
+        tracing::warn!(%owner, "spool file of a start that is not the current one: moved aside");
+        if let Err(error) = move_aside(root, owner) {
+            tracing::warn!(%owner, %error, "can't move a spool file aside");
+        }
+    }
+    clean(root, owner);
+}
+
+fn move_aside(root: &Root, owner: JobOwner) -> io::Result<()> {
+    let aside = root.spool_dir().join(ASIDE);
+    std::fs::create_dir_all(&aside)?;
+    std::fs::rename(root.spool_file(owner), aside.join(owner.to_string()))?;
+    let mut files: Vec<(std::time::SystemTime, PathBuf)> = std::fs::read_dir(&aside)?
+        .filter_map(|entry| entry.ok())
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    files.sort();
+    for (_, path) in files.iter().rev().skip(ASIDE_FILES_MAX) {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+/// The starts that left a spool file or a socket and are not in `current`: to be discarded.
+///
+/// # Errors
+/// When a directory can't be read.
+pub fn leftovers(root: &Root, current: &BTreeSet<JobOwner>) -> io::Result<BTreeSet<JobOwner>> {
+    let mut found = BTreeSet::new();
+    for dir in [root.spool_dir(), root.job_dir()] {
+        for entry in std::fs::read_dir(dir)? {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            if let Ok(owner) = name.strip_suffix(".sock").unwrap_or(&name).parse::<JobOwner>() {
+                found.insert(owner);
+            }
+        }
+    }
+    Ok(found.difference(current).copied().collect())
+}

@@ -1,0 +1,224 @@
+//! The connection to wconfd: kept up for ever. On each new one: the owners first (P4.7), then the watch stream that
+//! feeds the copy of the configuration, then the dead, each until wconfd answered (P4.6).
+
+use super::actor::Inbox;
+use crate::core::mirror::{Mirror, Snapshot};
+use crate::core::queue::Event;
+use gantry_model::ids::JobOwner;
+use gantry_model::root::Root;
+use gantry_proto::hello::Hello;
+use gantry_proto::verb::Verb;
+use gantry_proto::wconfd::{LockRow, LockRows, NodeState, NodeStates, OwnerGone, Owners, Watch};
+use gantry_rpc::{CallError, Client, Event as Piece, Stream};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How long wconfd may take for one call.
+const CALL_MS: u64 = 30_000;
+/// First and longest wait before connecting again.
+const RECONNECT_MS: (u64, u64) = (20, 2_000);
+
+/// Owners that are dead and of which wconfd has not heard. At most one entry per start that ever ran and was not yet
+/// confirmed: bounded by the jobs that ran while wconfd was away.
+#[derive(Debug, Clone, Default)]
+pub struct Gone(Arc<(Mutex<BTreeSet<JobOwner>>, Notify)>);
+
+impl Gone {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<JobOwner>> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds one.
+    pub fn add(&self, owner: JobOwner) {
+        self.lock().insert(owner);
+        self.0.1.notify_one();
+    }
+
+    fn remove(&self, owner: JobOwner) {
+        self.lock().remove(&owner);
+    }
+
+    async fn next(&self) -> JobOwner {
+        loop {
+            let first = self.lock().first().copied();
+            if let Some(owner) = first {
+                return owner;
+            }
+            self.0.1.notified().await;
+        }
+    }
+}
+
+/// What others see of wconfd. Clones share it.
+#[derive(Clone)]
+pub struct Config {
+    state: watch::Receiver<Arc<Snapshot>>,
+    client: watch::Receiver<Option<Client>>,
+}
+
+impl Config {
+    /// The newest whole state.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.state.borrow())
+    }
+
+    /// Waits for the first whole state: then wconfd knows the owners too.
+    pub async fn first_state(&mut self) {
+        let _ = self.state.wait_for(|state| state.cluster().is_ok()).await;
+    }
+
+    /// wconfd's lock rows.
+    ///
+    /// # Errors
+    /// When wconfd is away.
+    pub async fn lock_rows(&self) -> Result<Vec<LockRow>, CallError> {
+        self.call::<LockRows>().await
+    }
+
+    /// How wconfd's last contact with each node ended.
+    ///
+    /// # Errors
+    /// When wconfd is away.
+    pub async fn node_states(&self) -> Result<Vec<NodeState>, CallError> {
+        self.call::<NodeStates>().await
+    }
+
+    async fn call<V: Verb<Request = ()>>(&self) -> Result<V::Reply, CallError> {
+        let client = self.client.borrow().clone();
+        let client = client.ok_or_else(|| CallError::Closed("wconfd is away".to_owned()))?;
+        client.call::<V>(&(), Duration::from_millis(CALL_MS)).await
+    }
+}
+
+/// The task that keeps the connection.
+pub struct Keeper {
+    path: PathBuf,
+    hello: Hello,
+    inbox: Inbox,
+    gone: Gone,
+    mirror: Mirror,
+    state: watch::Sender<Arc<Snapshot>>,
+    client: watch::Sender<Option<Client>>,
+}
+
+impl Keeper {
+    /// A keeper, and what others see through it.
+    #[must_use]
+    pub fn new(root: &Root, hello: Hello, inbox: Inbox, gone: Gone) -> (Self, Config) {
+        let mirror = Mirror::new();
+        let (state, seen) = watch::channel(mirror.snapshot());
+        let (client, calls) = watch::channel(None);
+        let path = root.socket("wconfd.sock");
+        let keeper = Self { path, hello, inbox, gone, mirror, state, client };
+        (keeper, Config { state: seen, client: calls })
+    }
+
+    /// Keeps the connection until luxid stops.
+    pub async fn run(mut self, stop: CancellationToken) {
+        tokio::select! {
+            () = self.keep() => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn keep(&mut self) {
+        let mut wait = RECONNECT_MS.0;
+        loop {
+            match Client::unix(&self.path, &self.hello).await {
+                Ok(client) => {
+                    let index = self.mirror.snapshot().index();
+                    let why = self.converse(&client).await;
+                    self.client.send_replace(None);
+                    self.mirror.disconnected();
+                    tracing::warn!(%why, "the connection to wconfd ended");
+                    if self.mirror.snapshot().index() > index {
+                        wait = RECONNECT_MS.0;
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "wconfd is away"),
+            }
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            wait = (wait * 2).min(RECONNECT_MS.1);
+        }
+    }
+
+    /// One connection, from the owners on; returns why it ended.
+    async fn converse(&mut self, client: &Client) -> CallError {
+        let limit = Duration::from_millis(CALL_MS);
+        let owners = self.inbox.owners().await;
+        if let Err(why) = client.call::<Owners>(&owners, limit).await {
+            return why;
+        }
+        let stream = match client.open::<Watch>(&self.mirror.request()).await {
+            Ok(stream) => stream,
+            Err(why) => return why,
+        };
+        self.client.send_replace(Some(client.clone()));
+        let (gone, inbox) = (self.gone.clone(), self.inbox.clone());
+        tokio::select! {
+            why = self.follow(stream) => why,
+            why = bury(client, &gone, &inbox) => why,
+        }
+    }
+
+    /// Follows the stream of changes.
+    async fn follow(&mut self, mut stream: Stream<Watch>) -> CallError {
+        loop {
+            match stream.next().await {
+                Ok(Piece::Item(item)) => {
+                    if let Err(error) = self.mirror.apply(&item) {
+                        tracing::error!(%error, "the configuration can't be followed");
+                        return CallError::Protocol(error.to_string());
+                    }
+                    self.publish().await;
+                }
+                Ok(Piece::End(())) => return CallError::Closed("the stream ended".to_owned()),
+                Err(why) => return why,
+            }
+        }
+    }
+
+    async fn publish(&mut self) {
+        let snapshot = self.mirror.snapshot();
+        let Ok(cluster) = snapshot.cluster() else { return };
+        let running = usize::try_from(cluster.max_running_jobs).unwrap_or(usize::MAX);
+        let index = snapshot.index();
+        let seen = self.state.borrow().cluster().is_ok();
+        if seen && self.state.borrow().index() == index {
+            return;
+        }
+        self.state.send_replace(snapshot);
+        self.inbox.event(Event::MaxRunning(running)).await;
+        self.inbox.event(Event::MirrorAt(index)).await;
+    }
+}
+
+/// Tells wconfd of the dead. First of those whose death an earlier luxid saw and did not live to tell: whoever
+/// holds locks and is no current start.
+async fn bury(client: &Client, gone: &Gone, inbox: &Inbox) -> CallError {
+    let limit = Duration::from_millis(CALL_MS);
+    let rows = match client.call::<LockRows>(&(), limit).await {
+        Ok(rows) => rows,
+        Err(why) => return why,
+    };
+    // Asked after the rows: who took a lock since then is current, and not in them.
+    let current: BTreeSet<JobOwner> = inbox.owners().await.into_iter().collect();
+    let waiting = |row: &LockRow| row.pending.iter().map(|(_, owner)| *owner).collect::<Vec<_>>();
+    let named = rows.iter().flat_map(|row| row.owners.iter().copied().chain(waiting(row)));
+    for owner in named.filter(|owner| !current.contains(owner)) {
+        gone.add(owner);
+    }
+    loop {
+        let owner = gone.next().await;
+        if let Err(why) = client.call::<OwnerGone>(&owner, limit).await {
+            return why;
+        }
+        tracing::debug!(%owner, "wconfd freed the locks of a dead job");
+        gone.remove(owner);
+    }
+}
