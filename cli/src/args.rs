@@ -66,7 +66,8 @@ struct Alone<T: Args> {
 }
 
 /// Names of the families' own programs.
-pub const FAMILIES: &[&str] = &["gnt-cluster", "gnt-node", "gnt-group", "gnt-instance", "gnt-job", "gnt-debug"];
+pub const FAMILIES: &[&str] =
+    &["gnt-cluster", "gnt-node", "gnt-group", "gnt-instance", "gnt-job", "gnt-debug"];
 
 /// Parses what the program was called with and runs it.
 ///

@@ -1,0 +1,6 @@
+//! The program against a scripted luxid: a real socket, a real process, each request checked.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
+
+mod scenes;
+mod stage;
