@@ -66,6 +66,10 @@ impl Node {
     /// The pid of a daemon, by its pid file, if it lives.
     #[must_use]
     pub fn pid(&self, daemon: &str) -> Option<u32> {
+        if daemon == "boot" {
+            let lock = fs::read_to_string(self.root.join("run/gantry/boot.lock")).ok()?;
+            return lock.trim().parse().ok().filter(|pid| process::lives(*pid));
+        }
         let path = self.root.join("run/gantry/pid").join(format!("{daemon}.json"));
         let file: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
         let pid = u32::try_from(file["pid"].as_u64()?).ok()?;

@@ -6,9 +6,7 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Packages of the programs but gantry-job.
-const PACKAGES: [&str; 5] = ["gantry-wconfd", "gantry-luxid", "gantry-noded", "gantry-boot", "gantry-cli"];
-/// The programs they make.
+/// The programs but gantry-job.
 const PROGRAMS: [&str; 5] = ["gantry-wconfd", "gantry-luxid", "gantry-noded", "gantry-boot", "gantry"];
 /// Names under which the CLI is also found.
 const LINKS: [&str; 6] = ["gnt-cluster", "gnt-node", "gnt-group", "gnt-instance", "gnt-job", "gnt-debug"];
@@ -18,9 +16,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Builds all programs. Where they are.
 pub fn all(release: bool) -> Result<PathBuf> {
     let profile = if release { "release" } else { "dev" };
-    let mut args = vec!["build", "--profile", profile];
-    args.extend(PACKAGES.iter().flat_map(|package| ["--package", package]));
-    run(&mut cargo(&args))?;
+    // The whole workspace: features are then the same as in the tests' build, and nothing is built twice.
+    run(&mut cargo(&["build", "--workspace", "--bins", "--profile", profile]))?;
     job()?;
     let target = target_dir();
     let place = target.join("gantry").join(if release { "release" } else { "bin" });

@@ -3,20 +3,20 @@
 use crate::build;
 use anyhow::Result;
 use gantry_tests::{Options, VirtualCluster};
-use nix::sys::signal::{SigSet, Signal};
+use std::sync::mpsc;
 
 /// Starts it, tells what to try, waits for Ctrl-C, stops it.
 pub fn run(nodes: u8) -> Result<()> {
     let programs = build::all(false)?;
-    let mut ends = SigSet::empty();
-    ends.add(Signal::SIGINT);
-    ends.add(Signal::SIGTERM);
-    ends.thread_block()?; // Children get a mask of their own from the standard library.
+    let (tell, ends) = mpsc::sync_channel(1);
+    ctrlc::set_handler(move || {
+        tell.try_send(()).ok(); // Said once is enough.
+    })?;
     eprintln!("starting {nodes} virtual nodes…");
     let options = Options { network: [127, 0, 0], programs: programs.clone(), ..Options::new(nodes) };
     let mut cluster = VirtualCluster::start(&options)?;
     println!("{}", help(&cluster, &programs));
-    ends.wait()?;
+    ends.recv()?;
     eprintln!("\nstopping…");
     cluster.stop()?;
     eprintln!("stopped; nothing is left.");

@@ -8,6 +8,7 @@ use crate::{JOIN_MS, clock, files};
 use anyhow::Context;
 use gantry_model::root::Root;
 use gantry_rpc::{Limits, serve_unix, unix};
+use nix::sys::signal::SigSet;
 use prometheus_client::registry::Registry;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +74,10 @@ where
     Fut: Future<Output = anyhow::Result<()>>,
 {
     let _starts_here = clock::millis();
+    // Whoever started us may have blocked signals: a daemon that inherits that could not be stopped.
+    if let Err(error) = SigSet::empty().thread_set_mask() {
+        eprintln!("gantry-{}: can't unblock signals: {error}", options.name);
+    }
     let filter = match logs::init(options.log_file.as_deref()) {
         Ok(filter) => filter,
         Err(error) => {
