@@ -1,6 +1,6 @@
 //! One program, many names: `gnt-node list` and `gantry node list` are the same command.
 
-use crate::command::{cluster, debug, group, instance, job, node};
+use crate::command::{cluster, daemon, debug, group, instance, job, node};
 use crate::error::CliError;
 use crate::session::Session;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -42,6 +42,7 @@ enum Family {
     Instance(instance::Family),
     Job(job::Family),
     Debug(debug::Family),
+    Daemon(daemon::Family),
     /// Print a completion script for a shell
     Completion {
         /// The shell
@@ -104,7 +105,11 @@ async fn alone<T: Args>(
 }
 
 async fn dispatch(global: &Global, family: Family, front: bool) -> Result<(), CliError> {
-    let session = |family| Session::new(global.root(), family, front);
+    let session = |family| {
+        let mut session = Session::new(global.root(), family, front);
+        session.root_named = global.root.is_some();
+        session
+    };
     match family {
         Family::Cluster(family) => Box::pin(cluster::run(session("cluster"), family)).await,
         Family::Node(family) => Box::pin(node::run(session("node"), family)).await,
@@ -112,6 +117,7 @@ async fn dispatch(global: &Global, family: Family, front: bool) -> Result<(), Cl
         Family::Instance(family) => Box::pin(instance::run(session("instance"), family)).await,
         Family::Job(family) => Box::pin(job::run(session("job"), family)).await,
         Family::Debug(family) => Box::pin(debug::run(session("debug"), family)).await,
+        Family::Daemon(family) => daemon::run(&session("daemon"), family).await,
         Family::Completion { shell } => completion(shell, &session("cluster")),
         Family::Man { dir } => manual(&dir),
     }
@@ -162,6 +168,7 @@ under both names: 'gantry node list' is 'gnt-node list'.
   gantry instance   virtual machines outside pools: add, start, stop, remove
   gantry job        what runs and ran: list, watch, cancel
   gantry debug      test jobs and locks
+  gantry daemon     this node's daemons: status, start, stop
 
 To begin on this machine:
   gantry cluster init --address IP --node-name NODE CLUSTER

@@ -99,15 +99,15 @@ impl Session {
                     }
                 }
                 News::Log(_) | News::Changed => {}
-                News::Nothing(status) => self.tell_why(job, &status, &mut seen, feedback).await,
+                News::Nothing(status) => self.tell_why(job, &status, &mut seen, feedback),
                 News::Ended => break,
             }
         }
         self.outcome(job).await
     }
 
-    /// Says once per state why a job does not go on.
-    async fn tell_why(&mut self, job: u64, status: &str, seen: &mut Seen, feedback: Feedback) {
+    /// Says once per state why a job does not go on. (What lock it waits for, it logs itself.)
+    fn tell_why(&self, job: u64, status: &str, seen: &mut Seen, feedback: Feedback) {
         if feedback == Feedback::Silent || seen.told_of == status {
             return;
         }
@@ -115,22 +115,9 @@ impl Session {
         seen.told = status != "queued";
         match status {
             "queued" => self.screen.note(&format!("Job {job} is waiting in queue")),
-            "waiting" => {
-                self.screen.note(&format!("Job {job} is trying to acquire all necessary locks"));
-                for line in self.locks_in_the_way(job).await {
-                    self.screen.note(&line);
-                }
-            }
+            "waiting" => self.screen.note(&format!("Job {job} is trying to acquire all necessary locks")),
             _ => {}
         }
-    }
-
-    /// Which locks a job waits for and who holds them; nothing when that can't be asked now.
-    async fn locks_in_the_way(&mut self, job: u64) -> Vec<String> {
-        let args = json!(["lock", ["name", "mode", "owner", "pending"], null]);
-        let Ok(answer) = self.call("Query", args).await else { return Vec::new() };
-        let rows = answer["data"].as_array().cloned().unwrap_or_default();
-        rows.iter().filter_map(|row| lock_in_the_way(row, job)).collect()
     }
 
     /// The results of a job that has ended, or the error that it ended with.
@@ -228,23 +215,6 @@ fn job_number(value: &Value) -> Option<u64> {
 fn log_line(time: &str, kind: &str, message: &Value) -> String {
     debug_assert!(!kind.is_empty());
     format!("{time} {}", safe_lines(&plain(message)))
-}
-
-/// `lock NAME is held by job ...` if this job waits for it.
-fn lock_in_the_way(row: &Value, job: u64) -> Option<String> {
-    let own = job.to_string();
-    let names = |list: &Value| -> Vec<String> { list.as_array().into_iter().flatten().map(plain).collect() };
-    let waits = row[3][1].as_array()?.iter().any(|request| names(&request[1]).contains(&own));
-    if !waits {
-        return None;
-    }
-    let owners = names(&row[2][1]);
-    let held = match owners.as_slice() {
-        [] => "another job stands before it".to_owned(),
-        [one] => format!("held by job {one}"),
-        many => format!("held by jobs {}", many.join(", ")),
-    };
-    Some(format!("  waiting for lock {}: {held}", plain(&row[0][1])))
 }
 
 /// What is known of a job that is being followed.
@@ -360,13 +330,6 @@ mod tests {
         assert_eq!(judge(1, &row("canceled", json!([]), json!([]))).unwrap_err().class, "JobCanceled");
         assert_eq!(judge(1, &json!(null)).unwrap_err().class, "JobLost");
         assert_eq!(judge(1, &json!([null, null, null])).unwrap_err().class, "JobLost");
-    }
-
-    #[test]
-    fn a_waiting_job_is_told_which_lock_it_waits_for() {
-        let row = json!([[0, "instance/x"], [0, "exclusive"], [0, ["12"]], [0, [["exclusive", ["13"]]]]]);
-        assert_eq!(lock_in_the_way(&row, 13).unwrap(), "  waiting for lock instance/x: held by job 12");
-        assert_eq!(lock_in_the_way(&row, 12), None);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Session {
     pub command: String,
     /// Whether it was called through the front command `gantry`.
     pub through_front: bool,
+    /// Whether the root was named by an option, so that commands to type must name it too.
+    pub root_named: bool,
     luxi: Option<Luxi>,
 }
 
@@ -29,7 +31,16 @@ impl Session {
     #[must_use]
     pub fn new(root: Root, family: &'static str, through_front: bool) -> Self {
         let zone = TimeZone::try_system().unwrap_or(TimeZone::UTC);
-        Self { root, screen: Screen, zone, family, command: String::new(), through_front, luxi: None }
+        Self {
+            root,
+            screen: Screen,
+            zone,
+            family,
+            command: String::new(),
+            through_front,
+            root_named: false,
+            luxi: None,
+        }
     }
 
     /// Ganeti's name of the program, such as `gnt-node`: the source of reason trails.
@@ -42,7 +53,9 @@ impl Session {
     #[must_use]
     pub fn typed(&self, family: &str, rest: &str) -> String {
         let front = if self.through_front { "gantry " } else { "gnt-" };
-        format!("{front}{family} {rest}")
+        let root =
+            if self.root_named { format!(" --root {}", self.root.path().display()) } else { String::new() };
+        format!("{front}{family} {rest}{root}")
     }
 
     /// The connection to luxid, made at first use.

@@ -331,7 +331,7 @@ async fn modify(session: &mut Session, modify: Modify) -> Result<(), CliError> {
 }
 
 /// `[[name, new value], ...]` under a title.
-pub(super) fn print_changes(session: &Session, title: &str, result: Option<&Value>) -> Result<(), CliError> {
+pub fn print_changes(session: &Session, title: &str, result: Option<&Value>) -> Result<(), CliError> {
     let changes = result.and_then(Value::as_array).filter(|list| !list.is_empty());
     let Some(changes) = changes else { return Ok(()) };
     session.screen.line(title)?;
@@ -373,7 +373,7 @@ async fn info(session: &mut Session, nodes: &[String], json: bool) -> Result<(),
 }
 
 /// The given names that no row (name first) answers to.
-pub(super) fn missing(names: &[String], rows: &[Value]) -> Vec<String> {
+pub fn missing(names: &[String], rows: &[Value]) -> Vec<String> {
     let has = |name: &String| {
         rows.iter()
             .any(|row| row[0].as_str().is_some_and(|full| gantry_model::names::host_matches(full, name)))
@@ -382,7 +382,7 @@ pub(super) fn missing(names: &[String], rows: &[Value]) -> Vec<String> {
 }
 
 /// Rows of plain values as a list of objects.
-pub(super) fn named_rows(fields: &[&str], rows: &[Value]) -> Value {
+pub fn named_rows(fields: &[&str], rows: &[Value]) -> Value {
     let one = |row: &Value| -> Value {
         fields
             .iter()

@@ -278,6 +278,17 @@ fn init_refuses_what_cannot_work_before_it_makes_anything() {
 }
 
 #[test]
+fn a_root_named_by_an_option_stands_in_what_it_tells_to_type() {
+    let stage = Stage::new(Role::Master);
+    let root = stage.root.path().display();
+    let ended = stage.run(&format!("gnt-cluster init --root {root} --address 127.0.0.11 c.x"));
+    assert!(ended.err.contains(&format!("\"gnt-cluster destroy --yes-do-it --root {root}\"")), "{ended:?}");
+    let ended = stage.run("gantry daemon status");
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains(&format!("gantry-boot --root {root} --daemonize")), "{ended:?}");
+}
+
+#[test]
 fn completion_and_manual_pages_are_made() {
     let stage = Stage::new(Role::Master);
     assert!(stage.run("gantry completion bash").out.contains("complete -F"));
