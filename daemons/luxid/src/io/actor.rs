@@ -137,6 +137,8 @@ pub struct Actor {
     flights: VecDeque<(Index, Ticket)>,
     answers: HashMap<Ask, oneshot::Sender<Reply>>,
     desks: HashMap<JobOwner, Arc<Desk>>,
+    /// Those of the lot at hand.
+    asked_for_owners: Vec<oneshot::Sender<Vec<JobOwner>>>,
 }
 
 impl Actor {
@@ -152,6 +154,7 @@ impl Actor {
             flights: VecDeque::new(),
             answers: HashMap::new(),
             desks: HashMap::new(),
+            asked_for_owners: Vec::new(),
         }
     }
 
@@ -185,6 +188,10 @@ impl Actor {
                 events.extend(self.open(message));
             }
             let effects = self.queue.step(clock::now(), events);
+            // Only now: what came before the question is known.
+            for answer in self.asked_for_owners.drain(..) {
+                let _ = answer.send(self.queue.owners());
+            }
             self.perform(effects, None).await?;
             self.set.numbers.counts(self.queue.counts());
         }
@@ -218,7 +225,7 @@ impl Actor {
                 Some(Event::Asked(ask, request))
             }
             Message::Owners(answer) => {
-                let _ = answer.send(self.queue.owners());
+                self.asked_for_owners.push(answer);
                 None
             }
             Message::Left(owner) => {

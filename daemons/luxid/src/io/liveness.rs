@@ -5,6 +5,7 @@ use crate::core::queue::Process;
 use gantry_model::ids::JobOwner;
 use gantry_model::root::Root;
 use std::io;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// How long a connect may take before it counts as "somebody is there".
@@ -23,8 +24,13 @@ pub enum Verdict {
 ///
 /// # Errors
 /// When /proc is not there.
-pub fn boot_id() -> io::Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+pub fn boot_id() -> io::Result<&'static str> {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = BOOT_ID.get() {
+        return Ok(id);
+    }
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+    Ok(BOOT_ID.get_or_init(|| id))
 }
 
 /// When the process with this pid began, in clock ticks since boot; None when there is none or it is a zombie.
@@ -47,7 +53,7 @@ pub fn start_time(pid: u32) -> Option<u64> {
 /// When it is gone, or /proc can't be read.
 pub fn process(pid: u32) -> io::Result<Process> {
     let start_time = start_time(pid).ok_or(io::ErrorKind::NotFound)?;
-    Ok(Process { pid, start_time, boot_id: boot_id()? })
+    Ok(Process { pid, start_time, boot_id: boot_id()?.to_owned() })
 }
 
 /// Whether exactly this process still runs.

@@ -7,8 +7,7 @@ use crate::core::queue::Event;
 use gantry_model::ids::JobOwner;
 use gantry_model::root::Root;
 use gantry_proto::hello::Hello;
-use gantry_proto::verb::Verb;
-use gantry_proto::wconfd::{LockRow, LockRows, NodeState, NodeStates, OwnerGone, Owners, Watch};
+use gantry_proto::wconfd::{LockRow, LockRows, OwnerGone, Owners, Watch};
 use gantry_rpc::{CallError, Client, Event as Piece, Stream};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -77,21 +76,9 @@ impl Config {
     /// # Errors
     /// When wconfd is away.
     pub async fn lock_rows(&self) -> Result<Vec<LockRow>, CallError> {
-        self.call::<LockRows>().await
-    }
-
-    /// How wconfd's last contact with each node ended.
-    ///
-    /// # Errors
-    /// When wconfd is away.
-    pub async fn node_states(&self) -> Result<Vec<NodeState>, CallError> {
-        self.call::<NodeStates>().await
-    }
-
-    async fn call<V: Verb<Request = ()>>(&self) -> Result<V::Reply, CallError> {
         let client = self.client.borrow().clone();
         let client = client.ok_or_else(|| CallError::Closed("wconfd is away".to_owned()))?;
-        client.call::<V>(&(), Duration::from_millis(CALL_MS)).await
+        client.call::<LockRows>(&(), Duration::from_millis(CALL_MS)).await
     }
 }
 

@@ -118,7 +118,8 @@ async fn wait_for_file(path: &Path) {
 async fn work(board: &Arc<Board>, request: GoRequest) {
     let path = board.root.path().join("went");
     let mut went = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-    writeln!(went, "{}", board.owner).unwrap();
+    // In one write: others append too.
+    went.write_all(format!("{}\n", board.owner).as_bytes()).unwrap();
     let ops = request.ops.read().unwrap();
     let what = ops[0].input["comment"].as_str().unwrap_or("quick").to_owned();
     let end = match what.as_str() {

@@ -1,8 +1,10 @@
 //! The LUXI socket: order, bad input, bounds.
 
 use crate::world::{World, op};
+use gantry_proto::hello::Hello;
 use serde_json::json;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 const PING: &[u8] = b"{\"method\":\"QueryConfigValues\",\"args\":[[\"cluster_name\"]]}\n\x03";
 
@@ -99,4 +101,39 @@ fn jobs_and_their_archive_are_queried() {
     let answer = world.ask("WaitForJobChange", json!([id, ["status"], ["success"], null, 60]));
     assert_eq!(answer[0], json!(["success"]), "a final job is answered at once");
     assert_eq!(world.ask("ArchiveJob", json!([id])), json!(false));
+}
+
+#[test]
+fn the_watcher_pauses_until_its_time() {
+    let mut world = World::new();
+    assert_eq!(world.ask("SetWatcherPause", json!([4_000_000_000_u64])).as_f64(), Some(4e9));
+    world.kill_luxid();
+    world.start();
+    assert_eq!(world.ask("QueryConfigValues", json!([["watcher_pause"]])), json!([4_000_000_000_u64]));
+    assert_eq!(world.ask("SetWatcherPause", json!([null])), json!(null));
+    assert_eq!(world.ask("QueryConfigValues", json!([["watcher_pause"]])), json!([null]));
+}
+
+#[test]
+fn metrics_count_jobs_starts_deaths_and_commits() {
+    let world = World::new();
+    let id = world.submit("quick");
+    world.wait_for(id, "success");
+    let dead = world.submit("die");
+    world.wait_for(dead, "error");
+    let text = world.runtime.block_on(async {
+        let hello = Hello::new(gantry_proto::admin::PROTOCOL, "test");
+        let client = gantry_rpc::Client::unix(&world.root.admin_socket("luxid"), &hello).await.unwrap();
+        client.call::<gantry_proto::admin::Metrics>(&(), Duration::from_secs(10)).await.unwrap()
+    });
+    for line in [
+        "gantry_luxid_job_starts_total 2",
+        "gantry_luxid_job_deaths_total 1",
+        "gantry_luxid_jobs_live 2",
+        "gantry_luxid_jobs{status=\"success\"} 1",
+        "gantry_luxid_jobs{status=\"error\"} 1",
+        "gantry_luxid_store_transactions_total ",
+    ] {
+        assert!(text.contains(line), "no '{line}' in\n{text}");
+    }
 }
