@@ -263,6 +263,12 @@ fn a_cluster_in_use_is_not_destroyed() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.err.contains("1 other node(s) in this cluster (n2)"), "{ended:?}");
     luxid.heard();
+    let stage = Stage::new(Role::Master);
+    let busy = nodes(json!([{"name": "id", "title": "ID", "kind": "number", "doc": ""}]), json!([[[0, 17]]]));
+    let luxid = stage.luxid(vec![Turn::Ok(json!([])), Turn::Ok(json!([["n1", true]])), busy]);
+    let ended = stage.run("gnt-cluster destroy --yes-do-it");
+    assert!(ended.err.contains("1 unfinished job(s) (17)"), "{ended:?}");
+    luxid.heard();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::error::CliError;
 use crate::local;
 use crate::opcode::SubmitOptions;
+use crate::output::text::plain;
 use crate::session::Session;
 use gantry_proto::boot::Shutdown;
 use gantry_rpc::CallError;
@@ -24,7 +25,7 @@ pub struct Destroy {
     yes_do_it: bool,
 }
 
-/// Ends the cluster: refused while it has instances or other nodes. `etc/gantry` and the logs stay.
+/// Ends the cluster: refused while it has instances, other nodes or unfinished jobs. `etc/gantry` and the logs stay.
 ///
 /// # Errors
 /// The refusal, the job's error, daemons that do not stop, files that cannot be removed.
@@ -79,7 +80,25 @@ async fn refuse_if_used(session: &mut Session) -> Result<(), CliError> {
             session.typed("node", "remove NAME")
         )));
     }
-    Ok(())
+    refuse_if_busy(session).await
+}
+
+/// Processes of unfinished jobs would outlive the cluster.
+async fn refuse_if_busy(session: &mut Session) -> Result<(), CliError> {
+    let live = ["queued", "waiting", "canceling", "running"].map(|word| json!(["==", "status", word]));
+    let filter: Value = std::iter::once(json!("|")).chain(live).collect();
+    let answer = session.call("Query", json!(["job", ["id"], filter])).await?;
+    let rows = answer["data"].as_array().into_iter().flatten();
+    let jobs: Vec<String> = rows.map(|row| plain(&row[0][1])).collect();
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::plain(format!(
+        "There are still {} unfinished job(s) ({}); wait for them, or end them with \"{}\"",
+        jobs.len(),
+        few(&jobs),
+        session.typed("job", "cancel NUMBER")
+    )))
 }
 
 /// The first names.
