@@ -43,21 +43,18 @@ pub fn instances(n: usize) -> Vec<Object> {
         object(kind::CLUSTER, kind::CLUSTER_KEY, &defaults::cluster(seed)),
         object(kind::GROUP, group.uuid, &group),
     ];
-    let nodes = n.div_ceil(INSTANCES_PER_NODE).max(1);
-    objects.extend((0..nodes).map(|i| {
-        let node = node(i, group.uuid);
-        object(kind::NODE, node.uuid, &node)
-    }));
-    objects.extend(many(n));
+    let nodes = (0..n.div_ceil(INSTANCES_PER_NODE).max(1)).map(|i| node(i, group.uuid));
+    let nodes: Vec<_> = nodes.collect();
+    objects.extend(nodes.iter().map(|node| object(kind::NODE, node.uuid, node)));
+    objects.extend(many(n, &nodes.iter().map(|node| node.uuid).collect::<Vec<_>>()));
     objects
 }
 
-/// `n` instances with their slots, on nodes of [`instances`].
+/// `n` instances with their slots, in turn on the given nodes (one at least).
 #[must_use]
-pub fn many(n: usize) -> Vec<Object> {
-    let nodes = n.div_ceil(INSTANCES_PER_NODE).max(1);
+pub fn many(n: usize, nodes: &[NodeUuid]) -> Vec<Object> {
     let of = |i: usize| {
-        let instance = instance(i, NodeUuid(uuid(3, i % nodes)));
+        let instance = instance(i, nodes[i % nodes.len()]);
         let slot = Slot::new(instance.uuid, instance.primary_node);
         [object(kind::INSTANCE, instance.uuid, &instance), object(kind::SLOT, slot.uuid, &slot)]
     };

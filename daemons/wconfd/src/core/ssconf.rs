@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(of(&some, "ssh_ports").unwrap(), "node9=22\nnode10=2222\n");
         assert_eq!(of(&some, "networks").unwrap(), "u1 net9\nu2 net10\n");
         assert_eq!(of(&some, "instance_list").unwrap(), "");
-        let objects = crate::seed::many(10_000);
+        let objects = crate::seed::many(10_000, &[nodes[0].uuid]);
         let instances = objects.iter().filter(|object| object.kind == "instance");
         let many: Vec<_> =
             instances.map(|object| Arc::new(serde_json::from_slice(&object.body).unwrap())).collect();

@@ -13,7 +13,7 @@ const QUESTIONS_MAX: usize = 1024;
 /// A question: what to do with the owner.
 pub type Question = Box<dyn FnOnce(&mut Owner) + Send>;
 
-/// Where an answer goes. Dropped without one, the asker hears that the daemon is stopping.
+/// Where an answer goes. Dropped without one, the asker hears that the outcome is not known.
 #[derive(Debug)]
 pub struct Reply<T>(oneshot::Sender<Result<T, Fail>>);
 
@@ -30,8 +30,14 @@ impl<T> Reply<T> {
     }
 }
 
+/// The question was not taken.
 fn stopping() -> Fail {
     Fail::new(Code::NotReady, "wconfd is stopping")
+}
+
+/// The question was taken, and no answer will come.
+fn unknown() -> Fail {
+    Fail::new(Code::Unknown, "wconfd stopped before it could answer: ask again")
 }
 
 /// Reaches the owner. Clones reach the same.
@@ -62,14 +68,15 @@ impl Handle {
     /// also when this future is dropped.
     ///
     /// # Errors
-    /// The owner's refusal, or that the daemon is stopping.
+    /// The owner's refusal; `NotReady` when the daemon is stopping; `Unknown` when it stopped before it
+    /// answered.
     pub async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Owner, Reply<T>) + Send + 'static,
     ) -> Result<T, Fail> {
         let (reply, answer) = oneshot::channel();
         self.tell(move |owner| question(owner, Reply(reply))).await?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        answer.await.unwrap_or_else(|_| Err(unknown()))
     }
 
     /// Asks for something that may take until a lock is free. Dropping the wait withdraws it.
@@ -137,7 +144,7 @@ impl Wait {
     /// # Errors
     /// The owner's refusal, or that the daemon is stopping.
     pub async fn answer(&mut self) -> Result<(), Fail> {
-        (&mut self.answer).await.unwrap_or_else(|_| Err(stopping()))
+        (&mut self.answer).await.unwrap_or_else(|_| Err(unknown()))
     }
 }
 

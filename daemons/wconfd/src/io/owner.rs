@@ -157,9 +157,11 @@ impl Owner {
             }
             self.tell_blockers();
         }
-        self.held.clear();
         let writer = self.writer.clone();
-        tokio::task::spawn_blocking(move || writer.stop()).await.context("stopping the store")
+        tokio::task::spawn_blocking(move || writer.stop()).await.context("stopping the store")?;
+        // What was queued is on the disk now: those who wait may hear it while their connections last.
+        let last = progress.borrow_and_update().clone();
+        self.advance(last)
     }
 
     /// Gives the answers and batches that are committed now.

@@ -46,6 +46,15 @@ async fn a_thousand_changes_from_fifty_connections() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill_9_in_mid_traffic() {
+    ended_in_mid_traffic(World::kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_a_stop_in_mid_traffic() {
+    ended_in_mid_traffic(World::stop).await;
+}
+
+async fn ended_in_mid_traffic(end: fn(&mut World)) {
     let mut world = World::start().await;
     let acknowledged = Arc::new(AtomicUsize::new(0));
     let mut tasks = tokio::task::JoinSet::new();
@@ -68,7 +77,7 @@ async fn what_was_acknowledged_survives_kill_9_in_mid_traffic() {
     while acknowledged.load(Ordering::Relaxed) < 200 {
         tokio::task::yield_now().await;
     }
-    world.kill();
+    end(&mut world);
     let mut promised = BTreeSet::new();
     while let Some(done) = tasks.join_next().await {
         promised.extend(done.unwrap());

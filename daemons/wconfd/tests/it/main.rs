@@ -4,6 +4,7 @@
 
 mod changes;
 mod init;
+mod large;
 mod locks;
 mod nodes;
 mod owners;

@@ -77,6 +77,14 @@ impl World {
         child.wait().unwrap();
     }
 
+    /// SIGTERM, and waits until it has ended well.
+    pub fn stop(&mut self) {
+        let mut child = self.daemon.take().expect("it runs");
+        let pid = i32::try_from(child.id()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert!(child.wait().unwrap().success(), "{}", self.log());
+    }
+
     /// kill -9, then a new start.
     pub async fn restart(&mut self) {
         self.kill();
