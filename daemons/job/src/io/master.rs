@@ -12,7 +12,7 @@ use gantry_proto::hello::Hello;
 use gantry_proto::verb::Verb;
 use gantry_proto::wconfd::{
     Apply, ApplyRequest, Command, FreeScope, LockBlocked, LockFree, LockFreeRequest, LockRequest, LockUpdate,
-    Object, PROTOCOL, Read, ReadKey, Want,
+    NodeStates, Object, PROTOCOL, Read, ReadKey, Want,
 };
 use gantry_rpc::{CallError, Client, Event};
 use serde::de::DeserializeOwned;
@@ -27,6 +27,10 @@ const CALL: Duration = Duration::from_secs(60);
 const AWAY: Duration = Duration::from_secs(120);
 /// First and longest pause between two attempts to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How long a job waits for a node to be claimed: a little over the time after which wconfd calls it lost.
+const CLAIM: Duration = Duration::from_secs(45);
+/// A claim that takes longer than a few looks is told in the job's log.
+const TELL_CLAIM: Duration = Duration::from_millis(500);
 /// Longest answer luxid may give to a job (a list of job ids).
 const LUXI_ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// How long luxid may take for it.
@@ -168,6 +172,32 @@ impl Master {
         let results =
             reply.results.read().map_err(|why| OpFail::Error(GanetiError::exec(why.to_string())))?;
         Ok((reply.index, results))
+    }
+
+    /// Waits until wconfd has claimed a node (P5.2), without which nothing may be made there. `told` hears once why it
+    /// waits.
+    pub async fn claimed(&mut self, node: &Node, told: impl FnOnce(&str)) -> Result<(), OpFail> {
+        let until = Instant::now() + CLAIM;
+        let (mut pause, mut told) = (PAUSE.0, Some(told));
+        loop {
+            let states = self.call::<NodeStates>(&()).await?;
+            let why = match states.into_iter().find(|state| state.node == node.uuid) {
+                Some(state) if state.claimed => return Ok(()),
+                Some(state) => state.why,
+                None => "the master has not looked at it yet".to_owned(),
+            };
+            if Instant::now() >= until {
+                let text = format!("Node {} does not answer the master: {why}", node.name);
+                return Err(OpFail::prereq(text, Ecode::EnvironmentError));
+            }
+            if pause > TELL_CLAIM
+                && let Some(told) = told.take()
+            {
+                told(&why);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
     }
 
     /// Has wconfd sign a node's certificate request.

@@ -4,7 +4,7 @@ use crate::io::master::Master;
 use crate::io::nodes::Nodes;
 use crate::io::server::Desk;
 use crate::ops::{Args, OpFail};
-use gantry_model::config::Instance;
+use gantry_model::config::{Instance, Node};
 use gantry_model::ids::{GroupUuid, JobOwner, NodeUuid};
 use gantry_model::opcode;
 use gantry_model::root::Root;
@@ -197,6 +197,16 @@ impl<'a> Cx<'a> {
     /// A message that clients show as a warning.
     pub fn warn(&self, text: impl AsRef<str>) {
         self.say(format!(" - WARNING: {}", text.as_ref()));
+    }
+
+    /// Waits until the master may use the node; says why it waits.
+    pub async fn claimed(&mut self, node: &Node) -> Result<(), OpFail> {
+        let (desk, index) = (self.desk, self.index);
+        let told = |why: &str| {
+            let text = format!("waiting for node {} to answer the master: {why}", node.name);
+            desk.update(|board| board.log(index, "message", json!(text), time::now()));
+        };
+        self.master.claimed(node, told).await
     }
 
     /// A log entry of another type.

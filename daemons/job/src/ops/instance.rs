@@ -259,6 +259,7 @@ async fn bring_up(
     instance: &Instance,
     node: &Node,
 ) -> Result<(), OpFail> {
+    cx.claimed(node).await?;
     let slot = cx.master.slot(instance.uuid).await?;
     let slot =
         if slot.state == SlotState::Absent { slot } else { tear_down(cx, &slot, node, "startup").await? };
@@ -296,6 +297,7 @@ async fn bring_up(
 
 /// Makes a slot ABSENT from any state: dirty, destroying (durable), destroyed on the node with the floor raised, absent.
 async fn tear_down(cx: &mut Cx<'_>, slot: &Slot, node: &Node, why: &str) -> Result<Slot, OpFail> {
+    cx.claimed(node).await?;
     let (uuid, generation) = (slot.uuid, slot.generation);
     let mut commands = Vec::new();
     if !matches!(slot.state, SlotState::Dirty | SlotState::Destroying) {

@@ -65,7 +65,7 @@ async fn enter(cx: &mut Cx<'_>, args: &Args<'_>, node: Node) -> Result<(), OpFai
     }
     answers(cx, &node).await?;
     cx.apply(vec![flags(node.uuid, false)]).await?;
-    Ok(())
+    cx.claimed(&node).await
 }
 
 fn flags(node: NodeUuid, offline: bool) -> Command {
