@@ -32,6 +32,8 @@ const FIRST_EPOCH: u64 = 1;
 const HYPERVISORS: [&str; 6] = ["chroot", "fake", "kvm", "lxc", "xen-hvm", "xen-pvm"];
 /// Directories of `var/lib/gantry` that daemons make before there is a cluster.
 const EMPTY_DIRS: [&str; 2] = ["secrets", "spool"];
+/// What a noded that belongs to no cluster waits with: a new cluster makes it void.
+const JOIN_SECRET: &str = "join-secret";
 
 /// Why there is no new cluster.
 #[derive(Debug, thiserror::Error)]
@@ -179,12 +181,15 @@ fn clear(dir: &Path) -> Result<(), InitError> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let empty = EMPTY_DIRS.contains(&name.as_str())
             && fs::read_dir(entry.path()).is_ok_and(|mut inner| inner.next().is_none());
-        if !empty {
+        if !empty && name != JOIN_SECRET {
             return Err(InitError::NotEmpty { dir: dir.to_owned(), found: name });
         }
         known.push(entry.path());
     }
-    known.iter().try_for_each(|path| fs::remove_dir(path).map_err(io_error("remove", path)))
+    known.iter().try_for_each(|path| {
+        let gone = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+        gone.map_err(io_error("remove", path))
+    })
 }
 
 fn option(text: impl Into<String>) -> InitError {

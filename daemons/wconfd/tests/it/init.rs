@@ -71,9 +71,21 @@ fn what_is_not_ours_is_not_removed() {
     let lib = dir.path().join("var/lib/gantry");
     std::fs::create_dir_all(&lib).unwrap();
     std::fs::write(lib.join("join-secret"), "x").unwrap();
+    std::fs::write(lib.join("noded.data"), "x").unwrap();
     let text = error(&init(dir.path(), NODE));
-    assert!(text.contains("join-secret is in it"), "{text}");
+    assert!(text.contains("noded.data is in it"), "{text}");
     assert_eq!(std::fs::read_to_string(lib.join("join-secret")).unwrap(), "x");
+    assert_eq!(std::fs::read_to_string(lib.join("noded.data")).unwrap(), "x");
+}
+
+#[test]
+fn a_noded_that_waits_to_join_does_not_stand_in_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let lib = dir.path().join("var/lib/gantry");
+    std::fs::create_dir_all(lib.join("spool")).unwrap();
+    std::fs::write(lib.join("join-secret"), "x").unwrap();
+    assert!(init(dir.path(), NODE).status.success());
+    assert!(!lib.join("join-secret").exists(), "nobody can take the master into another cluster with it");
 }
 
 #[test]
