@@ -40,7 +40,7 @@ pub const QUEUE_DATA: FileSpec =
     FileSpec { name: "queue.data", log: true, objects: true, local: false, mode: 0o600 };
 
 /// The kinds of objects that are holdings: they change with every test run, the configuration seldom.
-const HOLDINGS: [&str; 4] = ["slot", "lease", "ended_lease", "lease_clock"];
+const HOLDINGS: [&str; 5] = ["slot", "lease", "ended_lease", "lease_clock", "applied"];
 
 /// The file of W in which objects of this kind live. (In Q all live in `queue.data`.)
 #[must_use]
