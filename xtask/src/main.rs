@@ -9,6 +9,7 @@ mod tidy;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, test and try Gantry")]
@@ -47,8 +48,18 @@ enum Door {
     Tidy,
 }
 
-fn main() -> Result<()> {
-    match Args::parse().door {
+fn main() -> ExitCode {
+    match open(Args::parse().door) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn open(door: Door) -> Result<()> {
+    match door {
         Door::Build { release } => build::all(release).map(|_| ()),
         Door::Test { filter } => test::all(filter.as_deref()),
         Door::Ci => test::ci(),
