@@ -152,11 +152,13 @@ impl Service for JobService {
     }
 
     fn accept(&self, peer: &Peer) -> Result<(), String> {
-        let own = nix::unistd::geteuid().as_raw();
-        match peer.uid {
-            Some(uid) if uid == own || uid == 0 => Ok(()),
-            _ => Err(format!("only luxid may speak to a job, which runs as uid {own}")),
+        if !peer.is_own() {
+            return Err("only luxid may speak to a job, as root or as the job's own user".to_owned());
         }
+        if peer.hello.cluster != self.hello.cluster {
+            return Err("this job belongs to another cluster".to_owned());
+        }
+        Ok(())
     }
 
     fn handle(self: Arc<Self>, call: Call) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, Fail>> + Send>> {
