@@ -43,6 +43,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // Out of luxid's session: signals to its group, and the hang-up at its death, are not for this job.
+    if let Err(why) = nix::unistd::setsid() {
+        eprintln!("gantry-job {}: stays in the session of luxid: {why}", args.owner);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(why) => {

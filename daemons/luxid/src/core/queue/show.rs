@@ -84,7 +84,11 @@ impl Queue {
             After::Confirm { owner, number, log_serial } => {
                 self.out.actions.push(Action::Confirm { owner, number, log_serial });
             }
-            After::Clean(owner) => self.out.actions.push(Action::Clean(owner)),
+            After::Clean(owner) => {
+                self.out.actions.push(Action::Clean(owner));
+                // Also of a job that ended well: wconfd forgets what it keeps of its batches.
+                self.out.actions.push(Action::OwnerGone(owner));
+            }
         }
     }
 
