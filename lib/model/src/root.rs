@@ -89,6 +89,12 @@ impl Root {
         self.job_dir().join(format!("{owner}.sock"))
     }
 
+    /// The socket by which an interruptible OP_TEST_DELAY of one start is ended early.
+    #[must_use]
+    pub fn job_delay_socket(&self, owner: JobOwner) -> PathBuf {
+        self.job_dir().join(format!("{owner}.delay"))
+    }
+
     /// The directory of spool files.
     #[must_use]
     pub fn spool_dir(&self) -> PathBuf {

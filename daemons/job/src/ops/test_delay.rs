@@ -7,7 +7,9 @@ use gantry_model::error::Ecode;
 use gantry_proto::noded::{TestDelay, TestDelayRequest};
 use gantry_proto::wconfd::Want;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::time::Duration;
+use tokio::net::UnixListener;
 
 /// Longest delay of one round.
 const SECONDS_MAX: f64 = 86_400.0;
@@ -25,7 +27,7 @@ pub async fn run(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     if args.bool("dry_run") {
         return Ok(Value::Null);
     }
-    let mut wake = if args.bool("interruptible") { Some(interrupter(cx)?) } else { None };
+    let mut wake = if args.bool("interruptible") { Some(Interrupter::new(cx)?) } else { None };
     let rounds = args.uint("repeat").unwrap_or(0);
     for round in 0..=rounds {
         if rounds > 0 {
@@ -70,12 +72,12 @@ async fn round_of(
     args: &Args<'_>,
     nodes: &[Node],
     delay: Duration,
-    wake: &mut Option<tokio::net::UnixListener>,
+    wake: &mut Option<Interrupter>,
 ) -> Result<Woken, OpFail> {
     if args.get("on_master").is_none_or(|flag| flag.as_bool() == Some(true)) {
         match wake {
-            Some(listener) => {
-                if tokio::time::timeout(delay, listener.accept()).await.is_ok() {
+            Some(interrupter) => {
+                if tokio::time::timeout(delay, interrupter.listener.accept()).await.is_ok() {
                     return Ok(Woken::Early);
                 }
             }
@@ -94,11 +96,25 @@ async fn round_of(
     Ok(Woken::InTime)
 }
 
-/// A socket that ends the delay when somebody connects to it, told by a `delay-test` log entry.
-fn interrupter(cx: &Cx<'_>) -> Result<tokio::net::UnixListener, OpFail> {
-    let path = cx.root().job_dir().join(format!("{}.delay", cx.owner()));
-    let listener = gantry_rpc::unix::bind(&path, 0o600)
-        .map_err(|why| OpFail::exec(format!("can't listen on {}: {why}", path.display())))?;
-    cx.log("delay-test", json!([path.display().to_string()]));
-    Ok(listener)
+/// A socket that ends the delay when somebody connects to it, told by a `delay-test` log entry. It goes with the delay;
+/// luxid removes what a killed job leaves.
+struct Interrupter {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Interrupter {
+    fn new(cx: &Cx<'_>) -> Result<Self, OpFail> {
+        let path = cx.root().job_delay_socket(cx.owner());
+        let listener = gantry_rpc::unix::bind(&path, 0o600)
+            .map_err(|why| OpFail::exec(format!("can't listen on {}: {why}", path.display())))?;
+        cx.log("delay-test", json!([path.display().to_string()]));
+        Ok(Self { listener, path })
+    }
+}
+
+impl Drop for Interrupter {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }

@@ -45,9 +45,9 @@ pub async fn read(root: &Root, owner: JobOwner) -> Option<Report> {
     }
 }
 
-/// Deletes the spool file and the socket of a start that is over.
+/// Deletes the spool file and the sockets of a start that is over.
 pub fn clean(root: &Root, owner: JobOwner) {
-    for path in [root.spool_file(owner), root.job_socket(owner)] {
+    for path in [root.spool_file(owner), root.job_socket(owner), root.job_delay_socket(owner)] {
         match std::fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
