@@ -7,6 +7,7 @@
 //! Rooms: [`core`] (the report, pure), [`io`] (socket, spool, connections), [`ops`] (a module per opcode family).
 
 mod core;
+mod error;
 mod io;
 mod ops;
 mod run;

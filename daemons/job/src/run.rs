@@ -1,5 +1,6 @@
 //! The life of one start (P4.2 to P4.4): bind, say ready, wait for go, execute, deliver the outcome or spool it.
 
+use crate::error::RunError;
 use crate::io::{server, spool};
 use crate::ops;
 use gantry_model::ids::{ClusterUuid, JobOwner};
@@ -12,31 +13,6 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-
-/// Why a job process left without doing its work. The job itself is luxid's to end or start again.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Not started by luxid.
-    #[error("stdin is no socket: gantry-job is started by gantry-luxid only")]
-    Stdin(#[source] io::Error),
-    /// The job's socket.
-    #[error("can't listen on {path}: {source}")]
-    Bind {
-        /// The path.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The spool file.
-    #[error("can't write the spool file: {0}")]
-    Spool(#[source] io::Error),
-    /// luxid left before go.
-    #[error("luxid is gone before it said go: nothing was done")]
-    NeverBegan,
-    /// Another master rules.
-    #[error("the cluster has another master now ({0}): this job ends without a word")]
-    Fenced(String),
-}
 
 /// Runs one start of a job from first to last.
 ///

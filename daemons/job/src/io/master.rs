@@ -1,13 +1,13 @@
 //! The job's connection to wconfd, and its one-shot LUXI calls to luxid. Reconnects: a restart of wconfd does not
 //! end a job (P4.8). What a lost connection leaves open is asked again; wconfd answers repeats alike.
 
-use crate::ops::OpFail;
+use crate::error::{OpFail, failed};
 use gantry_model::config::{Cluster, Group, Instance, Node, Slot, kind};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::{ClusterUuid, JobOwner};
 use gantry_model::root::Root;
 use gantry_proto::codec::Json;
-use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::envelope::Code;
 use gantry_proto::hello::Hello;
 use gantry_proto::verb::Verb;
 use gantry_proto::wconfd::{
@@ -324,20 +324,4 @@ fn parsed<T: DeserializeOwned>(object: &Object) -> Result<T, OpFail> {
     serde_json::from_str(&object.body).map_err(|why| {
         OpFail::exec(format!("can't read the {} {} of wconfd: {why}", object.kind, object.key))
     })
-}
-
-/// What a failed call means for the opcode.
-pub fn failed(why: CallError) -> OpFail {
-    match why {
-        CallError::Fail(fail) => refused(fail),
-        other => OpFail::exec(other.to_string()),
-    }
-}
-
-fn refused(fail: Fail) -> OpFail {
-    match (fail.code, fail.as_ganeti()) {
-        (Code::Fenced, _) => OpFail::Fenced(fail.text),
-        (_, Some(error)) => OpFail::Error(error),
-        _ => OpFail::exec(fail.text),
-    }
 }

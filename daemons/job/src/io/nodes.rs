@@ -1,7 +1,7 @@
 //! Calls to the nodes, by mutual TLS. Connections are kept for the life of the job.
 
-use crate::io::master::failed;
-use crate::ops::OpFail;
+use crate::error::OpFail;
+use crate::error::failed;
 use gantry_model::config::Node;
 use gantry_model::ids::{ClusterUuid, Fence, NodeUuid};
 use gantry_model::root::Root;

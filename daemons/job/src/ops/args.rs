@@ -1,7 +1,7 @@
 //! Typed access to an opcode's parameters. luxid has checked names and types at submission, so a missing
 //! parameter reads as unset, never as a surprise.
 
-use crate::ops::OpFail;
+use crate::error::OpFail;
 use gantry_model::error::Ecode;
 use serde_json::{Map, Value};
 

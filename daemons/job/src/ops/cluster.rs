@@ -1,7 +1,8 @@
 //! OP_CLUSTER_POST_INIT, _DESTROY, _SET_PARAMS.
 
+use crate::error::OpFail;
 use crate::ops::group::merged;
-use crate::ops::{Args, Cx, Locks, OpFail};
+use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{Cluster, Instance, Params, kind};
 use gantry_model::error::Ecode;
 use gantry_proto::wconfd::{Command, Want};

@@ -1,9 +1,10 @@
 //! What an opcode works with: its locks, its log, wconfd and the nodes.
 
+use crate::error::OpFail;
 use crate::io::master::Master;
 use crate::io::nodes::Nodes;
 use crate::io::server::Desk;
-use crate::ops::{Args, OpFail};
+use crate::ops::Args;
 use gantry_model::config::{Instance, Node};
 use gantry_model::ids::{GroupUuid, JobOwner, NodeUuid};
 use gantry_model::opcode;

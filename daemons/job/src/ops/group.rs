@@ -1,6 +1,7 @@
 //! OP_GROUP_ADD, _REMOVE, _RENAME, _SET_PARAMS, _ASSIGN_NODES.
 
-use crate::ops::{Args, Cx, Locks, OpFail};
+use crate::error::OpFail;
+use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{ALLOC_POLICIES, Group, Params, Stamp, filled};
 use gantry_model::error::Ecode;
 use gantry_model::ids::GroupUuid;

@@ -5,9 +5,10 @@
 //! committed. A job that dies in between leaves the slot DIRTY; the next startup or shutdown destroys what is there first.
 
 use crate::core::place::{self, Need, Offer};
+use crate::error::OpFail;
 use crate::io::nodes::{CALL, VM_CALL};
 use crate::ops::cluster::memory_split;
-use crate::ops::{Args, Cx, Locks, OpFail};
+use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{
     AdminState, Cluster, Disk, Group, Instance, Nic, Node, Params, Slot, SlotState, Stamp, filled, kind,
 };

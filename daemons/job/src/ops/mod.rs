@@ -16,40 +16,17 @@ mod verify;
 pub use args::Args;
 pub use cx::{Cx, Locks};
 
+use crate::error::{OpFail, RunError};
 use crate::io::master::Master;
 use crate::io::nodes::Nodes;
 use crate::io::server::Desk;
-use crate::run::RunError;
-use gantry_model::error::{Ecode, GanetiError};
+use gantry_model::error::Ecode;
 use gantry_model::opcode;
 use gantry_model::root::Root;
 use gantry_model::time;
 use gantry_proto::job::GoRequest;
 use serde_json::{Map, Value};
 use std::sync::Arc;
-
-/// How an opcode ends, if not well.
-#[derive(Debug)]
-pub enum OpFail {
-    /// In error.
-    Error(GanetiError),
-    /// By request, before it began to work.
-    Canceled,
-    /// The cluster has another master: nothing this process does counts any more (P4.10).
-    Fenced(String),
-}
-
-impl OpFail {
-    /// `OpExecError`.
-    pub fn exec(text: impl Into<String>) -> Self {
-        Self::Error(GanetiError::exec(text))
-    }
-
-    /// `OpPrereqError`.
-    pub fn prereq(text: impl Into<String>, ecode: Ecode) -> Self {
-        Self::Error(GanetiError::prereq(text, ecode))
-    }
-}
 
 /// Executes all opcodes that are not final and fills the board; the job is over when it returns.
 ///

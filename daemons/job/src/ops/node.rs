@@ -2,9 +2,10 @@
 //! (DESIGN §4): the master side of that is here.
 
 use crate::core::join;
+use crate::error::OpFail;
 use crate::io::nodes::{CALL, address};
 use crate::ops::group::merged;
-use crate::ops::{Args, Cx, Locks, OpFail};
+use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{NODED_PORT, Node, Params, Stamp, kind};
 use gantry_model::error::Ecode;
 use gantry_model::ids::{GroupUuid, NodeUuid};
@@ -146,7 +147,7 @@ async fn join(cx: &mut Cx<'_>, node: &Node, secret: &str) -> Result<(), OpFail> 
         name: node.name.clone(),
         proof: proof(join::Side::Master),
     };
-    let reply = client.call::<JoinProve>(&request, CALL).await.map_err(crate::io::master::failed)?;
+    let reply = client.call::<JoinProve>(&request, CALL).await.map_err(crate::error::failed)?;
     if !secret.verify(join::Side::Node, &exporter, cluster, node.uuid, &reply.proof) {
         return Err(wrong(format!(
             "what answers on {address} does not know the join secret: not the node you mean"
@@ -159,7 +160,7 @@ async fn join(cx: &mut Cx<'_>, node: &Node, secret: &str) -> Result<(), OpFail> 
         fence: cx.nodes.fence(),
         role: Role::Regular,
     };
-    client.call::<JoinFinish>(&finish, CALL).await.map_err(crate::io::master::failed)?;
+    client.call::<JoinFinish>(&finish, CALL).await.map_err(crate::error::failed)?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! OP_TAGS_SET, OP_TAGS_DEL, OP_TAGS_GET (`spec/opcodes.md` §3).
 
-use crate::ops::{Args, Cx, Locks, OpFail};
+use crate::error::OpFail;
+use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::Stamp;
 use gantry_model::error::Ecode;
 use gantry_proto::wconfd::{Command, TagTarget, Want};

@@ -1,7 +1,8 @@
 //! OP_TEST_DELAY: sleeps on the master and on nodes; the standard test of queue and locks.
 
+use crate::error::OpFail;
 use crate::io::nodes;
-use crate::ops::{Args, Cx, Locks, OpFail};
+use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::Node;
 use gantry_model::error::Ecode;
 use gantry_proto::noded::{TestDelay, TestDelayRequest};

@@ -1,7 +1,8 @@
 //! OP_CLUSTER_VERIFY, _VERIFY_CONFIG, _VERIFY_GROUP (`spec/failover.md` §7): what Gantry can check without SSH.
 
+use crate::error::OpFail;
 use crate::io::nodes::CALL;
-use crate::ops::{Args, Cx, Locks, OpFail};
+use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{AdminState, Group, Instance, Node, Slot, SlotState, kind};
 use gantry_proto::noded::{NodeInfo, NodeInfoReply};
 use gantry_proto::wconfd::Want;
