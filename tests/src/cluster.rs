@@ -279,15 +279,16 @@ impl VirtualCluster {
         self.run(&args).map(drop)
     }
 
-    /// Kills a daemon of a node with SIGKILL. Its pid.
+    /// Kills a daemon of a node with SIGKILL; it is dead when this returns. Its pid.
     ///
     /// # Errors
-    /// When it does not come to life within a minute.
+    /// When it does not come to life within a minute, or does not die.
     pub fn kill(&self, number: usize, daemon: &str) -> Result<u32> {
         let node = &self.nodes[number];
         let what = format!("{daemon} of {} has a pid", node.name);
         let pid = wait::until(&what, PATIENCE, || node.pid(daemon))?;
         process::signal(pid, Signal::SIGKILL)?;
+        wait::until(&format!("{daemon} is dead"), PATIENCE, || (!process::lives(pid)).then_some(()))?;
         Ok(pid)
     }
 
@@ -310,30 +311,42 @@ impl VirtualCluster {
         self.halt()
     }
 
-    /// As [`VirtualCluster::stop`]; the cluster may be booted again.
+    /// As [`VirtualCluster::stop`]; the cluster may be booted again. Jobs outlive their daemons (P4.3): those still at work
+    /// are killed, as a machine that is switched off does.
     ///
     /// # Errors
     /// As [`VirtualCluster::stop`].
     pub fn halt(&self) -> Result<()> {
         for node in &self.nodes {
-            if let Some(pid) = node.pid("boot") {
-                process::signal(pid, Signal::SIGTERM).ok();
+            let all = process::with_root(&node.root);
+            for (pid, _) in &all {
+                process::signal(*pid, Signal::SIGCONT).ok();
+            }
+            // Without a boot each daemon is told by itself.
+            let told = node.pid("boot").map_or(all, |boot| vec![(boot, String::new())]);
+            for (pid, program) in told {
+                if !is_job(&program) {
+                    process::signal(pid, Signal::SIGTERM).ok();
+                }
             }
         }
         let left = || -> Vec<(u32, String)> {
             self.nodes.iter().flat_map(|node| process::with_root(&node.root)).collect()
         };
-        let gone =
-            wait::until("all processes of the cluster end", PATIENCE, || left().is_empty().then_some(()));
-        if let Err(why) = gone {
-            let stubborn = left();
-            for (pid, _) in &stubborn {
-                process::signal(*pid, Signal::SIGKILL).ok();
-            }
-            return Err(why.context(format!("left over and killed: {stubborn:?}")));
+        let daemons = wait::until("all daemons of the cluster end", PATIENCE, || {
+            left().iter().all(|(_, program)| is_job(program)).then_some(())
+        });
+        let stubborn = left();
+        for (pid, _) in &stubborn {
+            process::signal(*pid, Signal::SIGKILL).ok();
         }
-        Ok(())
+        wait::until("killed processes are gone", PATIENCE, || left().is_empty().then_some(()))?;
+        daemons.with_context(|| format!("left over and killed: {stubborn:?}"))
     }
+}
+
+fn is_job(program: &str) -> bool {
+    program.ends_with("/gantry-job")
 }
 
 impl Drop for VirtualCluster {
@@ -341,8 +354,11 @@ impl Drop for VirtualCluster {
         if std::thread::panicking() {
             eprintln!("{}", self.nodes.iter().map(Node::logs).collect::<String>());
         }
-        if let Err(why) = self.stop() {
-            eprintln!("stopping a virtual cluster: {why:#}");
+        match self.stop() {
+            Err(why) if std::thread::panicking() => eprintln!("stopping a virtual cluster: {why:#}"),
+            // A test that leaves processes behind has failed.
+            Err(why) => panic!("stopping a virtual cluster: {why:#}"),
+            Ok(()) => {}
         }
     }
 }

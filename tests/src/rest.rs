@@ -67,7 +67,18 @@ pub fn verified(cluster: &VirtualCluster) -> Result<()> {
     Ok(())
 }
 
+/// Outcomes of starts that were no longer current, which luxid moved aside (P4.6).
+///
+/// # Errors
+/// When one of them can't be read.
+pub fn aside(cluster: &VirtualCluster) -> Result<Vec<Value>> {
+    let dir = cluster.master().root.join("var/lib/gantry/spool/aside");
+    names(&dir).iter().map(|name| Ok(serde_json::from_slice(&fs::read(dir.join(name))?)?)).collect()
+}
+
+/// Everything in a directory but directories.
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let files = entries.filter(|entry| !entry.path().is_dir());
+    files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

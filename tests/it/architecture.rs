@@ -1,0 +1,177 @@
+//! The arrows of the house (docs/ARCHITECTURE.md): who listens where, and who is connected to whom, looked at while all of
+//! them work. What is not listed here must not exist.
+
+use crate::{cluster, step};
+use anyhow::{Context, Result, ensure};
+use gantry_tests::luxi::delay;
+use gantry_tests::{VirtualCluster, process, rest, sockets, wait};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Client, socket, server. `job/` stands for any job's socket, `admin/` for any daemon's.
+const ARROWS: [(&str, &str, &str); 7] = [
+    ("gantry-luxid", "wconfd.sock", "gantry-wconfd"),
+    ("gantry-luxid", "job/", "gantry-job"),
+    ("gantry-job", "wconfd.sock", "gantry-wconfd"),
+    ("gantry-job", "luxi.sock", "gantry-luxid"),
+    ("gantry", "luxi.sock", "gantry-luxid"),
+    ("gantry", "boot.sock", "gantry-boot"),
+    ("gantry-boot", "admin/", "any"),
+];
+/// Who may call a node's noded.
+const NODED_CALLERS: [&str; 3] = ["gantry-wconfd", "gantry-luxid", "gantry-job"];
+/// Who listens on which Unix sockets.
+const LISTENERS: [(&str, &[&str]); 5] = [
+    ("gantry-luxid", &["luxi.sock", "admin/luxid.sock"]),
+    ("gantry-wconfd", &["wconfd.sock", "admin/wconfd.sock"]),
+    ("gantry-noded", &["admin/noded.sock"]),
+    ("gantry-boot", &["boot.sock", "admin/boot.sock"]),
+    ("gantry-job", &["job/"]),
+];
+
+#[test]
+fn no_arrow_but_the_drawn_ones() {
+    let cluster = cluster(2);
+    let seen = watch(&cluster).expect("looking at sockets");
+    eprintln!("  arrows seen: {seen:?}");
+    step("every arrow is allowed", || {
+        let wrong: Vec<_> = seen.iter().filter(|arrow| !allowed(arrow)).collect();
+        ensure!(wrong.is_empty(), "{wrong:?}");
+        Ok(())
+    });
+    step("the arrows that must have been there were seen", || {
+        for (client, place) in [
+            ("gantry-luxid", "wconfd.sock"),
+            ("gantry-luxid", "job/"),
+            ("gantry-job", "wconfd.sock"),
+            ("gantry-wconfd", "noded"),
+            ("gantry-job", "noded"),
+        ] {
+            ensure!(
+                seen.iter().any(|arrow| arrow.client == client && arrow.place.starts_with(place)),
+                "no arrow from {client} to {place}: this test looks at the wrong place"
+            );
+        }
+        Ok(())
+    });
+    step("everyone listens where it should, and nowhere else", || listeners(&cluster));
+    step("nothing is left", || rest::reached(&cluster, PATIENCE));
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Arrow {
+    client: String,
+    place: String,
+    server: String,
+}
+
+fn allowed(arrow: &Arrow) -> bool {
+    if arrow.place == "noded" {
+        return arrow.server == "gantry-noded" && NODED_CALLERS.contains(&arrow.client.as_str());
+    }
+    ARROWS.iter().any(|(client, place, server)| {
+        let there = if place.ends_with('/') { arrow.place.starts_with(place) } else { arrow.place == *place };
+        *client == arrow.client && there && (*server == arrow.server || *server == "any")
+    })
+}
+
+/// Looks at the sockets again and again while jobs of all kinds run.
+fn watch(cluster: &VirtualCluster) -> Result<BTreeSet<Arrow>> {
+    let mut luxi = cluster.luxi()?;
+    let nodes: Vec<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+    let on_nodes = json!({"OP_ID": "OP_TEST_DELAY", "duration": 0.4, "on_master": false, "on_nodes": nodes,
+                          "no_locks": false, "reason": []});
+    let verify = json!({"OP_ID": "OP_CLUSTER_VERIFY", "reason": []});
+    let jobs: Vec<u64> = [vec![on_nodes.clone()], vec![on_nodes], vec![delay(1.0)], vec![verify]]
+        .iter()
+        .map(|ops| luxi.submit(ops))
+        .collect::<Result<_>>()?;
+    let mut seen = BTreeSet::new();
+    wait::until("the jobs end", PATIENCE, || {
+        seen.extend(arrows(cluster).ok()?);
+        let left = jobs
+            .iter()
+            .filter(|job| !matches!(luxi.status(**job).as_deref(), Ok("success" | "error" | "canceled")));
+        (left.count() == 0).then_some(())
+    })?;
+    for job in jobs {
+        ensure!(luxi.status(job)? == "success", "job {job}");
+    }
+    Ok(seen)
+}
+
+/// Programs of the cluster by pid.
+fn programs(cluster: &VirtualCluster) -> BTreeMap<u32, String> {
+    let base = |path: String| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let all = cluster.nodes.iter().flat_map(|node| process::with_root(&node.root));
+    all.map(|(pid, program)| (pid, base(program))).collect()
+}
+
+/// The end of a socket's path from its folder in `run/gantry`; sockets may be bound through a directory's descriptor,
+/// then only the name is left.
+fn place(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    match path.rsplit('/').nth(1) {
+        Some(folder @ ("job" | "admin")) => format!("{folder}/{name}"),
+        _ if name
+            .split('.')
+            .next()
+            .is_some_and(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())) =>
+        {
+            format!("job/{name}")
+        }
+        _ => name.to_owned(),
+    }
+}
+
+fn arrows(cluster: &VirtualCluster) -> Result<BTreeSet<Arrow>> {
+    let programs = programs(cluster);
+    let known = |pids: &BTreeSet<u32>| pids.iter().find_map(|pid| programs.get(pid).cloned());
+    let mut found = BTreeSet::new();
+    for (clients, path, servers) in sockets::unix_pairs(&sockets::unix()?) {
+        if let (Some(client), Some(server)) = (known(&clients), known(&servers)) {
+            found.insert(Arrow { client, place: place(&path), server });
+        }
+    }
+    let noded: BTreeSet<String> = cluster.nodes.iter().map(|node| format!("{}:1811", node.address)).collect();
+    for socket in sockets::tcp()? {
+        let Some(program) = known(&socket.pids) else { continue };
+        if socket.state != "ESTAB" || noded.contains(&socket.local) {
+            continue;
+        }
+        let to_noded = noded.contains(&socket.ends.1);
+        let place = if to_noded { "noded".to_owned() } else { socket.ends.1.clone() };
+        found.insert(Arrow { client: program, place, server: "gantry-noded".to_owned() });
+    }
+    Ok(found)
+}
+
+fn listeners(cluster: &VirtualCluster) -> Result<()> {
+    let programs = programs(cluster);
+    let mut nodeds = 0;
+    for socket in sockets::tcp()?.iter().filter(|socket| socket.state == "LISTEN") {
+        let Some(program) = socket.pids.iter().find_map(|pid| programs.get(pid)) else { continue };
+        let own = cluster.nodes.iter().any(|node| socket.local == format!("{}:1811", node.address));
+        ensure!(own && program == "gantry-noded", "{program} listens on {}", socket.local);
+        nodeds += 1;
+    }
+    ensure!(nodeds == cluster.nodes.len(), "{nodeds} nodeds listen");
+    let mut count = 0;
+    for socket in sockets::unix()?.iter().filter(|socket| socket.state == "LISTEN") {
+        let Some(program) = socket.pids.iter().find_map(|pid| programs.get(pid)) else { continue };
+        let place = place(&socket.local);
+        let (_, allowed) = LISTENERS.iter().find(|(name, _)| name == program).context(program.clone())?;
+        let name = place.rsplit('/').next().unwrap_or_default();
+        let good = allowed.iter().any(|known| {
+            known.rsplit('/').next() == Some(name) || (known.ends_with('/') && place.starts_with(known))
+        });
+        ensure!(good, "{program} listens on {}", socket.local);
+        ensure!(socket.pids.len() == 1, "{} is held by {:?}: a child got it", socket.local, socket.pids);
+        count += 1;
+    }
+    ensure!(count >= 8, "only {count} listening sockets were found");
+    Ok(())
+}
