@@ -234,6 +234,15 @@ impl Master {
         objects.iter().map(parsed).collect()
     }
 
+    /// All instances, node by node: all at once may be more than a frame holds.
+    pub async fn instances(&mut self) -> Result<Vec<Instance>, OpFail> {
+        let mut all = Vec::new();
+        for node in self.nodes().await? {
+            all.extend(self.instances_of(node.uuid).await?.0);
+        }
+        Ok(all)
+    }
+
     /// The node of that name or uuid.
     pub async fn node(&mut self, name: &str) -> Result<Node, OpFail> {
         self.named(kind::NODE, "Node", name).await

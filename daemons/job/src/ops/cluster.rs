@@ -3,7 +3,7 @@
 use crate::error::OpFail;
 use crate::ops::group::merged;
 use crate::ops::{Args, Cx, Locks};
-use gantry_model::config::{Cluster, Instance, Params, kind};
+use gantry_model::config::{Cluster, Params};
 use gantry_model::error::Ecode;
 use gantry_proto::wconfd::{Command, Want};
 use serde_json::{Map, Value, json};
@@ -33,7 +33,7 @@ pub async fn destroy(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
         );
         return Err(OpFail::prereq(text, Ecode::WrongState));
     }
-    let instances = cx.master.all::<Instance>(kind::INSTANCE).await?;
+    let instances = cx.master.instances().await?;
     if !instances.is_empty() {
         let text =
             format!("There are still {} instance(s) in this cluster; remove them first", instances.len());

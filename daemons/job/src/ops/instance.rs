@@ -445,7 +445,7 @@ pub async fn query_data(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
         instances.push(cx.master.instance(name).await?);
     }
     if args.texts("instances").is_empty() {
-        instances = cx.master.all(kind::INSTANCE).await?;
+        instances = cx.master.instances().await?;
     }
     let mut locks = Locks::shared();
     if args.bool("use_locking") {

@@ -3,7 +3,7 @@
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
 use crate::ops::{Args, Cx, Locks};
-use gantry_model::config::{AdminState, Group, Instance, Node, Slot, SlotState, kind};
+use gantry_model::config::{AdminState, Group, Instance, Node, Slot, SlotState};
 use gantry_proto::noded::{NodeInfo, NodeInfoReply};
 use gantry_proto::wconfd::Want;
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ pub async fn config(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
     cx.say("* Verifying cluster config");
     let cluster = cx.master.cluster().await?;
     let (nodes, groups) = (cx.master.nodes().await?, cx.master.groups().await?);
-    let instances: Vec<Instance> = cx.master.all(kind::INSTANCE).await?;
+    let instances: Vec<Instance> = cx.master.instances().await?;
     let findings = config_findings(&nodes, &groups, &instances, cluster.master_node);
     cx.say("* Verifying all nodes belong to an existing group");
     for (kind, name, text) in &findings {
