@@ -46,6 +46,12 @@ fn htools(cluster: &VirtualCluster, socket: &str) -> Result<()> {
     ensure!(text.contains("HTS_INI_INST_CNT=3"), "hspace counts otherwise:\n{text}");
     run("hcheck", &[&luxi])?;
     run("hsqueeze", &[&luxi])?;
+    run("harep", &[&luxi])?;
+    let dir = cluster.dir().join("hscan");
+    std::fs::create_dir(&dir)?;
+    run("hscan", &[&luxi, "-d", &dir.display().to_string()])?;
+    let text = std::fs::read_to_string(dir.join("LOCAL.data"))?;
+    ensure!(text.contains("node3.gantry.test") && text.contains("inst3.gantry.test"), "hscan saved:\n{text}");
     let text = run("hroller", &[&luxi, "--no-headers", "--force"])?;
     ensure!(text.contains("node1"), "hroller:\n{text}");
     ensure!(cluster.luxi()?.status(1)? == "success", "job 1 is of the cluster's making");

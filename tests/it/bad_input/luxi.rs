@@ -131,6 +131,13 @@ pub fn wrong_values(cluster: &VirtualCluster) -> Result<()> {
             "{method} {args}: {answer}"
         );
     }
+    let tags: Vec<String> = (0..30_000).map(|number| format!("{number:0100}")).collect();
+    let large =
+        json!([[{"OP_ID": "OP_TAGS_SET", "kind": "cluster", "name": null, "tags": tags, "reason": []}]]);
+    let answer = luxi.ask("SubmitJob", large)?;
+    ensure!(answer["success"] == json!(false), "an opcode of 3 MB: {answer}");
+    let mut luxi = cluster.luxi()?;
+    ensure!(answer.to_string().len() < 2_000, "an error of {} bytes", answer.to_string().len());
     ensure!(luxi.query("job", &["id"], Value::Null)? == jobs, "a refused submission leaves no job");
     ensure!(luxi.call("SubmitManyJobs", json!([[]]))? == json!([]), "the connection goes on");
     probe(cluster)
@@ -278,6 +285,34 @@ pub fn too_long(cluster: &VirtualCluster) -> Result<()> {
     let answer = luxi.receive()?.context("closed")?;
     ensure!(answer["result"] == json!(["cluster.gantry.test"]), "{answer}");
     Ok(())
+}
+
+/// The queue takes so many live jobs and then says that it is full; those it took are all right.
+pub fn full_queue(cluster: &VirtualCluster) -> Result<()> {
+    const LIVE_JOBS_MAX: usize = 5_000;
+    let mut luxi = cluster.luxi()?;
+    luxi.call("AutoArchiveJobs", json!([-1, 60]))?;
+    let holder = luxi.submit(&[delay(600.0)])?;
+    let waiting = json!([{"OP_ID": "OP_TEST_DELAY", "duration": 0.0, "depends": [[holder, ["success"]]], "reason": []}]);
+    let taken = luxi.call("SubmitManyJobs", json!([vec![&waiting; LIVE_JOBS_MAX - 1]]))?;
+    let taken = taken.as_array().context("no list")?;
+    ensure!(taken.iter().all(|pair| pair[0] == json!(true)), "refused: {:?}", taken.last());
+    let answer = luxi.ask("SubmitJob", json!([waiting]))?;
+    ensure!(answer["success"] == json!(false) && answer["result"] == json!(["JobQueueFull", []]), "{answer}");
+    let more = luxi.call("SubmitManyJobs", json!([[waiting]]))?;
+    ensure!(more[0][0] == json!(false) && more[0][1].is_string(), "{more}");
+    ensure!(
+        luxi.call("QueryJobs", json!([null, ["id"]]))?.as_array().map(Vec::len) == Some(LIVE_JOBS_MAX),
+        "jobs"
+    );
+    // What all wait for does not come: they end, each with its reason.
+    luxi.call("CancelJob", json!([holder, true]))?;
+    for pair in taken {
+        let id = pair[1].as_u64().context("an id")?;
+        ensure!(luxi.wait(id, PATIENCE)? == "error", "job {id}");
+    }
+    luxi.call("AutoArchiveJobs", json!([-1, 60]))?;
+    probe(cluster)
 }
 
 /// More long messages under way than there is room for: the later ones wait, short ones pass, and memory is bounded.

@@ -28,6 +28,7 @@ fn bad_input_hurts_nobody_else() {
     step("LUXI: messages over the limit", || luxi::too_long(&cluster));
     step("LUXI: many long messages at once", || luxi::many_long(&cluster));
     step("LUXI: a thousand idle connections", || luxi::idle_connections(&cluster));
+    step("LUXI: more jobs than there is room for", || luxi::full_queue(&cluster));
     step("wconfd: hellos and frames", || frames::wconfd_hellos(&cluster));
     step("a job's socket", || frames::job_socket(&cluster));
     step("noded's port", || frames::noded_port(&cluster));

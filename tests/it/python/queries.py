@@ -4,6 +4,7 @@ Arguments: SOCKET CLUSTER MASTER INSTANCE NODES (names; of one instance; the num
 """
 
 import sys
+import time
 
 from common import check, client, constants, errors, raises, same
 
@@ -43,6 +44,11 @@ def cluster(cl):
     check(info["default_hypervisor"] in constants.HYPER_TYPES, "htools know %r" % info["default_hypervisor"])
     values = cl.QueryConfigValues(["cluster_name", "master_node", "drain_flag", "watcher_pause", "nosuch"])
     same(values, [CLUSTER, MASTER, False, None, None], "QueryConfigValues")
+    until = int(time.time()) + 3600
+    same(cl.SetWatcherPause(until), until, "SetWatcherPause")
+    same(cl.QueryConfigValues(["watcher_pause"]), [until], "watcher_pause")
+    same(cl.SetWatcherPause(None), None, "SetWatcherPause off")
+    same(cl.QueryConfigValues(["watcher_pause"]), [None], "watcher_pause")
     same(cl.QueryTags(constants.TAG_CLUSTER, ""), sorted(info["tags"]), "tags")
     same(cl.QueryTags(constants.TAG_NODE, MASTER), [], "tags of a node")
     err = raises(errors.OpPrereqError, cl.QueryTags, constants.TAG_NODE, "nosuch.gantry.test")
