@@ -2,10 +2,12 @@
 //! end a job (P4.8). What a lost connection leaves open is asked again; wconfd answers repeats alike.
 
 use crate::error::{OpFail, failed};
+use crate::io::server::Desk;
 use gantry_model::config::{Cluster, Group, Instance, Node, Slot, kind};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::{ClusterUuid, JobOwner};
 use gantry_model::root::Root;
+use gantry_model::time;
 use gantry_proto::codec::Json;
 use gantry_proto::envelope::Code;
 use gantry_proto::hello::Hello;
@@ -17,6 +19,8 @@ use gantry_proto::wconfd::{
 use gantry_rpc::{CallError, Client, Event};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -25,6 +29,8 @@ use tokio::time::Instant;
 const CALL: Duration = Duration::from_secs(60);
 /// How long a job looks for a wconfd that is away before it gives up.
 const AWAY: Duration = Duration::from_secs(120);
+/// A wconfd that is away for longer than a restart takes is told in the job's log.
+const TELL_AWAY: Duration = Duration::from_secs(2);
 /// First and longest pause between two attempts to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// How long a job waits for a node to be claimed: a little over the time after which wconfd calls it lost.
@@ -44,15 +50,50 @@ pub struct Master {
     client: Option<Client>,
     /// Numbers this owner's batches, so that one asked for twice is applied once.
     seq: u64,
+    /// Whose log hears why it waits: the opcode at work.
+    log: Option<(Arc<Desk>, usize)>,
+}
+
+/// One wait for wconfd, over all the attempts it takes. It begins with the first failure.
+#[derive(Default)]
+struct Patience {
+    since: Option<Instant>,
+    pause: Duration,
+    told: bool,
 }
 
 impl Master {
     /// Nothing is connected yet.
     pub fn new(root: Root, owner: JobOwner, cluster: ClusterUuid) -> Self {
-        Self { root, owner, cluster, client: None, seq: 0 }
+        Self { root, owner, cluster, client: None, seq: 0, log: None }
     }
 
-    async fn client(&mut self) -> Result<Client, OpFail> {
+    /// From now on it works for the opcode at `index`.
+    pub fn work_for(&mut self, desk: &Arc<Desk>, index: usize) {
+        self.log = Some((Arc::clone(desk), index));
+    }
+
+    /// Waits a little after a failed attempt; says once in the log that it waits, and why.
+    async fn wait(&self, patience: &mut Patience, why: &dyn Display) -> Result<(), OpFail> {
+        let away = patience.since.get_or_insert_with(Instant::now).elapsed();
+        if away >= AWAY {
+            let path = self.root.socket("wconfd.sock");
+            let text = format!("wconfd does not answer on {} since {AWAY:?}: {why}", path.display());
+            return Err(OpFail::Error(GanetiError::exec(text)));
+        }
+        if away >= TELL_AWAY
+            && !std::mem::replace(&mut patience.told, true)
+            && let Some((desk, index)) = &self.log
+        {
+            let text = format!("waiting for wconfd: {why}");
+            desk.update(|board| board.log(*index, "message", json!(text), time::now()));
+        }
+        patience.pause = (patience.pause * 2).clamp(PAUSE.0, PAUSE.1);
+        tokio::time::sleep(patience.pause).await;
+        Ok(())
+    }
+
+    async fn client(&mut self, patience: &mut Patience) -> Result<Client, OpFail> {
         if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());
         }
@@ -60,39 +101,58 @@ impl Master {
         hello.cluster = Some(self.cluster);
         hello.epoch = Some(self.owner.start.epoch);
         let path = self.root.socket("wconfd.sock");
-        let until = Instant::now() + AWAY;
-        let mut pause = PAUSE.0;
         loop {
             match Client::unix(&path, &hello).await {
                 Ok(client) => {
                     self.client = Some(client.clone());
                     return Ok(client);
                 }
-                Err(why) if Instant::now() >= until => {
-                    let text = format!("wconfd does not answer on {} since {AWAY:?}: {why}", path.display());
-                    return Err(OpFail::Error(GanetiError::exec(text)));
-                }
-                Err(_) => tokio::time::sleep(pause).await,
+                Err(why) => self.wait(patience, &why).await?,
             }
-            pause = (pause * 2).min(PAUSE.1);
         }
     }
 
     /// Connects, unless it is.
     pub async fn connect(&mut self) -> Result<(), OpFail> {
-        self.client().await.map(|_| ())
+        self.client(&mut Patience::default()).await.map(|_| ())
     }
 
-    /// One call, asked again on a new connection when the old one broke.
+    /// Whether the same request may be sent again after this: wconfd did not take it, or answers a repeat alike.
+    /// Forgets a connection that ended or is about to.
+    fn again(&mut self, why: &CallError) -> bool {
+        let code = match why {
+            CallError::Closed(_) => {
+                self.client = None;
+                return true;
+            }
+            CallError::Deadline { .. } => return true,
+            CallError::Fail(fail) => fail.code,
+            CallError::Protocol(_) => return false,
+        };
+        match code {
+            Code::NotReady | Code::Unknown => {
+                self.client = None;
+                true
+            }
+            Code::Busy | Code::Deadline => true,
+            Code::UnknownVerb
+            | Code::BadRequest
+            | Code::Denied
+            | Code::Ganeti
+            | Code::Fenced
+            | Code::Stale
+            | Code::NotFound
+            | Code::Internal => false,
+        }
+    }
+
+    /// One call, asked again while wconfd is away, stopping or overloaded.
     async fn call<V: Verb>(&mut self, request: &V::Request) -> Result<V::Reply, OpFail> {
+        let mut patience = Patience::default();
         loop {
-            match self.client().await?.call::<V>(request, CALL).await {
+            match self.client(&mut patience).await?.call::<V>(request, CALL).await {
                 Ok(reply) => return Ok(reply),
-                Err(CallError::Closed(_)) => self.client = None,
-                Err(CallError::Fail(fail)) if fail.code == Code::NotReady => {
-                    self.client = None;
-                    tokio::time::sleep(PAUSE.0).await;
-                }
+                Err(why) if self.again(&why) => self.wait(&mut patience, &why).await?,
                 Err(why) => return Err(failed(why)),
             }
         }
@@ -107,31 +167,25 @@ impl Master {
         mut blocked: impl FnMut(LockBlocked),
     ) -> Result<(), OpFail> {
         let request = LockRequest { owner: self.owner, priority, wants };
-        'connection: loop {
-            let mut stream = match self.client().await?.open::<LockUpdate>(&request).await {
-                Ok(stream) => stream,
-                Err(CallError::Closed(_)) => {
-                    self.client = None;
-                    continue;
-                }
-                Err(why) => return Err(failed(why)),
+        let mut patience = Patience::default();
+        loop {
+            let why = match self.client(&mut patience).await?.open::<LockUpdate>(&request).await {
+                Ok(mut stream) => loop {
+                    match stream.next().await {
+                        Ok(Event::Item(item)) => {
+                            patience = Patience::default();
+                            blocked(item);
+                        }
+                        Ok(Event::End(())) => return Ok(()),
+                        Err(why) => break why,
+                    }
+                },
+                Err(why) => why,
             };
-            loop {
-                match stream.next().await {
-                    Ok(Event::Item(item)) => blocked(item),
-                    Ok(Event::End(())) => return Ok(()),
-                    Err(CallError::Closed(_)) => {
-                        self.client = None;
-                        continue 'connection;
-                    }
-                    Err(CallError::Fail(fail)) if fail.code == Code::NotReady => {
-                        self.client = None;
-                        tokio::time::sleep(PAUSE.0).await;
-                        continue 'connection;
-                    }
-                    Err(why) => return Err(failed(why)),
-                }
+            if !self.again(&why) {
+                return Err(failed(why));
             }
+            self.wait(&mut patience, &why).await?;
         }
     }
 

@@ -102,6 +102,7 @@ impl<'a> Cx<'a> {
         master: &'a mut Master,
         nodes: &'a mut Nodes,
     ) -> Self {
+        master.work_for(desk, index);
         Self { root, desk, request, index, master, nodes }
     }
 
@@ -146,7 +147,11 @@ impl<'a> Cx<'a> {
         let (desk, index, owner) = (Arc::clone(self.desk), self.index, self.request.owner);
         let mut priority = desk.read(|board| board.priority(index)).unwrap_or(0);
         let (tell, mut told) = tokio::sync::watch::channel(String::new());
-        self.master.connect().await?; // So that the priority can be changed beside the wait.
+        // So that the priority can be changed beside the wait.
+        tokio::select! {
+            connected = self.master.connect() => connected?,
+            Ok(_) = cancelled.wait_for(|asked| *asked) => return Err(OpFail::Canceled),
+        }
         let beside = self.master.beside();
         let wait = self.master.lock(priority, locks.0.into_iter().collect(), |blocked: LockBlocked| {
             tell.send_replace(blocked.text);
@@ -175,10 +180,12 @@ impl<'a> Cx<'a> {
                 () = &mut patience, if !said => {
                     said = true;
                     let why = told.borrow_and_update().clone();
-                    if !why.is_empty() {
-                        let text = format!("waiting for lock {why}");
-                        desk.update(|board| board.log(index, "message", json!(text), time::now()));
-                    }
+                    let text = if why.is_empty() {
+                        "waiting for wconfd to answer a request for locks".to_owned()
+                    } else {
+                        format!("waiting for lock {why}")
+                    };
+                    desk.update(|board| board.log(index, "message", json!(text), time::now()));
                 }
             }
         }

@@ -301,7 +301,8 @@ async fn tear_down(cx: &mut Cx<'_>, slot: &Slot, node: &Node, why: &str) -> Resu
     cx.claimed(node).await?;
     let (uuid, generation) = (slot.uuid, slot.generation);
     let mut commands = Vec::new();
-    if !matches!(slot.state, SlotState::Dirty | SlotState::Destroying) {
+    // Also what is DESTROYING: by a job that is dead, or ended in error, since this one has the instance's lock.
+    if slot.state != SlotState::Dirty {
         commands.push(Command::SlotDirty { slot: uuid, generation, why: why.to_owned() });
     }
     commands.push(Command::SlotBeginDestroy { slot: uuid, generation, holder: cx.owner() });
