@@ -111,7 +111,17 @@ async fn work(root: &Root, desk: &Arc<server::Desk>, request: GoRequest) -> Resu
         }
         if !desk.is_attached() {
             let report = desk.read(|board| board.report().clone()).expect("the job was told to go");
-            return spool::write(root, &report).map_err(RunError::Spool);
+            match spool::write(root, &report) {
+                Ok(()) => return Ok(()),
+                // The whole root is gone, and with it whoever would read it.
+                Err(why) if why.kind() == io::ErrorKind::NotFound => return Err(RunError::Spool(why)),
+                Err(why) => {
+                    eprintln!("gantry-job {}: keeps its outcome: {}", report.owner, RunError::Spool(why))
+                }
+            }
+            // A full disk: the outcome stays here until there is room, or a luxid.
+            let _ = tokio::time::timeout(SPOOL_AGAIN, changes.changed()).await;
+            continue;
         }
         // Attached but not answered: wait; luxid sees this process alive (P4.4).
         if changes.changed().await.is_err() {
@@ -120,5 +130,7 @@ async fn work(root: &Root, desk: &Arc<server::Desk>, request: GoRequest) -> Resu
     }
 }
 
+/// Pause before an outcome that could not be written is written again.
+const SPOOL_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// How long a finished and confirmed job waits for its last reply to leave.
 const LEAVE: std::time::Duration = std::time::Duration::from_secs(2);

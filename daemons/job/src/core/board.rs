@@ -130,8 +130,12 @@ impl Board {
         self.report.outcome = Outcome::Ended;
     }
 
-    /// Changes the priority of unfinished opcodes that do not run yet.
+    /// Changes the priority of unfinished opcodes that do not run yet. The last report stays the last: a job that is
+    /// over waits for the confirmation of that one.
     pub fn set_priority(&mut self, priority: i32) {
+        if self.is_over() {
+            return;
+        }
         self.report.number += 1;
         for op in &mut self.report.ops {
             if !op.status.is_final() && op.status != Status::Running {
@@ -279,6 +283,17 @@ mod tests {
         assert!(!board.is_over_and_known(), "the last report is not stored yet");
         board.confirm(board.report().number, 3);
         assert!(board.is_over_and_known());
+    }
+
+    #[test]
+    fn nothing_comes_after_the_last_report() {
+        let mut board = board(1);
+        board.succeeded(0, json!(1), Ts(1, 0));
+        board.over();
+        let last = board.report().number;
+        board.set_priority(3);
+        board.confirm(last, 0);
+        assert!(board.is_over_and_known(), "the confirmation of report {last} is of the last one");
     }
 
     #[test]
