@@ -58,7 +58,7 @@ impl Queue {
     /// A report over the connection to the job (P4.4).
     pub(super) fn reported(&mut self, now: Ts, report: &Report) {
         let owner = report.owner;
-        let Some(entry) = self.current(owner) else { return };
+        let Some(entry) = self.current(owner) else { return self.reported_late(report) };
         if entry.is_over() && self.rules.current_start_only || report.number <= entry.report {
             return;
         }
@@ -70,6 +70,17 @@ impl Queue {
                 self.take_report(now, report);
                 self.end_reported(now, report);
             }
+        }
+    }
+
+    /// An outcome said again, of a job that is over: it is answered alike, so that the process leaves (P4.4).
+    fn reported_late(&mut self, report: &Report) {
+        let Report { owner, number, outcome, .. } = report;
+        let live = self.live.get(&owner.job);
+        let over = live.map_or(self.archive.contains_key(&owner.job), Entry::is_over);
+        if over && *outcome == Outcome::Ended {
+            let log_serial = live.map_or(0, |entry| merge::last_serial(&entry.job));
+            self.after.push(After::Confirm { owner: *owner, number: *number, log_serial });
         }
     }
 

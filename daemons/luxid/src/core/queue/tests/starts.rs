@@ -33,6 +33,26 @@ fn an_outcome_ends_the_job_and_is_confirmed_after_the_commit() {
 }
 
 #[test]
+fn the_same_outcome_again_is_answered_alike() {
+    let mut b = Bench::new();
+    let id = b.submit(one_op(json!({})));
+    let owner = b.go(id);
+    let confirmed = |b: &Bench, wanted: u64| {
+        b.actions.iter().any(|a| matches!(a, Action::Confirm { number, .. } if *number == wanted))
+    };
+    b.step(Event::Reported(Box::new(report(owner, 1, &[Status::Success]))));
+    b.step(Event::Reported(Box::new(report(owner, 2, &[Status::Success]))));
+    assert!(!confirmed(&b, 2), "not before the first is stored");
+    b.commit();
+    assert!(confirmed(&b, 1) && confirmed(&b, 2));
+    let end = b.job(id).clone();
+    assert_eq!(b.asked(Request::Archive(id)), Ok(Answer::Archived(true)));
+    b.reported(report(owner, 3, &[Status::Error]));
+    assert!(confirmed(&b, 3), "also when it is in the archive");
+    assert_eq!(b.archived[&id].ops, end.ops, "and changes nothing");
+}
+
+#[test]
 fn a_final_job_is_shown_when_the_mirror_has_what_it_saw() {
     let mut b = Bench::new();
     let id = b.submit(one_op(json!({})));
