@@ -258,15 +258,12 @@ impl Actor {
     /// Appends a step's changes; as several batches when they are large. Waits while the store is full.
     async fn append(&mut self, ticket: Ticket, changes: Vec<Change>) -> Result<(), LuxidError> {
         for batch in batches(changes) {
+            // Watched from before each attempt: room made meanwhile is not missed.
+            let mut room = self.set.writer.progress();
             let index = loop {
                 match self.set.writer.append(batch.clone()) {
                     Ok(index) => break index,
-                    Err(StoreError::Full) => {
-                        self.progress.changed().await.map_err(|_| LuxidError::StoreEnded)?;
-                        // The next round of `run` must see it too.
-                        self.progress.mark_changed();
-                        tokio::task::yield_now().await;
-                    }
+                    Err(StoreError::Full) => room.changed().await.map_err(|_| LuxidError::StoreEnded)?,
                     Err(error) => return Err(LuxidError::Append(error)),
                 }
             };

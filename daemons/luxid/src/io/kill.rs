@@ -24,7 +24,7 @@ pub async fn kill(root: &Root, owner: JobOwner, process: Option<&Process>) -> Ki
 fn send(pid: i32, process: Option<&Process>) -> KillResult {
     let pinned = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
     let Some(Ok(pidfd)) = pinned else { return KillResult::AlreadyDead };
-    let found = u32::try_from(pid).ok().and_then(start_time);
+    let found = u32::try_from(pid).ok().and_then(|pid| start_time(pid).ok().flatten());
     let is_it = match process {
         Some(process) => found == Some(process.start_time) && u32::try_from(pid) == Ok(process.pid),
         None => found.is_some(),

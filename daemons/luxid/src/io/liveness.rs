@@ -34,9 +34,24 @@ pub fn boot_id() -> io::Result<&'static str> {
 }
 
 /// When the process with this pid began, in clock ticks since boot; None when there is none or it is a zombie.
-#[must_use]
-pub fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+///
+/// # Errors
+/// When /proc can't be read, for want of file descriptors say: that proves nothing.
+pub fn start_time(pid: u32) -> io::Result<Option<u64>> {
+    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(parse_start_time(&stat))
+}
+
+/// What the kernel says of a process that is not there, or that leaves while its file is read.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH)
+}
+
+fn parse_start_time(stat: &str) -> Option<u64> {
     // The second field is the program's name in parentheses and may hold anything.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
     let state = fields.next()?;
@@ -52,14 +67,21 @@ pub fn start_time(pid: u32) -> Option<u64> {
 /// # Errors
 /// When it is gone, or /proc can't be read.
 pub fn process(pid: u32) -> io::Result<Process> {
-    let start_time = start_time(pid).ok_or(io::ErrorKind::NotFound)?;
+    let start_time = start_time(pid)?.ok_or(io::ErrorKind::NotFound)?;
     Ok(Process { pid, start_time, boot_id: boot_id()?.to_owned() })
 }
 
-/// Whether exactly this process still runs.
+/// Whether exactly this process still runs, or may: what can't be looked at is not called dead.
 #[must_use]
 pub fn still_runs(process: &Process) -> bool {
-    boot_id().is_ok_and(|boot| boot == process.boot_id) && start_time(process.pid) == Some(process.start_time)
+    match (boot_id(), start_time(process.pid)) {
+        (Ok(boot), _) if boot != process.boot_id => false,
+        (_, Ok(found)) => found == Some(process.start_time),
+        (_, Err(error)) => {
+            tracing::warn!(pid = process.pid, %error, "can't look whether a job's process runs");
+            true
+        }
+    }
 }
 
 /// Whether the process of a start lives.

@@ -45,9 +45,14 @@ pub async fn read(root: &Root, owner: JobOwner) -> Option<Report> {
     }
 }
 
+/// What follows the start in the name of a spool file that a job was writing when it died.
+const UNFINISHED: &str = ".tmp";
+
 /// Deletes the spool file and the sockets of a start that is over.
 pub fn clean(root: &Root, owner: JobOwner) {
-    for path in [root.spool_file(owner), root.job_socket(owner), root.job_delay_socket(owner)] {
+    let spool = root.spool_file(owner);
+    let unfinished = spool.with_file_name(format!("{owner}{UNFINISHED}"));
+    for path in [spool, unfinished, root.job_socket(owner), root.job_delay_socket(owner)] {
         match std::fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -84,7 +89,7 @@ fn move_aside(root: &Root, owner: JobOwner) -> io::Result<()> {
     Ok(())
 }
 
-/// The starts that left a spool file or a socket and are not in `current`: to be discarded.
+/// The starts that left a spool file (also a half-written one) or a socket and are not in `current`: to be discarded.
 ///
 /// # Errors
 /// When a directory can't be read.
@@ -94,10 +99,42 @@ pub fn leftovers(root: &Root, current: &BTreeSet<JobOwner>) -> io::Result<BTreeS
         for entry in std::fs::read_dir(dir)? {
             let name = entry?.file_name();
             let name = name.to_string_lossy();
-            if let Ok(owner) = name.strip_suffix(".sock").unwrap_or(&name).parse::<JobOwner>() {
+            let start = name.strip_suffix(UNFINISHED).unwrap_or(&name);
+            let start = start.strip_suffix(".sock").or(start.strip_suffix(".delay")).unwrap_or(start);
+            if let Ok(owner) = start.parse::<JobOwner>() {
                 found.insert(owner);
             }
         }
     }
     Ok(found.difference(current).copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_model::ids::{JobId, StartNo};
+
+    #[test]
+    fn whatever_a_dead_start_left_is_found_and_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        for dir in [root.spool_dir(), root.job_dir()] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        let owner = |counter| JobOwner { job: JobId(7), start: StartNo { epoch: 1, run: 2, counter } };
+        let half = |owner: JobOwner| root.spool_dir().join(format!("{owner}.tmp"));
+        let left = [
+            root.spool_file(owner(1)),
+            half(owner(2)),
+            root.job_socket(owner(3)),
+            root.job_delay_socket(owner(4)),
+            half(owner(5)),
+        ];
+        left.iter().for_each(|path| std::fs::write(path, "").unwrap());
+        let found = leftovers(&root, &BTreeSet::from([owner(5)])).unwrap();
+        assert_eq!(found, (1..=4).map(owner).collect());
+        found.iter().for_each(|owner| clean(&root, *owner));
+        let kept: Vec<bool> = left.iter().map(|path| path.exists()).collect();
+        assert_eq!(kept, [false, false, false, false, true], "a current start may still write");
+    }
 }
