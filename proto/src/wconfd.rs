@@ -28,8 +28,8 @@ verbs! {
     5 LockRows(()) as Vec<LockRow>;
     /// luxid only: this owner is dead: free its locks, end its waits.
     6 OwnerGone(JobOwner) as ();
-    /// luxid only, first on each connection (P4.7): all owners that run. Frees the owners read from the
-    /// files at start that are not named.
+    /// luxid only, first on each connection (P4.7): all owners that run. Frees of those not named the owners
+    /// read from the files at start, and those whom an older luxid started.
     7 Owners(Vec<JobOwner>) as ();
     /// Objects by kind and key or name, from committed state.
     8 Read(Vec<ReadKey>) as ReadReply;

@@ -239,11 +239,11 @@ impl Api {
         signed.map_err(|error| Fail::new(Code::Internal, format!("can't sign the certificate: {error:#}")))
     }
 
-    /// Refuses all but the newest luxid.
-    fn only_luxid(&self, peer: &Peer) -> Result<(), Fail> {
+    /// Refuses all but the newest luxid, whose (epoch, run) is returned.
+    fn only_luxid(&self, peer: &Peer) -> Result<(u64, u64), Fail> {
         let newest = *self.luxid.lock().unwrap_or_else(PoisonError::into_inner);
         match luxid_term(peer) {
-            Some(term) if Some(term) == newest => Ok(()),
+            Some(term) if Some(term) == newest => Ok(term),
             Some(term) => {
                 let text = format!("luxid run {}.{} was followed by a newer one", term.0, term.1);
                 Err(Fail::new(Code::Stale, text))
@@ -258,9 +258,9 @@ impl Api {
     }
 
     async fn owners(&self, peer: &Peer, owners: Vec<JobOwner>) -> Result<(), Fail> {
-        self.only_luxid(peer)?;
+        let term = self.only_luxid(peer)?;
         let living: BTreeSet<_> = owners.into_iter().collect();
-        self.handle.ask(move |o: &mut Owner, reply| o.owners(&living, reply)).await
+        self.handle.ask(move |o: &mut Owner, reply| o.owners(term, &living, reply)).await
     }
 }
 

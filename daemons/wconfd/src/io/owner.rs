@@ -334,18 +334,21 @@ impl Owner {
         Ok(())
     }
 
-    /// luxid's word on which jobs run (P4.7, P4.8): of the owners found in the files those not named are
-    /// dead. Later words free nobody: deaths are told one by one.
-    pub fn owners(&mut self, living: &BTreeSet<JobOwner>, reply: Reply<()>) {
-        let done = self.prove(living);
+    /// luxid's word on which jobs run (P4.7, P4.8), `term` being its (epoch, run). Of the owners found in the files
+    /// those not named by the first word are dead. So are, at each word, owners started by older luxids: the one that
+    /// speaks knows all of them that run. Its own are never freed by silence: their deaths are told one by one.
+    pub fn owners(&mut self, term: (u64, u64), living: &BTreeSet<JobOwner>, reply: Reply<()>) {
+        let done = self.prove(term, living);
         self.answer(reply, done);
     }
 
-    fn prove(&mut self, living: &BTreeSet<JobOwner>) -> Result<(), Fail> {
-        let Some(unproved) = &self.unproved else { return Ok(()) };
-        let dead: Vec<_> = unproved.difference(living).copied().collect();
+    fn prove(&mut self, term: (u64, u64), living: &BTreeSet<JobOwner>) -> Result<(), Fail> {
+        let known = self.locks.owners().into_iter().chain(self.config.owners());
+        let older = known.filter(|owner| (owner.start.epoch, owner.start.run) < term);
+        let dead: BTreeSet<_> =
+            self.unproved.iter().flatten().copied().chain(older).filter(|o| !living.contains(o)).collect();
         if !dead.is_empty() {
-            tracing::info!(dead = dead.len(), "owners from before the restart are dead");
+            tracing::info!(dead = dead.len(), "owners of before are dead");
         }
         dead.into_iter().try_for_each(|owner| self.bury(owner))?;
         self.unproved = None;

@@ -19,7 +19,7 @@ async fn after_a_restart_only_luxids_word_frees() {
     let mut on_b = client.open::<wire::LockUpdate>(&request(owner(4), B)).await.unwrap();
     assert_eq!(blocked(&mut on_a).await.by, [owner(1)]);
     assert_eq!(blocked(&mut on_b).await.by, [owner(2)], "nobody is freed before luxid spoke");
-    let luxid = world.luxid(7).await;
+    let luxid = world.luxid(1).await;
     luxid.call::<wire::Owners>(&vec![owner(2), owner(9)], LIMIT).await.unwrap();
     granted(&mut on_a).await;
     let rows = client.call::<wire::LockRows>(&(), LIMIT).await.unwrap();
@@ -31,6 +31,27 @@ async fn after_a_restart_only_luxids_word_frees() {
     luxid.call::<wire::OwnerGone>(&owner(2), LIMIT).await.unwrap();
     granted(&mut on_b).await;
     luxid.call::<wire::OwnerGone>(&owner(2), LIMIT).await.unwrap();
+}
+
+/// The one who saw their end did not live to tell it: a job that ended well holds no lock by which it would be found.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_luxid_frees_what_starts_of_older_ones_left() {
+    let world = World::start().await;
+    let client = world.client().await;
+    world.luxid(1).await.call::<wire::Owners>(&Vec::new(), LIMIT).await.unwrap();
+    take(&client, owner(1), A).await;
+    take(&client, owner(2), B).await;
+    apply_as(&client, Some(owner(3)), 1, vec![tag("three")]).await.unwrap();
+    let mut own = owner(4);
+    own.start.run = 2;
+    take(&client, own, &[("instance/c", Want::Exclusive)]).await;
+    let luxid = world.luxid(2).await;
+    luxid.call::<wire::Owners>(&vec![owner(2)], LIMIT).await.unwrap();
+    let rows = client.call::<wire::LockRows>(&(), LIMIT).await.unwrap();
+    let held: Vec<_> = rows.iter().flat_map(|row| row.owners.clone()).collect();
+    assert_eq!(held, [owner(2), own], "who is named stays, and who may have begun after the word was given");
+    let late = apply_as(&client, Some(owner(3)), 2, vec![tag("late")]).await.unwrap_err();
+    assert_eq!(late.code(), Some(Code::Stale));
 }
 
 #[tokio::test(flavor = "multi_thread")]
