@@ -184,7 +184,7 @@ impl Board {
 
     fn spool(&self) {
         let path = self.root.spool_file(self.owner);
-        let temporary = path.with_extension("tmp");
+        let temporary = self.root.spool_dir().join(format!("{}.tmp", self.owner));
         std::fs::write(&temporary, serde_json::to_vec(&*self.report.borrow()).unwrap()).unwrap();
         std::fs::rename(temporary, path).unwrap();
     }
