@@ -235,13 +235,17 @@ impl VirtualCluster {
         Ok(out.into_owned())
     }
 
-    /// A LUXI connection to the master.
+    /// A LUXI connection to the master, on which an answer has come: what a luxid that is just dying accepts does not count.
     ///
     /// # Errors
-    /// When luxid does not listen within a minute.
+    /// When luxid does not answer within a minute.
     pub fn luxi(&self) -> Result<Luxi> {
         let socket = self.master().socket("luxi.sock");
-        wait::until("luxid listens", PATIENCE, || Luxi::connect(&socket).ok())
+        wait::until("luxid answers", PATIENCE, || {
+            let mut luxi = Luxi::connect(&socket).ok()?;
+            luxi.call("QueryConfigValues", serde_json::json!([["cluster_name"]])).ok()?;
+            Some(luxi)
+        })
     }
 
     /// Runs a `gantry …` command on the master that must fail; its exit code and all it said.
