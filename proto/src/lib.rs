@@ -12,4 +12,5 @@ pub mod hello;
 pub mod job;
 pub mod noded;
 pub mod verb;
+pub mod vmd;
 pub mod wconfd;

@@ -9,4 +9,5 @@ mod daemons;
 mod noded;
 mod roundtrip;
 mod sheet;
+mod vmd;
 mod wconfd;
