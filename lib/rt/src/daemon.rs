@@ -73,6 +73,28 @@ where
     F: FnOnce(Daemon) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
+    start(options, patience, &mut tokio::runtime::Builder::new_multi_thread(), main)
+}
+
+/// As [`run_patiently`], but on the calling thread alone: for vmd, which shall stay small.
+pub fn run_alone<F, Fut>(options: Options, patience: Duration, main: F) -> ExitCode
+where
+    F: FnOnce(Daemon) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    start(options, patience, &mut tokio::runtime::Builder::new_current_thread(), main)
+}
+
+fn start<F, Fut>(
+    options: Options,
+    patience: Duration,
+    builder: &mut tokio::runtime::Builder,
+    main: F,
+) -> ExitCode
+where
+    F: FnOnce(Daemon) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
     let _starts_here = clock::millis();
     // Whoever started us may have blocked signals: a daemon that inherits that could not be stopped.
     if let Err(error) = SigSet::empty().thread_set_mask() {
@@ -86,7 +108,7 @@ where
         }
     };
     abort_on_panic();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "can't start the runtime");

@@ -23,7 +23,7 @@ pub mod node_toml;
 mod ready;
 mod tasks;
 
-pub use daemon::{Daemon, Options, run, run_patiently, run_with};
+pub use daemon::{Daemon, Options, run, run_alone, run_patiently, run_with};
 pub use ready::Readiness;
 pub use tasks::{Ended, Tasks};
 
