@@ -1,0 +1,127 @@
+//! PID 1 at work: one thread that waits for packets and for dead children.
+
+use crate::wire::{EXEC_FDS, Exec, FromInit, How, ToInit};
+use crate::{command, link};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+/// This program, whatever its path in the VM.
+const SELF: &str = "/proc/self/exe";
+
+/// Serves the socket on standard input until its other end closes.
+///
+/// # Errors
+/// When the socket or the kernel fails; the VM then ends.
+pub fn serve(program: Option<&str>) -> io::Result<()> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block()?;
+    let children = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let mut init = Init { socket, program: program.unwrap_or(SELF).to_owned(), running: BTreeMap::new() };
+    init.say(&FromInit::Ready)?;
+    loop {
+        let mut fds = [
+            PollFd::new(init.socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(children.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let said = fds[0].any().unwrap_or(true);
+        while let Ok(Some(_)) = children.read_signal() {}
+        init.reap()?;
+        if said && !init.hear()? {
+            return Ok(());
+        }
+    }
+}
+
+struct Init {
+    socket: OwnedFd,
+    program: String,
+    running: BTreeMap<i32, u32>,
+}
+
+impl Init {
+    fn say(&self, message: &FromInit) -> io::Result<()> {
+        let bytes = message.encode().map_err(io::Error::other)?;
+        link::send(&self.socket, &bytes, &[])
+    }
+
+    /// Takes one packet. False = there will be no more.
+    fn hear(&mut self) -> io::Result<bool> {
+        let packet = match link::receive(&self.socket) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
+            other => other?,
+        };
+        if packet.bytes.is_empty() {
+            return Ok(false);
+        }
+        match ToInit::decode(&packet.bytes).map_err(io::Error::other)? {
+            ToInit::Exec(exec) => {
+                let number = exec.number;
+                match self.start(&exec, packet.fds) {
+                    Ok(pid) => _ = self.running.insert(pid, number),
+                    Err(why) => self.say(&FromInit::Refused { number, why })?,
+                }
+            }
+            ToInit::Signal { number, signal } => self.signal(number, signal),
+        }
+        Ok(true)
+    }
+
+    fn start(&self, exec: &Exec, fds: Vec<OwnedFd>) -> Result<i32, String> {
+        let [input, output, error]: [OwnedFd; EXEC_FDS] =
+            fds.try_into().map_err(|_| "the packet has not its three descriptors".to_owned())?;
+        let env = exec.env.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let child = Command::new(&self.program)
+            .args(command::line(exec))
+            .env_clear()
+            .envs(env)
+            .stdin(Stdio::from(input))
+            .stdout(Stdio::from(output))
+            .stderr(Stdio::from(error))
+            .spawn()
+            .map_err(|why| why.to_string())?;
+        i32::try_from(child.id()).map_err(|why| why.to_string())
+    }
+
+    /// To the process group; to the process itself as long as it has none.
+    fn signal(&self, number: u32, signal: i32) {
+        let Ok(signal) = Signal::try_from(signal) else { return };
+        for (pid, _) in self.running.iter().filter(|(_, running)| **running == number) {
+            let pid = Pid::from_raw(*pid);
+            if killpg(pid, signal).is_err() {
+                let _ = kill(pid, signal);
+            }
+        }
+    }
+
+    /// Takes the ends of all dead children. A command is over with its main process: what is left of its process
+    /// group is killed, so that nobody waits for the outputs it holds.
+    fn reap(&mut self) -> io::Result<()> {
+        loop {
+            let (pid, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, How::Exit(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, How::Signal(signal as i32)),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(number) = self.running.remove(&pid.as_raw()) {
+                let _ = killpg(pid, Signal::SIGKILL);
+                self.say(&FromInit::Ended { number, how })?;
+            }
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! One command: its outputs into the spool up to their caps, its clocks, its end.
+
+use crate::core::why::{Asked, Seen, why};
+use crate::error::{Class, fail, io as io_fail};
+use crate::io::spool::{self, Spool};
+use crate::vm::Vm;
+use gantry_init::wire::How;
+use gantry_proto::envelope::Fail;
+use gantry_proto::vmd::{CommandEnd, ReadReply, Stream, Why};
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+/// How often CPU time is looked at: a command may pass its limit by so much times the VM's CPUs.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long outputs are read after the main process's end, should a daemon of the command hold them.
+const DRAIN: Duration = Duration::from_millis(250);
+/// How long a killed command's end may be away before the whole VM is ended: init is not well then.
+const KILL_TIME: Duration = Duration::from_secs(2);
+/// Read from a pipe at once, bytes: a pipe's size.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Most bytes of one answer: well below a frame.
+const READ_BYTES_MAX: u64 = 1 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Command {
+    /// Its name.
+    pub name: String,
+    /// Its number with init.
+    pub number: u32,
+    dir: PathBuf,
+    caps: Caps,
+    state: Mutex<State>,
+    /// Changes whenever the state does.
+    tick: watch::Sender<u64>,
+}
+
+/// What it may use.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caps {
+    /// Bytes kept of each output.
+    pub output_bytes: u64,
+    /// Wall clock.
+    pub wall: Duration,
+    /// CPU time, µs.
+    pub cpu_us: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kept: [u64; 2],
+    truncated: bool,
+    closed: [bool; 2],
+    asked: Asked,
+    how: Option<How>,
+    gone: bool,
+    /// The spool can't be written: our failure, not the command's.
+    broken: bool,
+    end: Option<CommandEnd>,
+}
+
+fn index(stream: Stream) -> usize {
+    match stream {
+        Stream::Out => 0,
+        Stream::Err => 1,
+    }
+}
+
+impl Command {
+    /// One about to begin, with its directory in the spool.
+    #[must_use]
+    pub fn new(name: &str, number: u32, dir: PathBuf, caps: Caps) -> Self {
+        let (tick, _) = watch::channel(0);
+        Self { name: name.to_owned(), number, dir, caps, state: Mutex::default(), tick }
+    }
+
+    /// One of a vmd that is gone: ended as recorded, or lost.
+    #[must_use]
+    pub fn found(name: &str, dir: PathBuf, end: Option<CommandEnd>) -> Self {
+        let length = |stream| std::fs::metadata(spool::output(&dir, stream)).map_or(0, |found| found.len());
+        let kept = [length(Stream::Out), length(Stream::Err)];
+        let lost =
+            CommandEnd { why: Why::Lost, wall_ms: 0, cpu_us: 0, memory_peak_bytes: 0, truncated: false };
+        let end = end.unwrap_or(lost);
+        let command = Self::new(name, 0, dir, Caps::default());
+        *command.state() =
+            State { kept, closed: [true; 2], truncated: end.truncated, end: Some(end), ..State::default() };
+        command
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Changes are single assignments: whole whoever panicked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let value = change(&mut self.state());
+        self.tick.send_modify(|tick| *tick += 1);
+        value
+    }
+
+    /// Waits until `look` sees what it wants.
+    async fn until<T>(&self, mut look: impl FnMut(&State) -> Option<T>) -> T {
+        let mut tick = self.tick.subscribe();
+        loop {
+            if let Some(value) = look(&self.state()) {
+                return value;
+            }
+            // The sender lives as long as self.
+            let _ = tick.changed().await;
+        }
+    }
+
+    /// Whether it has not ended.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.state().end.is_none()
+    }
+
+    /// init told its end.
+    pub fn ended(&self, how: How) {
+        self.change(|state| state.how = Some(how));
+    }
+
+    /// Its VM is gone.
+    pub fn gone(&self) {
+        self.change(|state| state.gone = true);
+    }
+
+    /// Its owner cancels. False = it has ended.
+    #[must_use]
+    pub fn cancel(&self) -> bool {
+        self.change(|state| {
+            state.asked.cancelled = true;
+            state.end.is_none()
+        })
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&self) -> CommandEnd {
+        self.until(|state| state.end).await
+    }
+
+    /// Reads an output; waits for a byte or the end.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn read(&self, stream: Stream, offset: u64, max: u64) -> Result<ReadReply, Fail> {
+        let at = index(stream);
+        let ready = |state: &State| state.kept[at] > offset || state.closed[at];
+        let (kept, truncated) = self
+            .until(|state| {
+                let closed = state.closed[at];
+                ready(state).then_some((state.kept[at], state.truncated && closed))
+            })
+            .await;
+        let wanted = kept.saturating_sub(offset).min(max).min(READ_BYTES_MAX);
+        let bytes = spool::read(&self.dir, stream, offset, wanted)
+            .map_err(|error| io_fail("read the spooled output", &error))?;
+        let state = self.state();
+        let last = state.closed[at] && offset.saturating_add(bytes.len() as u64) >= state.kept[at];
+        Ok(ReadReply { bytes, last, truncated })
+    }
+
+    /// Takes one output to its end. What passes the cap is read and thrown away, so that the command does not hang.
+    pub async fn drain(self: Arc<Self>, stream: Stream, mut pipe: pipe::Receiver) {
+        let at = index(stream);
+        let mut file = File::create(spool::output(&self.dir, stream)).ok();
+        let mut piece = vec![0; PIECE_BYTES];
+        let over = self.until(|state| state.closed[at].then_some(()));
+        tokio::pin!(over);
+        loop {
+            let count = tokio::select! {
+                read = pipe.read(&mut piece) => read.unwrap_or(0),
+                () = &mut over => break,
+            };
+            if count == 0 {
+                break;
+            }
+            let room = self.caps.output_bytes.saturating_sub(self.state().kept[at]);
+            let keep = usize::try_from(room).unwrap_or(usize::MAX).min(count);
+            let written = file.as_mut().is_some_and(|file| file.write_all(&piece[..keep]).is_ok());
+            self.change(|state| {
+                if written {
+                    state.kept[at] += keep as u64;
+                }
+                state.truncated |= keep < count || !written;
+                state.asked.output |= keep < count;
+                state.broken |= !written;
+            });
+        }
+        self.change(|state| state.closed[at] = true);
+    }
+
+    /// Watches it to its end and notes that.
+    pub async fn mind(self: Arc<Self>, vm: Arc<Vm>) {
+        let begun = Instant::now();
+        let before = vm.cgroup().counts();
+        self.watch(&vm, begun, before.cpu_us).await;
+        let drained = self.until(|state| (state.closed == [true; 2]).then_some(()));
+        let _ = timeout(DRAIN, drained).await;
+        self.change(|state| state.closed = [true; 2]);
+        let now = vm.counts();
+        let room = vm.scratch_room();
+        let cpu_us = now.cpu_us.saturating_sub(before.cpu_us);
+        let removed = vm.is_removed();
+        let end = {
+            let mut state = self.state();
+            state.asked.cpu |= cpu_us > self.caps.cpu_us;
+            let seen = Seen {
+                how: state.how,
+                asked: state.asked,
+                oom_kills: now.oom_kills.saturating_sub(before.oom_kills),
+                forks_refused: now.forks_refused.saturating_sub(before.forks_refused),
+                free_bytes: room.map(|room| room.free_bytes),
+                free_inodes: room.map(|room| room.free_inodes),
+                removed: state.broken || removed,
+            };
+            CommandEnd {
+                why: why(&seen),
+                wall_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                cpu_us,
+                memory_peak_bytes: now.memory_peak,
+                truncated: state.truncated,
+            }
+        };
+        if let Err(error) = Spool::end(&self.dir, &end) {
+            tracing::error!(command = self.name, %error, "can't note a command's end");
+        }
+        tracing::debug!(command = self.name, ?end, "command ended");
+        self.change(|state| state.end = Some(end));
+    }
+
+    /// Until its main process or its VM is gone. Kills it when a limit is passed; ends the VM when that has no effect.
+    async fn watch(&self, vm: &Vm, begun: Instant, cpu_before: u64) {
+        let mut killed: Option<Instant> = None;
+        let mut tick = self.tick.subscribe();
+        loop {
+            {
+                let mut state = self.state();
+                if state.how.is_some() || state.gone {
+                    return;
+                }
+                if begun.elapsed() >= self.caps.wall {
+                    state.asked.wall = true;
+                }
+                if vm.cgroup().cpu_us().saturating_sub(cpu_before) > self.caps.cpu_us {
+                    state.asked.cpu = true;
+                }
+                let asked = state.broken || state.asked != Asked::default();
+                drop(state);
+                if asked && killed.is_none() {
+                    killed = Some(Instant::now());
+                    vm.signal(self.number, nix::libc::SIGKILL);
+                }
+            }
+            if killed.is_some_and(|since| since.elapsed() > KILL_TIME) {
+                tracing::warn!(command = self.name, "does not die: its VM is ended");
+                vm.end();
+            }
+            let left = self.caps.wall.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
+            tokio::select! {
+                _ = tick.changed() => {}
+                () = tokio::time::sleep(left.min(LOOK)) => {}
+            }
+        }
+    }
+}
+
+/// A command that is not known.
+pub fn unknown(name: &str) -> Fail {
+    fail(Class::NotFound, format!("no command {name} in this VM"))
+}

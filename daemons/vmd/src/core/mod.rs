@@ -1,0 +1,3 @@
+//! What vmd decides, as functions of what it saw.
+
+pub mod why;

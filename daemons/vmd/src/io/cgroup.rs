@@ -1,0 +1,332 @@
+//! Control groups of VMs, version 1 (also hybrid: v1 controllers beside a cgroup2 mount) or version 2. vmd makes them
+//! itself and moves PID 1 in before it runs any command: so the runtime can't remove them at a VM's end, and the
+//! counters are still there to be read.
+
+use gantry_proto::vmd::VmLimits;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Controllers that a VM needs on version 1.
+const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "cpuacct"];
+/// The same on version 2, where `cpu` counts too.
+const CONTROLLERS_V2: [&str; 3] = ["memory", "pids", "cpu"];
+/// Period of the CPU quota, µs: the kernel's default.
+const PERIOD_US: u64 = 100_000;
+/// Smallest quota the kernel takes, µs.
+const QUOTA_US_MIN: u64 = 1_000;
+/// Looks at a group that was told to die, and the pause between two; in all 5 s. A kill needs a few ms.
+const KILL_LOOKS: u32 = 1_000;
+const KILL_PAUSE: Duration = Duration::from_millis(5);
+
+/// Where the controllers are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layout {
+    /// One hierarchy per controller.
+    V1(BTreeMap<&'static str, PathBuf>),
+    /// One for all.
+    V2(PathBuf),
+}
+
+/// What a group counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// CPU time, µs.
+    pub cpu_us: u64,
+    /// Memory now, bytes.
+    pub memory: u64,
+    /// Highest memory, bytes.
+    pub memory_peak: u64,
+    /// Processes killed for memory.
+    pub oom_kills: u64,
+    /// Processes and threads now.
+    pub pids: u64,
+    /// Forks refused.
+    pub forks_refused: u64,
+}
+
+/// The cgroup2 mounts of `mountinfo` (proc(5)).
+#[must_use]
+pub fn cgroup2_mounts(mountinfo: &str) -> Vec<PathBuf> {
+    mounts(mountinfo).filter(|mount| mount.kind == "cgroup2").map(|mount| mount.at).collect()
+}
+
+struct Mount<'a> {
+    at: PathBuf,
+    kind: &'a str,
+    options: &'a str,
+}
+
+fn mounts(mountinfo: &str) -> impl Iterator<Item = Mount<'_>> {
+    mountinfo.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let at = PathBuf::from(before.split(' ').nth(4)?);
+        let mut after = after.split(' ');
+        let (kind, _, options) = (after.next()?, after.next()?, after.next()?);
+        Some(Mount { at, kind, options })
+    })
+}
+
+impl Layout {
+    /// The one to use, from `mountinfo`: version 1 when it has every controller, else version 2 when it has.
+    /// `controllers` reads `cgroup.controllers` of a cgroup2 mount.
+    pub fn find(mountinfo: &str, controllers: impl Fn(&Path) -> String) -> Option<Self> {
+        let mut v1 = BTreeMap::new();
+        for mount in mounts(mountinfo).filter(|mount| mount.kind == "cgroup") {
+            for name in CONTROLLERS {
+                if mount.options.split(',').any(|option| option == name) {
+                    v1.entry(name).or_insert_with(|| mount.at.clone());
+                }
+            }
+        }
+        if v1.len() == CONTROLLERS.len() {
+            return Some(Self::V1(v1));
+        }
+        cgroup2_mounts(mountinfo).into_iter().find_map(|mount| {
+            let has = controllers(&mount);
+            let all = CONTROLLERS_V2.iter().all(|name| has.split_whitespace().any(|one| one == *name));
+            all.then_some(Self::V2(mount))
+        })
+    }
+
+    /// `v1` or `v2`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::V1(_) => "v1",
+            Self::V2(_) => "v2",
+        }
+    }
+
+    /// The roots of its hierarchies, each once.
+    fn roots(&self) -> Vec<&Path> {
+        let mut roots: Vec<&Path> = match self {
+            Self::V1(mounts) => mounts.values().map(PathBuf::as_path).collect(),
+            Self::V2(mount) => vec![mount],
+        };
+        roots.sort();
+        roots.dedup();
+        roots
+    }
+}
+
+/// The group of one VM.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    layout: Layout,
+    path: String,
+}
+
+fn read_number(path: &Path) -> u64 {
+    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// The number after `key` in a file of `KEY NUMBER` lines.
+fn read_key(path: &Path, key: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let value = |line: &str| line.split_once(' ').filter(|(name, _)| *name == key)?.1.trim().parse().ok();
+    text.lines().find_map(value).unwrap_or(0)
+}
+
+fn write(path: PathBuf, value: impl ToString) -> io::Result<()> {
+    let told = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| io::Write::write_all(&mut file, value.to_string().as_bytes()))
+        .map_err(told)
+}
+
+impl Cgroup {
+    /// The group at `path` (relative) below each hierarchy. Makes nothing.
+    #[must_use]
+    pub fn new(layout: &Layout, path: &str) -> Self {
+        Self { layout: layout.clone(), path: path.to_owned() }
+    }
+
+    fn of(&self, controller: &str) -> PathBuf {
+        match &self.layout {
+            Layout::V1(mounts) => mounts.get(controller).map(|at| at.join(&self.path)).unwrap_or_default(),
+            Layout::V2(mount) => mount.join(&self.path),
+        }
+    }
+
+    fn dirs(&self) -> Vec<PathBuf> {
+        self.layout.roots().into_iter().map(|root| root.join(&self.path)).collect()
+    }
+
+    /// Makes it, empty, with limits.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn create(&self, limits: &VmLimits) -> io::Result<()> {
+        for dir in self.dirs() {
+            std::fs::create_dir_all(&dir)?;
+        }
+        if let Layout::V2(mount) = &self.layout {
+            let wanted = CONTROLLERS_V2.map(|name| format!("+{name}")).join(" ");
+            let mut at = mount.clone();
+            for part in Path::new(&self.path).components() {
+                write(at.join("cgroup.subtree_control"), &wanted)?;
+                at.push(part);
+            }
+        }
+        self.limit(limits)
+    }
+
+    /// Sets limits. Lowering memory below what is in use fails.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn limit(&self, limits: &VmLimits) -> io::Result<()> {
+        let bytes = limits.memory_mib << 20;
+        let quota = (limits.cpu_percent * PERIOD_US / 100).max(QUOTA_US_MIN);
+        let (memory, cpu, pids) = (self.of("memory"), self.of("cpu"), self.of("pids"));
+        match self.layout {
+            Layout::V1(_) => {
+                // memory must never be above memory and swap: which of the two goes first depends on the direction.
+                let (limit, both) =
+                    (memory.join("memory.limit_in_bytes"), memory.join("memory.memsw.limit_in_bytes"));
+                let first = write(limit.clone(), bytes);
+                if both.exists() {
+                    write(both, bytes)?;
+                    write(limit, bytes)?;
+                } else {
+                    first?;
+                }
+                write(cpu.join("cpu.cfs_period_us"), PERIOD_US)?;
+                write(cpu.join("cpu.cfs_quota_us"), quota)?;
+            }
+            Layout::V2(_) => {
+                write(memory.join("memory.max"), bytes)?;
+                if memory.join("memory.swap.max").exists() {
+                    write(memory.join("memory.swap.max"), 0)?;
+                }
+                write(cpu.join("cpu.max"), format!("{quota} {PERIOD_US}"))?;
+            }
+        }
+        write(pids.join("pids.max"), limits.pids)
+    }
+
+    /// Moves a process in; its children to come are born there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn enter(&self, pid: i32) -> io::Result<()> {
+        self.dirs().into_iter().try_for_each(|dir| write(dir.join("cgroup.procs"), pid))
+    }
+
+    /// What it counted; zeros where it is not there.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let (memory, pids) = (self.of("memory"), self.of("pids"));
+        let (cpu_us, now, peak, oom_kills) = match self.layout {
+            Layout::V1(_) => (
+                read_number(&self.of("cpuacct").join("cpuacct.usage")) / 1000,
+                "memory.usage_in_bytes",
+                "memory.max_usage_in_bytes",
+                read_key(&memory.join("memory.oom_control"), "oom_kill"),
+            ),
+            Layout::V2(_) => (
+                read_key(&memory.join("cpu.stat"), "usage_usec"),
+                "memory.current",
+                "memory.peak",
+                read_key(&memory.join("memory.events"), "oom_kill"),
+            ),
+        };
+        Counts {
+            cpu_us,
+            memory: read_number(&memory.join(now)),
+            memory_peak: read_number(&memory.join(peak)),
+            oom_kills,
+            pids: read_number(&pids.join("pids.current")),
+            forks_refused: read_key(&pids.join("pids.events"), "max"),
+        }
+    }
+
+    /// CPU time so far, µs.
+    #[must_use]
+    pub fn cpu_us(&self) -> u64 {
+        match self.layout {
+            Layout::V1(_) => read_number(&self.of("cpuacct").join("cpuacct.usage")) / 1000,
+            Layout::V2(_) => read_key(&self.of("cpu").join("cpu.stat"), "usage_usec"),
+        }
+    }
+
+    fn procs(&self) -> Vec<i32> {
+        let mut all: Vec<i32> = Vec::new();
+        for dir in self.dirs() {
+            let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Kills what is in it and waits until nothing is. No new process can be born meanwhile.
+    ///
+    /// # Errors
+    /// `TimedOut` when something does not die within 5 s.
+    pub async fn kill(&self) -> io::Result<()> {
+        let pids = self.of("pids").join("pids.max");
+        if pids.exists() {
+            write(pids, 0)?;
+        }
+        let mut seen = Vec::new();
+        for _ in 0..KILL_LOOKS {
+            let procs = self.procs();
+            if procs.is_empty() {
+                return Ok(());
+            }
+            for pid in procs {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                seen.push(pid);
+            }
+            tokio::time::sleep(KILL_PAUSE).await;
+            reap(&seen);
+        }
+        let text = format!("{}: processes do not die", self.path);
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
+    }
+
+    /// Removes it. It must be empty.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&self) -> io::Result<()> {
+        self.dirs().iter().try_for_each(|dir| remove_dir(dir))
+    }
+
+    /// Removes the groups above it that are empty: the cluster's folder, then the node's.
+    pub fn remove_parents(&self) {
+        for dir in self.dirs() {
+            for above in dir.ancestors().skip(1).take(Path::new(&self.path).components().count() - 1) {
+                let _ = std::fs::remove_dir(above);
+            }
+        }
+    }
+}
+
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Takes the ends of those that became vmd's children when the runtime's process died.
+fn reap(pids: &[i32]) {
+    for pid in pids {
+        while waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG)) == Err(Errno::EINTR) {}
+    }
+}
+
+#[cfg(test)]
+#[path = "cgroup/tests.rs"]
+mod tests;
