@@ -12,6 +12,7 @@
 //! - **Only its own.** A driver shows and touches only what carries this cluster's label and this node's root.
 
 pub mod fake;
+pub mod oci;
 
 use gantry_model::ids::{ClusterUuid, Generation, InstanceUuid};
 use gantry_proto::noded::VmSpec;

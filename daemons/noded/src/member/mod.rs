@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::core::slot::{self, Record};
 use crate::core::{Rules, fence};
 use crate::driver::fake::{Fake, Room};
+use crate::driver::oci::{Node, Oci};
 use crate::driver::{CallKind, Driver, Seen, VmId, bounded};
 use crate::error;
 use crate::io::data::{Change, Data, Loaded, SsconfMark};
@@ -23,9 +24,10 @@ use crate::io::facts;
 use crate::metrics::Metrics;
 use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, NodeUuid};
 use gantry_model::role::RoleFile;
+use gantry_model::root::Root;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{ClaimRequest, SlotFacts};
-use gantry_rt::Tasks;
+use gantry_rt::{Tasks, node_toml};
 use gate::{Gate, Shut};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -108,7 +110,7 @@ impl Member {
         (tasks, metrics): (Tasks, Metrics),
     ) -> std::io::Result<Arc<Self>> {
         let boot_id = facts::boot_id()?;
-        let drivers = drivers(&settings, role.cluster, &boot_id)?;
+        let drivers = drivers(&settings, &role, &boot_id)?;
         let slots = loaded.slots.into_iter().map(|(slot, record)| {
             // Records outlive a reboot like any other start; VMs that did not are found lost when looked for.
             let record = slot::after_start(Rules::ALL, record, false);
@@ -316,23 +318,34 @@ impl Drop for Place {
 
 fn drivers(
     settings: &Settings,
-    cluster: ClusterUuid,
+    role: &RoleFile,
     boot_id: &str,
 ) -> std::io::Result<BTreeMap<&'static str, Arc<dyn Driver>>> {
     let mut drivers: BTreeMap<&'static str, Arc<dyn Driver>> = BTreeMap::new();
     for name in &settings.drivers {
-        let driver = match name.as_str() {
-            "fake" => {
-                let offer = facts::offer(&settings.root, settings.capacity)?;
-                let room = Room { memory_mib: offer.memory_mib(), disk_mib: offer.disk_total_mib };
-                Fake::new(&settings.root, cluster, boot_id.to_owned(), room)
+        let offer = facts::offer(&settings.root, settings.capacity)?;
+        let room = Room { memory_mib: offer.memory_mib(), disk_mib: offer.disk_total_mib };
+        let driver: Arc<dyn Driver> = match name.as_str() {
+            "fake" => Arc::new(Fake::new(&settings.root, role.cluster, boot_id.to_owned(), room)),
+            "oci" => {
+                let (root, uid_base) = (settings.root.clone(), uid_base(&settings.root)?);
+                let node = Node { root, cluster: role.cluster, node: role.node, uid_base, room };
+                Arc::new(Oci::new(node))
             }
             other => {
-                let text = format!("node.toml names the driver '{other}', this release has: fake");
+                let text = format!("node.toml names the driver '{other}', this release has: fake, oci");
                 return Err(std::io::Error::other(text));
             }
         };
-        drivers.insert(driver.name(), Arc::new(driver));
+        drivers.insert(driver.name(), driver);
     }
     Ok(drivers)
+}
+
+/// First uid of this node's VMs; nodes of an identities file without a node.toml have the default.
+fn uid_base(root: &Root) -> std::io::Result<u32> {
+    if !root.node_toml().exists() {
+        return Ok(node_toml::UID_BASE);
+    }
+    node_toml::load(root).map(|toml| toml.uid_base).map_err(std::io::Error::other)
 }

@@ -1,0 +1,243 @@
+//! Files of a VM's home, from outside. What is inside is hostile: no link, device, fifo or `..` of it is followed
+//! (openat2 beneath the home, no symlinks, no other file system), nothing blocks, everything is bounded. The scratch
+//! room is in vmd's mount namespace and is reached through `/proc/PID/root`.
+
+use crate::driver::{Class, DriverError};
+use gantry_proto::vmd::{UID_USER, place};
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Longest path within a home, bytes.
+const PATH_BYTES_MAX: usize = 1_024;
+/// Deepest path within a home: enough for source trees, too little to break a walker.
+const DEPTH_MAX: usize = 16;
+/// Most entries looked at in a listing.
+const ENTRIES_MAX: usize = 10_000;
+/// Where artifacts are.
+pub const OUT: &str = "out";
+
+/// A regular file found in `out/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its path below `out/`.
+    pub path: String,
+    /// Its size when seen, bytes.
+    pub bytes: u64,
+}
+
+/// What a listing found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Regular files with one name each, sorted.
+    pub files: Vec<Found>,
+    /// How many entries are something else, have further names, or names that are no text.
+    pub refused: u64,
+    /// Whether there is more than is looked at.
+    pub truncated: bool,
+}
+
+/// The home of one VM.
+#[derive(Debug)]
+pub struct Home {
+    dir: OwnedFd,
+    user: u32,
+}
+
+fn beneath() -> ResolveFlag {
+    ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_MAGICLINKS
+        | ResolveFlag::RESOLVE_NO_XDEV
+}
+
+fn failed(what: &str) -> impl Fn(Errno) -> DriverError {
+    move |errno| {
+        let class = match errno {
+            Errno::ENOENT | Errno::ENOTDIR => Class::NotFound,
+            Errno::ENOSPC | Errno::EDQUOT => Class::NoSpace,
+            _ => Class::BadImage,
+        };
+        DriverError::new(class, format!("{what}: {errno}"))
+    }
+}
+
+/// The parts of a path that may be used within a home.
+fn parts(path: &str) -> Result<Vec<&str>, DriverError> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let plain = |part: &&str| !part.is_empty() && *part != "." && *part != ".." && !part.contains('\0');
+    if path.len() > PATH_BYTES_MAX || parts.len() > DEPTH_MAX || !parts.iter().all(plain) {
+        let text = format!("'{}' is not a plain relative path", path.escape_default());
+        return Err(DriverError::new(Class::BadImage, text));
+    }
+    Ok(parts)
+}
+
+fn open(dir: impl AsFd, path: &str, flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    openat2(dir, path, OpenHow::new().flags(flags).mode(mode).resolve(beneath()))
+}
+
+fn open_dir(dir: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
+    open(dir, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}
+
+fn is_plain_file(stat: &FileStat) -> bool {
+    kind(stat) == SFlag::S_IFREG && stat.st_nlink == 1
+}
+
+fn size(stat: &FileStat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+impl Home {
+    /// The home of `vm`, which the vmd with process id `vmd` has.
+    ///
+    /// # Errors
+    /// [`Class::NotFound`] when it has none.
+    pub fn open(vmd: i32, vm: &str, uid_base: u32) -> Result<Self, DriverError> {
+        let path = format!("/proc/{vmd}/root{}/home", place::scratch(vm));
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let dir = nix::fcntl::open(path.as_str(), flags, Mode::empty()).map_err(failed("the VM's home"))?;
+        Ok(Self { dir, user: uid_base + UID_USER })
+    }
+
+    /// Writes a file of the user, in place of what had the name; directories are made as needed. Mode 0755 if
+    /// `executable`, else 0644.
+    ///
+    /// # Errors
+    /// [`Class::BadImage`] for a path that is not plain or meets a link; [`Class::NoSpace`].
+    pub fn put(&self, path: &str, bytes: &[u8], executable: bool) -> Result<(), DriverError> {
+        let told = failed(path);
+        let parts = parts(path)?;
+        let (name, above) = parts.split_last().expect("a path has a part");
+        let mut dir =
+            self.dir.try_clone().map_err(|error| DriverError::new(Class::Locked, error.to_string()))?;
+        for part in above {
+            dir = self.enter(&dir, part).map_err(&told)?;
+        }
+        match unlinkat(&dir, *name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(told(errno)),
+        }
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let mode = Mode::from_bits_truncate(if executable { 0o755 } else { 0o644 });
+        let file = open(&dir, name, flags, mode).map_err(&told)?;
+        fchown(&file, Some(Uid::from_raw(self.user)), Some(Gid::from_raw(self.user))).map_err(&told)?;
+        File::from(file)
+            .write_all(bytes)
+            .map_err(|error| told(Errno::from_raw(error.raw_os_error().unwrap_or(0))))
+    }
+
+    fn enter(&self, dir: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+        match mkdirat(dir, name, Mode::from_bits_truncate(0o755)) {
+            Ok(()) => {
+                let (user, group) = (Uid::from_raw(self.user), Gid::from_raw(self.user));
+                fchownat(dir, name, Some(user), Some(group), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            }
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        open_dir(dir, name)
+    }
+
+    /// Reads a whole regular file of the home, if it has at most `bytes_max`.
+    ///
+    /// # Errors
+    /// [`Class::NotFound`]; [`Class::NoSpace`] when it is larger; [`Class::BadImage`] for anything that is not a plain
+    /// file with one name, reached without links.
+    pub fn read(&self, path: &str, bytes_max: u64) -> Result<Vec<u8>, DriverError> {
+        parts(path)?;
+        let file = open(&self.dir, path, OFlag::O_RDONLY, Mode::empty()).map_err(failed(path))?;
+        let stat = fstat(&file).map_err(failed(path))?;
+        if !is_plain_file(&stat) {
+            let text = format!("{path}: not a regular file with one name");
+            return Err(DriverError::new(Class::BadImage, text));
+        }
+        let large = || DriverError::new(Class::NoSpace, format!("{path}: over {bytes_max} bytes"));
+        if size(&stat) > bytes_max {
+            return Err(large());
+        }
+        // It may grow while it is read.
+        let mut bytes = Vec::new();
+        File::from(file)
+            .take(bytes_max + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| DriverError::new(Class::Lost, format!("{path}: {error}")))?;
+        if bytes.len() as u64 > bytes_max { Err(large()) } else { Ok(bytes) }
+    }
+
+    /// The regular files below `out/`. No such directory: none.
+    ///
+    /// # Errors
+    /// When `out` is something else.
+    pub fn list_out(&self) -> Result<Listing, DriverError> {
+        let mut listing = Listing::default();
+        let mut left = ENTRIES_MAX;
+        let mut todo = vec![String::new()];
+        while let Some(path) = todo.pop() {
+            let whole = if path.is_empty() { OUT.to_owned() } else { format!("{OUT}/{path}") };
+            let dir = match open_dir(&self.dir, &whole) {
+                Ok(dir) => dir,
+                Err(Errno::ENOENT) => continue,
+                Err(errno) if path.is_empty() => return Err(failed(OUT)(errno)),
+                Err(_) => {
+                    listing.refused += 1;
+                    continue;
+                }
+            };
+            if look(dir, &path, &mut listing, &mut todo, &mut left).is_err() {
+                listing.refused += 1;
+            }
+        }
+        listing.files.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(listing)
+    }
+}
+
+/// Takes one directory's entries.
+fn look(
+    dir: OwnedFd,
+    path: &str,
+    listing: &mut Listing,
+    todo: &mut Vec<String>,
+    left: &mut usize,
+) -> Result<(), Errno> {
+    let at = dir.try_clone().map_err(|_| Errno::EMFILE)?;
+    for entry in Dir::from_fd(dir)?.iter() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        if *left == 0 {
+            listing.truncated = true;
+            return Ok(());
+        }
+        *left -= 1;
+        let name = std::str::from_utf8(name).ok().filter(|name| !name.contains(char::is_control));
+        let Some(name) = name else {
+            listing.refused += 1;
+            continue;
+        };
+        let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+        let stat = nix::sys::stat::fstatat(&at, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if is_plain_file(&stat) {
+            listing.files.push(Found { path, bytes: size(&stat) });
+        } else if kind(&stat) == SFlag::S_IFDIR && path.split('/').count() < DEPTH_MAX - 1 {
+            todo.push(path);
+        } else {
+            listing.refused += 1;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,413 @@
+//! The `oci` driver: VMs are containers of crun or runc, one foreground `run` each, with gantry-init as PID 1. This
+//! side knows images, bundles and ids; gantry-vmd, a process of its own, has the containers, so that noded's death
+//! costs none. All state is vmd's: the driver has none of its own.
+
+pub mod bundle;
+pub mod files;
+pub mod helper;
+pub mod image;
+pub mod seccomp;
+
+use super::fake::Room;
+use super::{
+    Answer, Chunk, Class, Driver, DriverError, Ended, ExecSpec, Execution, Output, Probe, Seen, Stats, VmId,
+};
+use files::Home;
+use gantry_model::ids::{ClusterUuid, NodeUuid};
+use gantry_model::root::Root;
+use gantry_proto::noded::VmSpec;
+use gantry_proto::vmd::{
+    self, CommandEnd, CommandName, CreateRequest, ExecRequest, Stream, UID_RANGE, VmFacts, VmLimits, VmName,
+    VmState, VmUsage, Why,
+};
+use helper::Helper;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// Processes and threads of a VM, PID 1 included (DESIGN §7).
+pub const PIDS: u64 = 64;
+/// Least memory of a VM: PID 1 and a small program.
+pub const MEMORY_MIB_MIN: u64 = 16;
+/// From start to PID 1's first word; in practice 10 to 50 ms.
+const READY_MS: u64 = 20_000;
+/// What a command finds in its environment before its own.
+const ENV: [(&str, &str); 4] = [
+    ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+    ("HOME", bundle::HOME),
+    ("LANG", "C.UTF-8"),
+    ("USER", "tester"),
+];
+/// How long the probe's command may take.
+const PROBE_MS: u64 = 5_000;
+
+/// What the driver must know of its node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Where its files are.
+    pub root: Root,
+    /// Its cluster: the label of its VMs.
+    pub cluster: ClusterUuid,
+    /// Itself: names the control groups.
+    pub node: NodeUuid,
+    /// First uid of its VMs.
+    pub uid_base: u32,
+    /// What it offers.
+    pub room: Room,
+}
+
+/// What vmd keeps of a VM for the driver.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Label {
+    vm: VmId,
+    spec: VmSpec,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Oci {
+    node: Node,
+    helper: Arc<Helper>,
+    images: PathBuf,
+    /// Held while ids and room are chosen and taken.
+    making: Mutex<()>,
+}
+
+fn name(vm: &VmId) -> VmName {
+    VmName { vm: vm.to_string() }
+}
+
+fn is_running(facts: &VmFacts) -> bool {
+    match facts.state {
+        VmState::Running => true,
+        VmState::Created | VmState::Starting | VmState::Stopped | VmState::Lost => false,
+    }
+}
+
+fn ended(end: &CommandEnd) -> Ended {
+    match end.why {
+        Why::Exit(code) => Ended::Exit(code),
+        Why::Signal(signal) => Ended::Signal(signal),
+        Why::Cancelled => Ended::Cancelled,
+        Why::Output => Ended::Output,
+        Why::Wall => Ended::Wall,
+        Why::Cpu => Ended::Cpu,
+        Why::Memory => Ended::Memory,
+        Why::Disk => Ended::Disk,
+        Why::Pids => Ended::Pids,
+        Why::Lost => Ended::Lost,
+    }
+}
+
+impl Oci {
+    /// The driver of this node; vmd need not run yet.
+    #[must_use]
+    pub fn new(node: Node) -> Self {
+        let helper = Arc::new(Helper::new(node.root.socket("vmd.sock")));
+        let images = node.root.run().join("oci");
+        Self { node, helper, images, making: Mutex::new(()) }
+    }
+
+    /// The files of a VM's home, also after it was stopped, until it is destroyed.
+    ///
+    /// # Errors
+    /// [`Class::NotFound`] when there is none.
+    pub async fn home(&self, vm: &VmId) -> Result<Home, DriverError> {
+        let facts = self.facts(&vm.to_string()).await?;
+        Home::open(self.helper.pid().await?, &facts.vm, facts.uid_base)
+    }
+
+    /// Everything vmd counted of a VM.
+    ///
+    /// # Errors
+    /// [`Class::NotFound`].
+    pub async fn usage(&self, vm: &VmId) -> Result<VmUsage, DriverError> {
+        self.helper.call::<vmd::Usage>(&name(vm)).await
+    }
+
+    /// Lowers a running VM's limits, or restores them; never above its own.
+    ///
+    /// # Errors
+    /// [`Class::NotRunning`]; [`Class::NoSpace`] above its own.
+    pub async fn limit(&self, vm: &VmId, limits: VmLimits) -> Result<(), DriverError> {
+        self.helper.call::<vmd::Limit>(&vmd::LimitRequest { vm: vm.to_string(), limits }).await
+    }
+
+    /// Waits for a command's end with all that was counted.
+    ///
+    /// # Errors
+    /// [`Class::NotFound`]; [`Class::Lost`] when vmd stays away.
+    pub async fn wait(&self, vm: &VmId, command: &str) -> Result<CommandEnd, DriverError> {
+        let of = CommandName { vm: vm.to_string(), command: command.to_owned() };
+        self.helper.follow::<vmd::Wait>(&of).await
+    }
+
+    /// Ends a command for its owner: it counts as cancelled.
+    ///
+    /// # Errors
+    /// [`Class::NotFound`]; [`Class::NotRunning`] when it has ended.
+    pub async fn cancel(&self, vm: &VmId, command: &str) -> Result<(), DriverError> {
+        let of = CommandName { vm: vm.to_string(), command: command.to_owned() };
+        self.helper.call::<vmd::Cancel>(&of).await
+    }
+
+    async fn facts(&self, vm: &str) -> Result<VmFacts, DriverError> {
+        let all = self.helper.call::<vmd::List>(&()).await?;
+        let none = || DriverError::new(Class::NotFound, format!("no VM {vm}"));
+        all.into_iter().find(|facts| facts.vm == vm).ok_or_else(none)
+    }
+
+    /// This cluster's VMs with what vmd says of them.
+    async fn labelled(&self) -> Result<Vec<(Label, VmFacts)>, DriverError> {
+        let all = self.helper.call::<vmd::List>(&()).await?;
+        let of = |facts: VmFacts| {
+            let label: Label = serde_json::from_str(&facts.label).ok()?;
+            (label.vm.cluster == self.node.cluster).then_some((label, facts))
+        };
+        Ok(all.into_iter().filter_map(of).collect())
+    }
+
+    /// Notes a VM with vmd, under ids that no other has.
+    async fn note(&self, vm: String, label: String, spec: &VmSpec) -> Result<(), DriverError> {
+        let (images, image) = (self.images.clone(), spec.image.clone());
+        let image = tokio::task::spawn_blocking(move || image::open(&images, &image))
+            .await
+            .map_err(|error| DriverError::new(Class::Locked, error.to_string()))??;
+        let all = self.helper.call::<vmd::List>(&()).await?;
+        let uid_base = free_base(self.node.uid_base, &all)
+            .ok_or_else(|| DriverError::new(Class::NoSpace, "all ids for VMs are taken"))?;
+        let config = bundle::config(&vm, uid_base, image.host_dirs);
+        let request = CreateRequest {
+            cgroup: format!("gantry/{}/{vm}", self.node.node),
+            vm,
+            label,
+            config,
+            root: image.root.display().to_string(),
+            uid_base,
+            scratch_mib: spec.disk_mib,
+            limits: VmLimits {
+                memory_mib: spec.memory_mib,
+                cpu_percent: spec.vcpus.saturating_mul(100),
+                pids: PIDS,
+            },
+            ready_ms: READY_MS,
+        };
+        self.helper.call::<vmd::Create>(&request).await
+    }
+
+    async fn make(&self, vm: &VmId, spec: &VmSpec) -> Result<(), DriverError> {
+        check(spec)?;
+        let _turn = self.making.lock().await;
+        let all = self.labelled().await?;
+        if all.iter().any(|(label, _)| label.vm == *vm) {
+            return Err(DriverError::new(Class::Exists, format!("{vm} is there already")));
+        }
+        let used = all.iter().map(|(label, _)| label.spec.memory_mib).fold(0, u64::saturating_add);
+        let room = self.node.room.memory_mib;
+        if used.saturating_add(spec.memory_mib) > room {
+            let text = format!("{} MiB of memory wanted, {used} of {room} MiB are in use", spec.memory_mib);
+            return Err(DriverError::new(Class::NoSpace, text));
+        }
+        let label = Label { vm: *vm, spec: spec.clone() };
+        let label = serde_json::to_string(&label).expect("plain structs have a JSON form");
+        self.note(vm.to_string(), label, spec).await
+    }
+
+    /// Makes a VM, runs a command in it, removes it.
+    async fn try_out(&self) -> Result<Probe, DriverError> {
+        let info = self.helper.call::<vmd::Info>(&()).await?;
+        let spec = VmSpec {
+            name: "probe".to_owned(),
+            driver: "oci".to_owned(),
+            image: image::HOST.to_owned(),
+            memory_mib: 64,
+            vcpus: 1,
+            disk_mib: 1,
+        };
+        let turn = self.making.lock().await;
+        let vm = VmName { vm: "gantry-probe".to_owned() };
+        // One that an earlier probe left when it was given up.
+        let _ = self.helper.call::<vmd::Remove>(&vm).await;
+        self.note(vm.vm.clone(), String::new(), &spec).await?;
+        let ran = self.run_true(&vm.vm).await;
+        self.helper.call::<vmd::Remove>(&vm).await?;
+        drop(turn);
+        ran?;
+        let about = format!("{}, cgroups {}, an id range per VM", info.version, info.cgroups);
+        Ok(Probe { about })
+    }
+
+    async fn run_true(&self, vm: &str) -> Result<(), DriverError> {
+        self.helper.call::<vmd::Start>(&VmName { vm: vm.to_owned() }).await?;
+        let request = ExecRequest {
+            vm: vm.to_owned(),
+            command: "true".to_owned(),
+            argv: vec!["true".to_owned()],
+            env: env(&[]),
+            cwd: bundle::HOME.to_owned(),
+            stdin: Vec::new(),
+            output_bytes_max: 1,
+            wall_ms: PROBE_MS,
+            cpu_ms: PROBE_MS,
+        };
+        self.helper.call::<vmd::Exec>(&request).await?;
+        let of = CommandName { vm: vm.to_owned(), command: request.command };
+        match self.helper.call::<vmd::Wait>(&of).await?.why {
+            Why::Exit(0) => Ok(()),
+            why => Err(DriverError::new(Class::Lost, format!("`true` in a VM ended so: {why:?}"))),
+        }
+    }
+
+    async fn run(&self, vm: &VmId, command: &ExecSpec) -> Result<Box<dyn Execution>, DriverError> {
+        let request = ExecRequest {
+            vm: vm.to_string(),
+            command: command.id.clone(),
+            argv: command.argv.clone(),
+            env: env(&command.env),
+            cwd: command.cwd.clone().unwrap_or_else(|| bundle::HOME.to_owned()),
+            stdin: command.stdin.clone(),
+            output_bytes_max: command.output_bytes_max,
+            wall_ms: command.wall_ms,
+            cpu_ms: command.cpu_ms,
+        };
+        self.helper.follow::<vmd::Exec>(&request).await?;
+        let of = CommandName { vm: request.vm, command: request.command };
+        Ok(Box::new(Attached { helper: Arc::clone(&self.helper), of }))
+    }
+}
+
+fn check(spec: &VmSpec) -> Result<(), DriverError> {
+    let bad = |text: String| Err(DriverError::new(Class::NoSpace, text));
+    if spec.memory_mib < MEMORY_MIB_MIN || spec.vcpus == 0 || spec.disk_mib == 0 {
+        return bad(format!("a VM needs {MEMORY_MIB_MIN} MiB of memory, 1 MiB of disk and a CPU at least"));
+    }
+    if spec.disk_mib >= spec.memory_mib {
+        let (disk, memory) = (spec.disk_mib, spec.memory_mib);
+        return bad(format!("the disk of an oci VM is in its memory: {disk} MiB must be below {memory} MiB"));
+    }
+    Ok(())
+}
+
+/// The lowest range of ids from `first` on that no VM has.
+fn free_base(first: u32, all: &[VmFacts]) -> Option<u32> {
+    let taken = |base: u32| all.iter().any(|facts| facts.uid_base.abs_diff(base) < UID_RANGE);
+    (0..).map_while(|index: u32| first.checked_add(index.checked_mul(UID_RANGE)?)).find(|base| !taken(*base))
+}
+
+/// The environment of a command: ours, and its own over it.
+fn env(own: &[(String, String)]) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> =
+        ENV.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    all.retain(|(name, _)| own.iter().all(|(other, _)| other != name));
+    all.extend_from_slice(own);
+    all
+}
+
+fn seen(label: &Label, facts: &VmFacts) -> Seen {
+    Seen {
+        vm: label.vm,
+        running: is_running(facts),
+        memory_mib: label.spec.memory_mib,
+        vcpus: label.spec.vcpus,
+        disk_mib: label.spec.disk_mib,
+    }
+}
+
+/// A command in vmd's hands.
+struct Attached {
+    helper: Arc<Helper>,
+    of: CommandName,
+}
+
+impl Execution for Attached {
+    fn read(&mut self, output: Output, offset: u64, max: usize) -> Answer<'_, Chunk> {
+        Box::pin(async move {
+            let stream = match output {
+                Output::Out => Stream::Out,
+                Output::Err => Stream::Err,
+            };
+            let request = vmd::ReadRequest { of: self.of.clone(), stream, offset, bytes_max: max as u64 };
+            let reply = self.helper.follow::<vmd::Read>(&request).await?;
+            Ok(Chunk { bytes: reply.bytes, last: reply.last })
+        })
+    }
+
+    fn signal(&mut self, signal: i32) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let request = vmd::SignalRequest { to: self.of.clone(), signal };
+            self.helper.call::<vmd::Signal>(&request).await
+        })
+    }
+
+    fn ended(&mut self) -> Answer<'_, Ended> {
+        Box::pin(async move { Ok(ended(&self.helper.follow::<vmd::Wait>(&self.of).await?)) })
+    }
+}
+
+impl Driver for Oci {
+    fn name(&self) -> &'static str {
+        "oci"
+    }
+
+    fn probe(&self) -> Answer<'_, Probe> {
+        Box::pin(self.try_out())
+    }
+
+    fn create<'a>(&'a self, vm: &'a VmId, spec: &'a VmSpec) -> Answer<'a, ()> {
+        Box::pin(self.make(vm, spec))
+    }
+
+    fn start<'a>(&'a self, vm: &'a VmId) -> Answer<'a, ()> {
+        Box::pin(async move { self.helper.call::<vmd::Start>(&name(vm)).await })
+    }
+
+    fn exec<'a>(&'a self, vm: &'a VmId, command: &'a ExecSpec) -> Answer<'a, Box<dyn Execution>> {
+        Box::pin(self.run(vm, command))
+    }
+
+    fn stop<'a>(&'a self, vm: &'a VmId, grace: Duration) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+            self.helper.call::<vmd::Stop>(&vmd::StopRequest { vm: vm.to_string(), grace_ms }).await
+        })
+    }
+
+    fn destroy<'a>(&'a self, vm: &'a VmId) -> Answer<'a, ()> {
+        Box::pin(async move { self.helper.call::<vmd::Remove>(&name(vm)).await })
+    }
+
+    fn list(&self) -> Answer<'_, Vec<Seen>> {
+        Box::pin(async move {
+            let mut all: Vec<Seen> =
+                self.labelled().await?.iter().map(|(label, facts)| seen(label, facts)).collect();
+            all.sort_by_key(|seen| (seen.vm.slot, seen.vm.generation));
+            Ok(all)
+        })
+    }
+
+    fn info<'a>(&'a self, vm: &'a VmId) -> Answer<'a, Seen> {
+        Box::pin(async move {
+            let all = self.labelled().await?;
+            let found = all.iter().find(|(label, _)| label.vm == *vm);
+            let none = || DriverError::new(Class::NotFound, format!("no VM {vm}"));
+            found.map(|(label, facts)| seen(label, facts)).ok_or_else(none)
+        })
+    }
+
+    fn stats<'a>(&'a self, vm: &'a VmId) -> Answer<'a, Stats> {
+        Box::pin(async move {
+            let usage = self.usage(vm).await?;
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            Ok(Stats {
+                cpu_us: usage.cpu_us,
+                memory_mib: mib(usage.memory_bytes),
+                disk_mib: mib(usage.scratch_bytes),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

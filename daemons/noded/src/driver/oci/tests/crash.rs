@@ -1,0 +1,111 @@
+//! Deaths: of noded's side, of vmd, of PID 1, of the runtime.
+
+use super::bed::*;
+use crate::driver::{Class, Driver, Ended, Output};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Host pids of a VM's PID 1 and of its runtime's process.
+fn processes(vm: &str) -> (i32, i32) {
+    let mut found = (0, 0);
+    for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        let group = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        if line == "/.gantry/init\0" && group.contains(vm) {
+            found.0 = pid;
+        } else if line.contains("run\0--bundle") && line.contains(vm) {
+            found.1 = pid;
+        }
+    }
+    assert!(found.0 > 0 && found.1 > 0, "{found:?}");
+    found
+}
+
+#[tokio::test]
+async fn noded_s_death_costs_nothing() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    let mut execution = oci
+        .exec(
+            &vm(1),
+            &command("long", "echo begun; while [ ! -e go ]; do sleep 0.01; done; echo done; exit 5"),
+        )
+        .await
+        .expect("runs");
+    let chunk = execution.read(Output::Out, 0, 100).await.expect("read");
+    assert_eq!(chunk.bytes, b"begun\n");
+    // All of this noded's side is gone, its connection with it.
+    drop((execution, oci));
+    let again = bed.oci();
+    assert!(again.info(&vm(1)).await.expect("there").running);
+    again.home(&vm(1)).await.expect("a home").put("go", b"", false).expect("put");
+    let ran = sh(&again, 1, "long", "echo not run").await;
+    assert_eq!((ran.out.as_str(), ran.ended), ("begun\ndone\n", Ended::Exit(5)));
+}
+
+#[tokio::test]
+async fn vmd_s_death_ends_vms_and_is_told() {
+    let mut bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    oci.create(&vm(2), &spec()).await.expect("created");
+    let done = sh(&oci, 1, "done", "echo kept; exit 3").await;
+    assert_eq!(done.ended, Ended::Exit(3));
+    let mut long = oci.exec(&vm(1), &command("long", "echo begun; sleep 1000")).await.expect("runs");
+    assert_eq!(long.read(Output::Out, 0, 100).await.expect("read").bytes, b"begun\n");
+    let (init, runtime) = processes(&vm(1).to_string());
+    bed.kill_vmd().await;
+    until("PID 1 and the runtime end with vmd", async || {
+        [init, runtime].iter().all(|pid| kill(Pid::from_raw(*pid), None).is_err())
+    })
+    .await;
+    bed.restart_vmd().await;
+    assert!(!oci.info(&vm(1)).await.expect("still noted").running);
+    assert_eq!(class(oci.exec(&vm(1), &command("more", "true")).await.map(drop)), Some(Class::Lost));
+    assert_eq!(class(oci.start(&vm(1)).await), Some(Class::Lost));
+    assert_eq!(long.ended().await, Ok(Ended::Lost), "the one that waited is told");
+    assert_eq!(sh(&oci, 1, "long", "x").await.ended, Ended::Lost, "and it is not run again");
+    let done = sh(&oci, 1, "done", "x").await;
+    assert_eq!((done.out.as_str(), done.ended), ("kept\n", Ended::Exit(3)), "what had ended is kept");
+    oci.start(&vm(2)).await.expect("one that had not started is not lost");
+    for slot in [1, 2] {
+        oci.destroy(&vm(slot)).await.expect("destroyed");
+    }
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_death_of_pid_1_or_of_the_runtime_ends_the_vm() {
+    let bed = Bed::new().await;
+    for slot in [1, 2] {
+        let oci = bed.start(slot).await;
+        let mut long = oci
+            .exec(&vm(slot), &command("long", "setsid sleep 1000 & echo begun; sleep 1000"))
+            .await
+            .expect("runs");
+        assert!(!long.read(Output::Out, 0, 100).await.expect("read").bytes.is_empty());
+        let (init, runtime) = processes(&vm(slot).to_string());
+        kill(Pid::from_raw(if slot == 1 { init } else { runtime }), Signal::SIGKILL).expect("killed");
+        assert_eq!(long.ended().await, Ok(Ended::Lost));
+        until("it is seen as stopped", async || !oci.info(&vm(slot)).await.expect("there").running).await;
+        assert_eq!(
+            class(oci.exec(&vm(slot), &command("more", "true")).await.map(drop)),
+            Some(Class::NotRunning)
+        );
+        oci.destroy(&vm(slot)).await.expect("destroyed");
+    }
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_ordered_stop_of_vmd_leaves_no_groups() {
+    let mut bed = Bed::new().await;
+    let _oci = bed.start(1).await;
+    let pid = i32::try_from(bed.vmd.id()).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("sent");
+    assert!(bed.vmd.wait().expect("waited").success());
+    let left: Vec<_> = bed.leftovers().into_iter().filter(|path| !path.contains("/spool/")).collect();
+    assert_eq!(left, Vec::<String>::new());
+}

@@ -1,0 +1,7 @@
+//! The oci driver with a real vmd and a real runtime. Needs root and crun or runc; without them these tests fail and
+//! say so.
+
+mod bed;
+mod crash;
+mod hostile;
+mod life;
