@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
-const CLUSTER: ClusterUuid = ClusterUuid(Uuid::from_u128(1));
+pub const CLUSTER: ClusterUuid = ClusterUuid(Uuid::from_u128(1));
 
 pub struct Luxid {
     pub root: Root,

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+mod crash;
 mod luxid;
+mod master;
 
 use gantry_model::ids::{JobId, JobOwner, StartNo};
 use gantry_model::job::{Outcome, Report, Status};

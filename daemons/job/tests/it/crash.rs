@@ -1,0 +1,242 @@
+//! Instances through every crash of the job that works on them (`model.md` §2.7, C12 to C14): it is killed around each
+//! durable step and each order to the node; the operator types the same command again; that must lead where it was to
+//! lead, and an order of the dead that arrives late must do no harm.
+
+use crate::luxid::{Luxid, go};
+use crate::master::{Master, Side};
+use crate::{SOON, start};
+use gantry_model::config::{AdminState, SlotState};
+use gantry_model::ids::JobOwner;
+use gantry_model::job::{Outcome, Report, Status};
+use gantry_proto::envelope::Code;
+use gantry_proto::job::{Confirm, ConfirmRequest, Go};
+use gantry_rpc::Event;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const NAME: &str = "inst1.example.test";
+/// More steps than any opcode here takes.
+const STEPS_MAX: usize = 20;
+
+struct Bed {
+    luxid: Luxid,
+    master: Master,
+    starts: u64,
+}
+
+fn op(id: &str) -> Value {
+    json!({"OP_ID": id, "instance_name": NAME})
+}
+
+fn create() -> Value {
+    json!({"OP_ID": "OP_INSTANCE_CREATE", "instance_name": NAME, "mode": "create", "os_type": "noop",
+           "disk_template": "diskless", "hypervisor": "fake", "beparams": {"memory": 128}, "nics": [], "start": true})
+}
+
+/// How an instance is to stand in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    Up,
+    Down,
+    Gone,
+}
+
+impl Bed {
+    async fn new() -> Self {
+        let luxid = Luxid::new();
+        let master = Master::start(&luxid.root).await;
+        Self { luxid, master, starts: 0 }
+    }
+
+    /// Runs a job; None when it was killed. `kill`: at which step.
+    async fn run(&mut self, op: &Value, kill: Option<(usize, Side)>) -> (JobOwner, Option<Report>) {
+        self.starts += 1;
+        let owner = start(self.starts);
+        let mut job = self.luxid.spawn(owner).await;
+        match kill {
+            Some((step, side)) => self.master.state().kill_at(step, side, job.child.id().unwrap()),
+            None => self.master.state().let_live(),
+        }
+        let client = self.luxid.connect(owner).await;
+        let mut stream = client.open::<Go>(&go(owner, std::slice::from_ref(op))).await.unwrap();
+        let outcome = async {
+            while let Ok(Event::Item(item)) = stream.next().await {
+                let report = item.read().unwrap();
+                if report.outcome == Outcome::Ended {
+                    let confirm = ConfirmRequest { number: report.number, log_serial: 0 };
+                    client.call::<Confirm>(&confirm, SOON).await.unwrap();
+                    return Some(report);
+                }
+            }
+            None
+        };
+        let report = tokio::time::timeout(SOON, outcome).await.expect("the job ends or dies");
+        drop((stream, client));
+        job.exit().await;
+        (owner, report)
+    }
+
+    async fn succeeds(&mut self, op: &Value) {
+        let (owner, report) = self.run(op, None).await;
+        let report = report.expect("nobody kills it");
+        assert_eq!(report.ops[0].status, Status::Success, "{op}: {}", report.ops[0].result);
+        self.master.state().owner_gone(owner);
+    }
+
+    /// What an operator does: the same again, and for a create that got half-way, a start.
+    async fn again(&mut self, same: &Value, goal: Goal) {
+        let there = self.master.state().instance(NAME).is_some();
+        match (same["OP_ID"].as_str().unwrap(), there, goal) {
+            ("OP_INSTANCE_CREATE", true, _) => self.succeeds(&op("OP_INSTANCE_STARTUP")).await,
+            (_, false, Goal::Gone) => {}
+            _ => self.succeeds(same).await,
+        }
+    }
+
+    /// The state is the goal's, the node has what it says, and nothing else.
+    fn check(&self, goal: Goal, at: &str) {
+        let state = self.master.state();
+        let found = state.instance(NAME);
+        let wanted = match (&found, goal) {
+            (None, Goal::Gone) => BTreeSet::new(),
+            (Some((instance, slot)), Goal::Down) => {
+                assert_eq!((instance.admin_state, slot.state), (AdminState::Down, SlotState::Absent), "{at}");
+                BTreeSet::new()
+            }
+            (Some((instance, slot)), Goal::Up) => {
+                assert_eq!((instance.admin_state, slot.state), (AdminState::Up, SlotState::Clean), "{at}");
+                BTreeSet::from([(slot.uuid, slot.generation)])
+            }
+            (Some(_), Goal::Gone) | (None, Goal::Up | Goal::Down) => panic!("{at}: {found:?} for {goal:?}"),
+        };
+        assert_eq!(state.vms, wanted, "{at}");
+        if let Some((_, slot)) = found {
+            assert_eq!(slot.holder, None, "{at}");
+            let floor = state.records.get(&slot.uuid).map(|record| record.floor).unwrap_or_default();
+            assert!(slot.generation >= floor, "{at}: generation below the node's floor");
+        }
+    }
+
+    /// Kills the job of `op` around each of its steps, each time from `prepare`'s state on.
+    async fn through(&mut self, before: &[Before], op: &Value, goal: Goal) -> Vec<&'static str> {
+        for step in 0..STEPS_MAX {
+            for (side, told) in
+                [(Side::Before, true), (Side::Before, false), (Side::After, true), (Side::After, false)]
+            {
+                self.prepare(before).await;
+                let (owner, report) = self.run(op, Some((step, side))).await;
+                if let Some(report) = report {
+                    assert_eq!(report.ops[0].status, Status::Success, "{}", report.ops[0].result);
+                    self.check(goal, "undisturbed");
+                    return self.master.state().steps.clone();
+                }
+                let at = format!("{} killed {side:?} step {step}, told: {told}", op["OP_ID"]);
+                let late = self.master.state().late.take();
+                // That the dead one's locks are free is all the next one needs.
+                if told {
+                    self.master.state().owner_gone(owner);
+                }
+                self.again(op, goal).await;
+                self.check(goal, &at);
+                if let Some((slot, verb)) = late {
+                    let _ = self.master.state().node(slot, &verb);
+                    self.check(goal, &format!("{at}, then its order {verb:?} arrives"));
+                }
+            }
+        }
+        panic!("{op} takes more than {STEPS_MAX} steps")
+    }
+
+    async fn prepare(&mut self, before: &[Before]) {
+        self.master.reset();
+        for what in before {
+            match what {
+                Before::Created => self.succeeds(&create()).await,
+                Before::Stopped => self.succeeds(&op("OP_INSTANCE_SHUTDOWN")).await,
+                Before::Lost => {
+                    let mut state = self.master.state();
+                    let (instance, _) = state.instance(NAME).unwrap();
+                    state.lose_vm(instance.uuid);
+                }
+            }
+        }
+    }
+}
+
+enum Before {
+    Created,
+    Stopped,
+    Lost,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_converges_from_every_crash() {
+    let steps = Bed::new().await.through(&[], &create(), Goal::Up).await;
+    assert_eq!(steps, ["apply", "apply", "create", "apply"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_startup_converges_from_every_crash() {
+    let startup = op("OP_INSTANCE_STARTUP");
+    let steps = Bed::new().await.through(&[Before::Created, Before::Stopped], &startup, Goal::Up).await;
+    assert_eq!(steps, ["apply", "apply", "create", "apply"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_startup_after_the_vm_was_lost_converges_from_every_crash() {
+    let startup = op("OP_INSTANCE_STARTUP");
+    let steps = Bed::new().await.through(&[Before::Created, Before::Lost], &startup, Goal::Up).await;
+    assert_eq!(steps, ["apply", "destroy", "apply", "apply", "create", "apply"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_converges_from_every_crash() {
+    let steps = Bed::new().await.through(&[Before::Created], &op("OP_INSTANCE_SHUTDOWN"), Goal::Down).await;
+    assert_eq!(steps, ["apply", "apply", "destroy", "apply"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remove_converges_from_every_crash() {
+    let steps = Bed::new().await.through(&[Before::Created], &op("OP_INSTANCE_REMOVE"), Goal::Gone).await;
+    assert_eq!(steps, ["apply", "destroy", "apply", "apply"]);
+}
+
+/// A wconfd that stops in good order, or can't keep up, may have stored what it does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_answer_is_lost_is_asked_for_again_and_done_once() {
+    let mut bed = Bed::new().await;
+    for code in [Code::Unknown, Code::NotReady, Code::Busy] {
+        bed.master.reset();
+        bed.master.state().lost_answers = [code; 3].into();
+        bed.succeeds(&create()).await;
+        bed.check(Goal::Up, &format!("{code:?}"));
+        assert!(bed.master.state().lost_answers.is_empty(), "{code:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_says_that_it_waits_for_wconfd_and_goes_on_when_it_is_there() {
+    let luxid = Luxid::new();
+    let stop = CancellationToken::new();
+    let mut bed = Bed { master: Master::start(&luxid.root).await, luxid, starts: 0 };
+    // As if it had never been: no socket.
+    std::fs::remove_file(bed.luxid.root.socket("wconfd.sock")).unwrap();
+    let mut job = bed.luxid.spawn(start(1)).await;
+    let client = bed.luxid.connect(start(1)).await;
+    let mut stream = client.open::<Go>(&go(start(1), &[create()])).await.unwrap();
+    let waits = crate::report(&mut stream, |report| !report.ops[0].log.is_empty()).await;
+    let text = waits.ops[0].log[0].3.as_str().unwrap().to_owned();
+    assert!(text.starts_with("waiting for wconfd: "), "{text}");
+    bed.master.serve_wconfd(&bed.luxid.root, stop.clone());
+    let last = crate::report(&mut stream, |report| report.outcome == Outcome::Ended).await;
+    assert_eq!(last.ops[0].status, Status::Success, "{}", last.ops[0].result);
+    bed.check(Goal::Up, "after the wait");
+    let confirm = ConfirmRequest { number: last.number, log_serial: 0 };
+    client.call::<Confirm>(&confirm, Duration::from_secs(20)).await.unwrap();
+    drop((stream, client));
+    job.exit().await;
+    bed.starts = 1;
+    stop.cancel();
+}
