@@ -46,10 +46,14 @@ impl Edit<'_> {
         Ok(json!(uuid))
     }
 
-    /// Removes an instance in whose slot nothing lives.
+    /// Removes an instance in whose slot nothing lives; or, outside pools, whose node is offline: a host that never
+    /// comes back would keep it for ever. Should it come back, what lives there is a stranger to it.
     pub(super) fn instance_remove(&mut self, uuid: InstanceUuid) -> Result<Value, GanetiError> {
         let instance = self.known_instance(uuid)?;
-        self.nothing_lives(&instance, "removed")?;
+        let home = self.config.node(instance.primary_node);
+        if instance.pool.is_some() || !home.is_some_and(|node| node.offline) {
+            self.nothing_lives(&instance, "removed")?;
+        }
         self.set_slot(uuid, None);
         self.set_instance(uuid, None);
         Ok(Value::Null)

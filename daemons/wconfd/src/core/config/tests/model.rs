@@ -144,7 +144,8 @@ impl Model {
                 self.slots.insert(uuid, Slot::new(uuid, instance.primary_node));
             }
             Command::InstanceRemove { instance } => {
-                only(self.slots.get(instance)?.state == SlotState::Absent)?;
+                let home = self.nodes.get(&self.instances.get(instance)?.primary_node)?;
+                only(self.slots.get(instance)?.state == SlotState::Absent || home.offline)?;
                 self.instances.remove(instance);
                 self.slots.remove(instance);
                 gone.insert(instance.0);

@@ -102,6 +102,19 @@ fn nothing_goes_away_while_something_lives() {
 }
 
 #[test]
+fn an_offline_node_keeps_no_instance_for_ever() {
+    let mut c = config();
+    let _ = run(&mut c, &[add_node(2), add_instance(ONE, 2)]).unwrap();
+    c.set_claimed(node_uuid(2), true);
+    let _ = run(&mut c, &[begin(0, 1)]).unwrap();
+    let remove = Command::InstanceRemove { instance: instance_uuid(ONE) };
+    assert_eq!(refusal(run(&mut c, std::slice::from_ref(&remove))), prereq("wrong_state"));
+    let offline = Command::NodeSet { node: node_uuid(2), rev: None, set: params(json!({"offline": true})) };
+    let _ = run(&mut c, &[offline, remove]).unwrap();
+    assert!(c.slot(instance_uuid(ONE)).is_none());
+}
+
+#[test]
 fn work_needs_a_claimed_node() {
     let mut c = with_slot();
     c.set_claimed(node_uuid(1), false);
