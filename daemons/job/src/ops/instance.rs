@@ -63,7 +63,10 @@ async fn check_request(cx: &mut Cx<'_>, args: &Args<'_>, cluster: &Cluster) -> R
     }
     match args.str("mode") {
         Some("create") => {}
-        mode => return wrong(format!("mode {mode:?} is not supported; only \"create\" is")),
+        mode => {
+            let mode = mode.unwrap_or_default();
+            return wrong(format!("mode '{mode}' is not supported; only 'create' is"));
+        }
     }
     if let Some(known) = cx.master.find::<Instance>(kind::INSTANCE, name).await?
         && known.name == name
@@ -76,7 +79,8 @@ async fn check_request(cx: &mut Cx<'_>, args: &Args<'_>, cluster: &Cluster) -> R
         hypervisor.filter(|name| cluster.enabled_hypervisors.iter().any(|known| known == name))
     else {
         return wrong(format!(
-            "hypervisor {hypervisor:?} is not enabled (enabled: {})",
+            "hypervisor '{}' is not enabled (enabled: {})",
+            hypervisor.unwrap_or_default(),
             cluster.enabled_hypervisors.join(", ")
         ));
     };
@@ -327,7 +331,11 @@ async fn locked(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<(Instance, Node), Op
     let found = [("instance_name", instance.name.clone()), ("instance_uuid", instance.uuid.to_string())];
     cx.expand(args, found);
     cx.begin(Locks::instance_and_node(&instance)).await?;
-    let now = cx.master.instance(&instance.uuid.to_string()).await?;
+    let now: Option<Instance> = cx.master.find(kind::INSTANCE, &instance.uuid.to_string()).await?;
+    let now = now.ok_or_else(|| {
+        let text = format!("Instance '{}' was removed while its locks were waited for", instance.name);
+        OpFail::prereq(text, Ecode::UnknownEntity)
+    })?;
     if now.primary_node != instance.primary_node || now.name != instance.name {
         let text = format!("Instance {} changed while its locks were waited for; try again", instance.name);
         return Err(OpFail::prereq(text, Ecode::WrongState));
@@ -423,20 +431,34 @@ pub async fn shutdown(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail>
 pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let (instance, node) = locked(cx, args).await?;
     let slot = cx.master.slot(instance.uuid).await?;
-    if slot.state != SlotState::Absent {
-        if node.offline {
-            let text = format!(
-                "Node {} is marked offline: what runs there can't be destroyed; bring it back or remove the node",
-                node.name
-            );
-            return Err(OpFail::prereq(text, Ecode::WrongState));
-        }
+    if slot.state != SlotState::Absent && node.offline {
+        abandon(cx, &node, args.bool("ignore_failures"))?;
+    } else if slot.state != SlotState::Absent {
         cx.say(format!("* stopping instance {}", instance.name));
         tear_down(cx, &slot, &node, "remove").await?;
     }
     cx.say(format!("removing instance {} out of cluster config", instance.name));
     cx.apply(vec![Command::InstanceRemove { instance: instance.uuid }]).await?;
     Ok(Value::Null)
+}
+
+/// Whether an instance may go though its node, which is offline, can't be told. A host that never comes back
+/// must not keep its instances, and so itself, in the configuration for ever.
+fn abandon(cx: &Cx<'_>, node: &Node, ignore_failures: bool) -> Result<(), OpFail> {
+    if !ignore_failures {
+        let text = format!(
+            "Node {} is marked offline: what runs there can't be destroyed; bring it back, or give --ignore-failures \
+             if it never comes back",
+            node.name
+        );
+        return Err(OpFail::prereq(text, Ecode::WrongState));
+    }
+    cx.warn(format!(
+        "node {} is offline: what may run there was not destroyed; do not bring it back without removing its \
+         var/lib/gantry and restarting the machine",
+        node.name
+    ));
+    Ok(())
 }
 
 /// Data for `gnt-instance info` (`spec/opcodes.md` §4). Result: `{name: object}`.
