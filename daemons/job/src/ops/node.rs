@@ -16,9 +16,9 @@ use gantry_proto::noded::{
     JoinFinish, JoinFinishRequest, JoinProve, JoinProveRequest, Leave, NodeInfo, SetRole, SetRoleRequest,
 };
 use gantry_proto::wconfd::{Command, Want};
-use gantry_rpc::Client;
+use gantry_rpc::{Client, ConnectError};
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use uuid::Uuid;
 
 /// Adds a node: it proves the join secret, gets its certificate, then stands in the configuration. Result: null.
@@ -30,7 +30,10 @@ pub async fn add(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.begin(Locks::exclusive()).await?;
     let known: Option<Node> = cx.master.find(kind::NODE, name).await?;
     let node = match (known, args.bool("readd")) {
-        (Some(known), true) => Node { offline: false, drained: false, ..known },
+        (Some(known), true) => {
+            unmoved(args, &known)?;
+            known
+        }
         (Some(known), false) => {
             let text = format!("Node {} is already in the configuration", known.name);
             return Err(OpFail::prereq(text, Ecode::AlreadyExists));
@@ -54,27 +57,57 @@ async fn enter(cx: &mut Cx<'_>, args: &Args<'_>, node: Node) -> Result<(), OpFai
         return Err(OpFail::prereq(text, Ecode::WrongInput));
     }
     let added = Node { offline: true, ..node.clone() };
-    let before = if readd { flags(node.uuid, true) } else { Command::NodeAdd { node: Box::new(added) } };
+    // Undone when the join fails: a node that was in service before a mistyped --readd stays so.
+    let (before, undo) = if readd {
+        let drained = node.drained && !node.offline; // At most one of the two is set.
+        (flags(node.uuid, true, false), flags(node.uuid, node.offline, drained))
+    } else {
+        (Command::NodeAdd { node: Box::new(added) }, Command::NodeRemove { node: node.uuid })
+    };
     cx.apply(vec![before]).await?;
-    if let Some(secret) = secret
-        && let Err(why) = join(cx, &node, secret).await
-    {
-        if !readd && matches!(why, OpFail::Error(_)) {
-            cx.apply(vec![Command::NodeRemove { node: node.uuid }]).await?;
+    let node = Node { offline: false, drained: false, ..node };
+    let there = match secret {
+        Some(secret) => join(cx, &node, secret).await,
+        None => answers(cx, &node).await,
+    };
+    if let Err(why) = there {
+        if matches!(why, OpFail::Error(_)) {
+            cx.apply(vec![undo]).await?;
         }
         return Err(why);
     }
     answers(cx, &node).await?;
-    cx.apply(vec![flags(node.uuid, false)]).await?;
+    cx.apply(vec![flags(node.uuid, false, false)]).await?;
     cx.claimed(&node).await
 }
 
-fn flags(node: NodeUuid, offline: bool) -> Command {
-    let mut set = Params::from_iter([("offline".to_owned(), json!(offline))]);
-    if !offline {
-        set.insert("drained".to_owned(), json!(false));
-    }
+fn flags(node: NodeUuid, offline: bool, drained: bool) -> Command {
+    let set = [("offline", offline), ("drained", drained)];
+    let set = set.into_iter().map(|(name, on)| (name.to_owned(), json!(on))).collect();
     Command::NodeSet { node, rev: None, set }
+}
+
+/// A re-added node keeps its record: what is given must be what stands there.
+fn unmoved(args: &Args<'_>, known: &Node) -> Result<(), OpFail> {
+    let wrong = |text: String| Err(OpFail::prereq(text, Ecode::WrongInput));
+    if let Some(given) = args.str("primary_ip")
+        && given.parse::<IpAddr>().is_ok_and(|ip| ip.to_string() != known.primary_ip)
+    {
+        return wrong(format!(
+            "Node {} is at {} in the configuration, not at {given}: a re-added node keeps its address; remove it and add it anew",
+            known.name, known.primary_ip
+        ));
+    }
+    if let Some(given) = args.uint("noded_port").filter(|given| *given != u64::from(known.noded_port)) {
+        return wrong(format!(
+            "Node {} listens on port {} in the configuration, not {given}: a re-added node keeps its port",
+            known.name, known.noded_port
+        ));
+    }
+    if args.str("group").is_some() {
+        return wrong("Cannot pass a node group when a node is being readded".to_owned());
+    }
+    Ok(())
 }
 
 /// The node as it will stand in the configuration.
@@ -132,12 +165,7 @@ async fn join(cx: &mut Cx<'_>, node: &Node, secret: &str) -> Result<(), OpFail> 
     let secret = join::Secret::parse(secret).map_err(|why| wrong(why.to_string()))?;
     let address = address(node)?;
     let hello = cx.nodes.hello(node.uuid);
-    let client = Client::tls_join(address, &hello).await.map_err(|why| {
-        let text = format!(
-            "the new node does not answer on {address}: {why}; is gantry-noded running there, not yet joined?"
-        );
-        OpFail::prereq(text, Ecode::EnvironmentError)
-    })?;
+    let client = Client::tls_join(address, &hello).await.map_err(|why| unreachable(address, &why))?;
     let exporter = client.exporter().ok_or_else(|| OpFail::exec("this connection has no TLS exporter"))?;
     let cluster = cx.go().cluster;
     let proof = |side| secret.proof(side, &exporter, cluster, node.uuid);
@@ -162,6 +190,27 @@ async fn join(cx: &mut Cx<'_>, node: &Node, secret: &str) -> Result<(), OpFail> 
     };
     client.call::<JoinFinish>(&finish, CALL).await.map_err(crate::error::failed)?;
     Ok(())
+}
+
+/// Why a node can't be joined. A member asks for a certificate, which only its cluster's nodes have.
+fn unreachable(address: SocketAddr, why: &ConnectError) -> OpFail {
+    let text = match why {
+        ConnectError::Hello(text) if text.contains("CertificateRequired") => format!(
+            "the node on {address} belongs to a cluster already; if that is over, stop the daemons there, remove its \
+             var/lib/gantry, and start them again"
+        ),
+        ConnectError::Io(error) => format!(
+            "the new node does not answer on {address}: {error}; is gantry-noded running there, not yet joined?"
+        ),
+        ConnectError::Hello(_)
+        | ConnectError::Refused(_)
+        | ConnectError::Version { .. }
+        | ConnectError::WrongPeer { .. }
+        | ConnectError::TimedOut => format!(
+            "the new node does not answer on {address}: {why}; is gantry-noded running there, not yet joined?"
+        ),
+    };
+    OpFail::prereq(text, Ecode::EnvironmentError)
 }
 
 /// Asks the node for its facts until it answers, for as long as a restart takes.
@@ -196,7 +245,10 @@ pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     }
     cx.apply(vec![Command::NodeRemove { node: node.uuid }]).await?;
     if node.offline {
-        cx.warn(format!("node {} is offline: remove var/lib/gantry there by hand", node.name));
+        cx.warn(format!(
+            "node {} is offline and was not told: stop the daemons there and remove var/lib/gantry by hand",
+            node.name
+        ));
         return Ok(Value::Null);
     }
     let fence = cx.nodes.fence();
@@ -221,7 +273,8 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
     cx.begin(locks).await?;
     let node = cx.master.node(&node.uuid.to_string()).await?;
     let (set, told) = changes(cx, args, &node)?;
-    if set.is_empty() && told.is_empty() {
+    let asked = FLAGS.iter().any(|flag| args.flag(flag).is_some());
+    if set.is_empty() && told.is_empty() && !asked {
         return Err(OpFail::prereq("Please pass at least one modification", Ecode::WrongInput));
     }
     if set.get("offline") == Some(&json!(false)) {
