@@ -56,7 +56,7 @@ enum Family {
     },
 }
 
-/// A family called by a name of its own.
+// A family called by a name of its own. No doc comment: clap would show it to users.
 #[derive(Debug, Parser)]
 #[command(version, disable_help_subcommand = true)]
 struct Alone<T: Args> {
@@ -99,7 +99,13 @@ async fn alone<T: Args>(
     args: Vec<OsString>,
     wrap: fn(T) -> Family,
 ) -> Result<(), CliError> {
-    let matches = Alone::<T>::command().name(name).bin_name(name).get_matches_from(args);
+    let mut command = Alone::<T>::command().name(name).bin_name(name);
+    let front = Front::command();
+    let same = name.strip_prefix("gnt-").and_then(|family| front.find_subcommand(family));
+    if let Some(about) = same.and_then(clap::Command::get_about) {
+        command = command.about(about.clone());
+    }
+    let matches = command.get_matches_from(args);
     let parsed = Alone::<T>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     dispatch(&parsed.global, wrap(parsed.family), false).await
 }

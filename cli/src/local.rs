@@ -4,13 +4,18 @@
 use crate::error::CliError;
 use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
+use gantry_proto::boot::{DaemonState, DaemonStatus, Status};
 use gantry_proto::hello::Hello;
 use gantry_rpc::Client;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Names a directory with the sibling programs, in place of the one this program lies in.
 pub const LIBEXEC_ENV: &str = "GANTRY_LIBEXEC";
+
+/// How long boot may take to say how the daemons stand.
+const BOOT_ANSWER: Duration = Duration::from_secs(5);
 
 /// The role file, if this node belongs to a cluster.
 ///
@@ -75,6 +80,20 @@ pub fn luxid_away(root: &Root, error: &io::Error) -> CliError {
         root.path().display(),
         root.log().display()
     ))
+}
+
+/// "luxid was stopped on purpose", with what to do; none when it was not, or boot can't say.
+pub async fn luxid_stopped(root: &Root) -> Option<CliError> {
+    let boot = boot(root).await.ok()??;
+    let all = boot.call::<Status>(&(), BOOT_ANSWER).await.ok()?;
+    let stopped = |daemon: &DaemonStatus| daemon.name == "luxid" && daemon.state == DaemonState::Stopped;
+    all.iter().any(stopped).then(|| {
+        CliError::plain(format!(
+            "Cannot communicate with the master daemon: luxid was stopped.\n\
+             Start this node's daemons with \"gantry daemon start --root {}\".",
+            root.path().display()
+        ))
+    })
 }
 
 /// Whether a boot runs on this root.

@@ -58,6 +58,9 @@ impl Luxi {
                 Err(error) => {
                     if patience.is_none() {
                         local::check_master(root)?;
+                        if let Some(stopped) = local::luxid_stopped(root).await {
+                            return Err(stopped);
+                        }
                         patience =
                             Some(if local::boot_answers(root).await { CONNECT } else { CONNECT_UNATTENDED });
                     }

@@ -40,6 +40,21 @@ fn a_list_is_a_query_and_a_table() {
 }
 
 #[test]
+fn settings_are_checked_before_a_cluster_is_made() {
+    let stage = Stage::new(Role::Master);
+    let ended = stage.run("gnt-cluster init --candidate-pool-size 0 lab.example.test");
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.err.contains("candidate_pool_size"), "{ended:?}");
+}
+
+#[test]
+fn help_says_what_a_family_is_for() {
+    let stage = Stage::new(Role::Master);
+    let ended = stage.run("gnt-node --help");
+    assert!(ended.out.starts_with("The cluster's hosts\n"), "{ended:?}");
+}
+
+#[test]
 fn an_unknown_field_is_warned_of_and_ends_with_14() {
     let stage = Stage::new(Role::Master);
     let fields = json!([{"name": "nosuch", "title": "nosuch", "kind": "unknown", "doc": ""}]);

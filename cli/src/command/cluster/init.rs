@@ -57,6 +57,8 @@ pub struct Init {
 pub async fn run(session: &mut Session, init: &Init) -> Result<(), CliError> {
     session.command = "init".to_owned();
     let settings = init.settings.given().map_err(CliError::Usage)?;
+    // Refused here, before anything is made.
+    session.op("OP_CLUSTER_SET_PARAMS", Value::Object(settings.clone()), &SubmitOptions::default())?;
     check(session, init)?;
     stop_unjoined(session).await?;
     make(session, init).await?;
