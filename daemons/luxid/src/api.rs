@@ -162,12 +162,23 @@ async fn submit_many(api: &Api, jobs: Vec<NewJob>) -> Result<Vec<Value>> {
         Answer::SubmittedMany(answers) => {
             let one = |answer: std::result::Result<JobId, GanetiError>| match answer {
                 Ok(id) => json!([true, id]),
-                Err(error) => json!([false, error.to_string()]),
+                Err(error) => json!([false, refusal(&error)]),
             };
             Ok(answers.into_iter().map(one).collect())
         }
         other => Err(strange(&other)),
     }
+}
+
+/// A refusal in words: `JobQueueFull` has no arguments that could say it.
+fn refusal(error: &GanetiError) -> String {
+    if error.class != "JobQueueFull" {
+        return error.to_string();
+    }
+    let most = queue::LIVE_JOBS_MAX;
+    format!(
+        "the job queue is full: {most} jobs are not archived; archive finished ones (gnt-job autoarchive) or wait"
+    )
 }
 
 async fn wait_for_job_change(api: &Api, args: &WaitForJobChange) -> Result<Value> {
