@@ -54,6 +54,8 @@ pub enum ConfigError {
 pub struct Settings {
     /// Its root.
     pub root: Root,
+    /// Its name in node.toml; a cluster must know it by the same.
+    pub name: Option<String>,
     /// Where it listens; port 0 = any (tests).
     pub address: SocketAddr,
     /// What it offers instead of all the machine has.
@@ -81,6 +83,7 @@ impl From<(Root, NodeToml)> for Settings {
     fn from((root, toml): (Root, NodeToml)) -> Self {
         Self {
             root,
+            name: Some(toml.name.clone()),
             address: toml.noded_addr(),
             capacity: toml.capacity,
             drivers: toml.drivers,
@@ -122,7 +125,7 @@ impl Settings {
             return Ok(Self { address, ..Self::load(root)? });
         }
         let drivers = vec!["fake".to_owned()];
-        Ok(Self { root, address, capacity: None, drivers, ganeti_paths: false })
+        Ok(Self { root, name: None, address, capacity: None, drivers, ganeti_paths: false })
     }
 }
 

@@ -162,6 +162,11 @@ impl Joining {
             let text = format!("wrong join secret: it is in {} on the node", path.display());
             return Err(Fail::new(Code::Denied, text));
         }
+        // Said to those only who know the secret.
+        if let Some(own) = self.settings.name.as_ref().filter(|own| **own != request.name) {
+            let text = format!("this node's name is '{own}' in its node.toml, not '{}'", request.name);
+            return Err(Fail::new(Code::BadRequest, text));
+        }
         let made = ca::make_csr().map_err(|why| Fail::new(Code::Internal, why.to_string()))?;
         let mut proved = lock(&self.proved);
         if proved.len() >= PROVED_MAX && !proved.contains_key(&peer.id) {

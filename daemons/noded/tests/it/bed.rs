@@ -83,7 +83,7 @@ impl Cluster {
         let request = wire::JoinProveRequest {
             cluster: self.uuid,
             node: node.node,
-            name: "node1.example.test".into(),
+            name: node.name(),
             proof: proof(secret, Side::Master, &bond),
         };
         let reply = client.call::<wire::JoinProve>(&request, PATIENCE).await?;
@@ -122,6 +122,10 @@ pub struct Node {
 }
 
 impl Node {
+    pub fn name(&self) -> String {
+        gantry_rt::node_toml::load(&self.root).expect("node.toml").name
+    }
+
     pub fn secret(&self) -> [u8; 32] {
         let text = std::fs::read_to_string(self.root.join_secret()).expect("there is a secret");
         let mut secret = [0; 32];

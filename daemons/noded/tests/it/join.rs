@@ -62,6 +62,21 @@ async fn wrong_secrets_are_refused_and_soon_no_more_looked_at() {
 }
 
 #[tokio::test]
+async fn a_node_joins_under_its_own_name_only() {
+    let cluster = Cluster::new();
+    let node = cluster.unjoined("n1").await;
+    let client = Client::tls_join(node.address, &hello()).await.expect("connects");
+    let request = wire::JoinProveRequest {
+        cluster: cluster.uuid,
+        node: node.node,
+        name: "n2".into(),
+        proof: proof(&node.secret(), Side::Master, &cluster.bond(&client, &node)),
+    };
+    assert_eq!(code(client.call::<wire::JoinProve>(&request, PATIENCE).await), Code::BadRequest);
+    cluster.prove(&client, &node, &node.secret()).await.expect("proved");
+}
+
+#[tokio::test]
 async fn a_proof_is_worth_nothing_on_another_connection() {
     let cluster = Cluster::new();
     let node = cluster.unjoined("n1").await;
