@@ -216,6 +216,17 @@ async fn a_batch_whose_answer_is_lost_is_asked_for_again_and_done_once() {
     }
 }
 
+/// Another master rules (P4.10): the job is not this one's to report, nor to leave a word of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_fenced_leaves_without_a_word() {
+    let mut bed = Bed::new().await;
+    bed.master.state().lost_answers = [Code::Fenced].into();
+    let (owner, report) = bed.run(&create(), None).await;
+    assert!(report.is_none(), "{report:?}");
+    assert!(crate::luxid::last_of(&bed.luxid.root, owner).is_none(), "nothing was spooled");
+    assert_eq!(bed.master.state().steps, ["apply"], "and nothing more was done");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_says_that_it_waits_for_wconfd_and_goes_on_when_it_is_there() {
     let luxid = Luxid::new();

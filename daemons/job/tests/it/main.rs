@@ -128,6 +128,44 @@ async fn an_old_start_does_not_take_the_place_of_a_new_one() {
 }
 
 #[tokio::test]
+async fn no_child_of_a_job_can_keep_its_socket() {
+    let mut luxid = Luxid::new();
+    let job = luxid.spawn(start(1)).await;
+    let pid = job.child.id().unwrap();
+    let mut sockets = 0;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let entry = entry.unwrap();
+        let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
+        // 0 is luxid's end of the pair; 1 and 2 are where words go.
+        let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+        if number <= 2 || !target.to_string_lossy().starts_with("socket:") {
+            continue;
+        }
+        let facts = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap();
+        let flags = facts.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+        let flags = i32::from_str_radix(flags, 8).unwrap();
+        assert_ne!(flags & nix::libc::O_CLOEXEC, 0, "descriptor {number} outlives an exec");
+        sockets += 1;
+    }
+    assert!(sockets > 0, "the listening socket was looked at");
+}
+
+#[tokio::test]
+async fn the_last_report_is_confirmed_also_when_a_priority_comes_after_it() {
+    let mut luxid = Luxid::new();
+    let mut job = luxid.spawn(start(1)).await;
+    let client = luxid.connect(start(1)).await;
+    let mut stream = client.open::<Go>(&go(start(1), &[delay(0.0)])).await.unwrap();
+    let last = report(&mut stream, |report| report.outcome == Outcome::Ended).await;
+    client.call::<SetPriority>(&5, SOON).await.unwrap();
+    let confirm = ConfirmRequest { number: last.number, log_serial: 0 };
+    client.call::<Confirm>(&confirm, SOON).await.unwrap();
+    assert!(matches!(stream.next().await, Ok(Event::End(()))));
+    drop((stream, client));
+    assert!(job.exit().await.success());
+}
+
+#[tokio::test]
 async fn cancel_ends_a_job_before_its_next_opcode() {
     let mut luxid = Luxid::new();
     let _job = luxid.spawn(start(1)).await;
