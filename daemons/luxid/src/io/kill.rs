@@ -37,3 +37,24 @@ fn send(pid: i32, process: Option<&Process>) -> KillResult {
         Err(_) => KillResult::AlreadyDead,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::liveness::process;
+    use super::*;
+
+    #[test]
+    fn the_same_pid_is_another_process_if_it_began_at_another_time() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let own = process(child.id()).unwrap();
+        let earlier = Process { start_time: own.start_time - 1, ..own.clone() };
+        assert_eq!(send(pid, Some(&earlier)), KillResult::AlreadyDead);
+        let other = Process { pid: own.pid + 1, ..own.clone() };
+        assert_eq!(send(pid, Some(&other)), KillResult::AlreadyDead);
+        assert!(child.try_wait().unwrap().is_none(), "it was not meant");
+        assert_eq!(send(pid, Some(&own)), KillResult::Sent);
+        assert!(!child.wait().unwrap().success());
+        assert_eq!(send(pid, Some(&own)), KillResult::AlreadyDead);
+    }
+}

@@ -114,6 +114,24 @@ mod tests {
     use super::*;
     use gantry_model::ids::{JobId, StartNo};
 
+    #[tokio::test]
+    async fn what_a_start_that_is_not_current_did_is_kept_aside_and_nothing_of_one_that_never_began() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        std::fs::create_dir_all(root.spool_dir()).unwrap();
+        let owner = |counter| JobOwner { job: JobId(7), start: StartNo { epoch: 1, run: 2, counter } };
+        for (counter, outcome) in [(1, Outcome::NeverBegan), (2, Outcome::Ended)] {
+            let owner = owner(counter);
+            let report = Report { owner, number: 1, outcome, ops: Vec::new(), seen_w: 0 };
+            std::fs::write(root.spool_file(owner), serde_json::to_vec(&report).unwrap()).unwrap();
+            discard(&root, owner).await;
+            assert!(!root.spool_file(owner).exists());
+        }
+        let aside = root.spool_dir().join(ASIDE);
+        let kept: Vec<_> = std::fs::read_dir(&aside).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(kept, [owner(2).to_string().as_str()]);
+    }
+
     #[test]
     fn whatever_a_dead_start_left_is_found_and_goes() {
         let dir = tempfile::tempdir().unwrap();

@@ -8,9 +8,10 @@ use gantry_proto::hello::Hello;
 use gantry_proto::wconfd::{
     LockRow, LockRows, OwnerGone, Owners, PROTOCOL, Want, Watch, WatchChange, WatchItem,
 };
-use gantry_rpc::{Call, Fail, Limits, Service, reply};
+use gantry_rpc::{Call, Code, Fail, Limits, Service, reply};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ pub struct FakeWconfd {
     pub owners: Mutex<Vec<Vec<JobOwner>>>,
     /// The dead it was told.
     pub gone: Mutex<Vec<JobOwner>>,
+    /// So many words of a death it does not take yet.
+    pub refusals: AtomicU32,
     /// Who holds a lock, as it tells.
     pub holders: Mutex<Vec<JobOwner>>,
     /// Committed index of W.
@@ -37,6 +40,7 @@ impl FakeWconfd {
             node,
             owners: Mutex::default(),
             gone: Mutex::default(),
+            refusals: AtomicU32::new(0),
             holders: Mutex::default(),
             index: watch::Sender::new(10),
             stop: Mutex::default(),
@@ -100,6 +104,10 @@ impl Service for FakeWconfd {
                 return reply::<Owners>(&());
             }
             if call.is::<OwnerGone>() {
+                let refuse = |left: u32| left.checked_sub(1);
+                if self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok() {
+                    return Err(Fail::new(Code::Busy, "later"));
+                }
                 self.gone.lock().unwrap().push(call.request::<OwnerGone>()?);
                 return reply::<OwnerGone>(&());
             }

@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 fn signal(pid: i32, signal: Signal) {
@@ -50,6 +51,17 @@ fn death_after_go_is_an_error_and_wconfd_hears_of_it() {
     let owner = world.went()[0];
     until("wconfd to hear of it", || world.wconfd.gone.lock().unwrap().contains(&owner));
     until("files to be gone", || world.leftovers().is_empty());
+}
+
+#[test]
+fn wconfd_is_told_of_a_death_until_it_takes_it() {
+    let world = World::new();
+    world.wconfd.refusals.store(3, Ordering::SeqCst);
+    let id = world.submit("die");
+    world.wait_for(id, "error");
+    let owner = world.went()[0];
+    until("wconfd to take it", || world.wconfd.gone.lock().unwrap().contains(&owner));
+    assert_eq!(world.wconfd.refusals.load(Ordering::SeqCst), 0);
 }
 
 #[test]
@@ -99,6 +111,8 @@ fn a_job_that_dies_while_luxid_is_down_is_found_dead() {
     world.start();
     world.wait_for(id, "error");
     until("wconfd to hear of it", || world.wconfd.gone.lock().unwrap().contains(&owner));
+    let named = world.wconfd.owners.lock().unwrap().iter().flatten().filter(|named| **named == owner).count();
+    assert_eq!(named, 0, "wconfd is spoken to when it is known who lives");
     assert!(!world.root.spool_file(other).exists(), "a start that never began leaves nothing");
     assert_eq!(world.went().len(), 1);
 }
