@@ -4,7 +4,7 @@ use super::edit::{Edit, fresh};
 use super::error::wrong_input;
 use super::fields;
 use gantry_model::config::{Cluster, Params};
-use gantry_model::error::GanetiError;
+use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::names::is_host_name;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -19,8 +19,31 @@ impl Edit<'_> {
         let new = fields::set("Cluster", &*old, fields::CLUSTER, set)?;
         fresh(old.stamp.serial_no, rev, new != *old)?;
         check(&new)?;
+        self.none_needs(&old, &new)?;
         self.set_cluster(new);
         Ok(Value::Null)
+    }
+
+    /// Whether no instance needs what `new` takes away of the enabled things.
+    fn none_needs(&self, old: &Cluster, new: &Cluster) -> Result<(), GanetiError> {
+        if old.enabled_disk_templates == new.enabled_disk_templates
+            && old.enabled_hypervisors == new.enabled_hypervisors
+        {
+            return Ok(());
+        }
+        for instance in self.config.instances.values() {
+            for (what, needed, enabled) in [
+                ("disk template", &instance.disk_template, &new.enabled_disk_templates),
+                ("hypervisor", &instance.hypervisor, &new.enabled_hypervisors),
+            ] {
+                if !enabled.contains(needed) {
+                    let text =
+                        format!("Cannot disable {what} '{needed}': instance '{}' uses it", instance.name);
+                    return Err(GanetiError::prereq(text, Ecode::WrongState));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

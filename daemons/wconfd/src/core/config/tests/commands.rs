@@ -339,3 +339,14 @@ fn what_is_stored_loads_again() {
     let again = Config::load(stored(&c)).unwrap();
     assert_eq!(stored(&again), stored(&c));
 }
+
+#[test]
+fn what_an_instance_uses_is_not_disabled() {
+    let mut c = config();
+    let _ = run(&mut c, &[add_instance(1, 1)]).unwrap();
+    for set in [json!({"enabled_disk_templates": ["rbd"]}), json!({"enabled_hypervisors": ["lxc"]})] {
+        assert_eq!(refusal(run(&mut c, &[cluster_set(set)])), prereq("wrong_state"));
+    }
+    let remove = Command::InstanceRemove { instance: instance_uuid(1) };
+    let _ = run(&mut c, &[remove, cluster_set(json!({"enabled_disk_templates": ["rbd"]}))]).unwrap();
+}
