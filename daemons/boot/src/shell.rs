@@ -52,6 +52,8 @@ struct Shell {
     /// Ends the tasks that watch a daemon's process.
     watched: HashMap<Index, CancellationToken>,
     waiters: Vec<Waiter>,
+    /// Told to be spawned, and not looked for yet.
+    due: Vec<Index>,
     news: mpsc::Sender<News>,
     exited: bool,
 }
@@ -76,6 +78,7 @@ pub async fn run(daemon: Daemon, args: Args, _held: Held) -> anyhow::Result<()> 
         table: Table::new(&names),
         watched: HashMap::new(),
         waiters: Vec::new(),
+        due: Vec::new(),
         news: news_tx,
         exited: false,
         daemon: daemon.clone(),
@@ -102,6 +105,11 @@ impl Shell {
         let mut look = tokio::time::interval(LOOK);
         let stop = self.daemon.stop.clone();
         while !self.exited {
+            if !self.due.is_empty() {
+                let index = self.due.remove(0);
+                self.spawn(index).await;
+                continue;
+            }
             let due = self
                 .table
                 .next_due()
@@ -159,7 +167,7 @@ impl Shell {
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Spawn(index) => self.spawn(index),
+                Action::Spawn(index) => self.due.push(index),
                 Action::Terminate(index, pid) => {
                     tracing::info!(daemon = DAEMONS[index].0, pid, "stops");
                     process::send(pid, Signal::SIGTERM);
@@ -173,8 +181,17 @@ impl Shell {
         }
     }
 
-    fn spawn(&mut self, index: Index) {
+    /// Starts a daemon, unless one serves: an earlier boot that was killed between starting it and noting its pid left
+    /// no other trace than its socket, and two would fight for ever.
+    async fn spawn(&mut self, index: Index) {
         let name = DAEMONS[index].0;
+        if let Some(found) = health::find(&self.root, name).await.and_then(Identity::of) {
+            let pid = found.pid;
+            tracing::warn!(daemon = name, pid, "runs already; adopted");
+            process::note(&self.root, name, &found);
+            self.watch(index, pid, true);
+            return self.happened(Event::Found(index, pid));
+        }
         let event = match process::start(&self.root, &self.libexec, name) {
             Ok(identity) => {
                 tracing::info!(daemon = name, pid = identity.pid, "started");

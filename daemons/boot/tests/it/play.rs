@@ -99,6 +99,16 @@ impl Stage {
         Boot { stage: self, child }
     }
 
+    /// A daemon that no boot knows of, serving.
+    pub async fn stray(&self, name: &str) -> Child {
+        let mut command = Command::new(self.libexec().join(format!("gantry-{name}")));
+        let child = command.arg("--root").arg(self.path()).stdout(Stdio::null()).spawn().unwrap();
+        let hello = Hello::new(gantry_proto::admin::PROTOCOL, "test");
+        let socket = self.root.admin_socket(name);
+        eventually("it serves", async || Client::unix(&socket, &hello).await.ok()).await;
+        child
+    }
+
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gantry-boot"));
         command.arg("--root").arg(self.path()).arg("--libexec").arg(self.libexec()).stdin(Stdio::null());

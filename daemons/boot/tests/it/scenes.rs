@@ -91,6 +91,25 @@ async fn a_killed_boot_leaves_its_daemons_to_the_next_one() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_serves_is_not_started_again_beside() {
+    let stage = Stage::new();
+    let boot = stage.boot();
+    let client = stage.client().await;
+    let before = stage.ready(&["noded"]).await;
+    let noded = vec!["noded".to_owned()];
+    client.call::<wire::Stop>(&noded, LIMIT).await.unwrap();
+    let mut stray = stage.stray("noded").await;
+    client.call::<wire::Start>(&noded, LIMIT).await.unwrap();
+    let all = stage.status().await;
+    assert_eq!((pid(&all, "noded"), starts(&all, "noded")), (stray.id(), starts(&before, "noded")));
+    client.call::<wire::Stop>(&noded, LIMIT).await.unwrap();
+    assert!(stray.wait().unwrap().success(), "it is stopped as if it had been started here");
+    client.call::<wire::Start>(&noded, LIMIT).await.unwrap();
+    boot.signal(Signal::SIGTERM);
+    assert!(boot.wait().success());
+}
+
+#[tokio::test]
 async fn a_pid_file_of_another_process_is_not_believed() {
     let stage = Stage::new();
     let own = std::process::id();

@@ -38,6 +38,8 @@ pub enum Event {
     Wanted(BTreeSet<Index>),
     /// [`Action::Spawn`] was done.
     Spawned(Index, u32),
+    /// [`Action::Spawn`] was not needed: this process, which an earlier boot did not live to note, serves already.
+    Found(Index, u32),
     /// [`Action::Spawn`] failed: why.
     SpawnFailed(Index, String),
     /// The process says whether it serves, and what it waits for.
@@ -68,7 +70,7 @@ pub enum Event {
 /// What the shell must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Start a process; answer with `Spawned` or `SpawnFailed`.
+    /// Start a process; answer with `Spawned`, `Found` or `SpawnFailed`.
     Spawn(Index),
     /// SIGTERM to this process.
     Terminate(Index, u32),
@@ -221,6 +223,7 @@ impl Table {
         match event {
             Event::Wanted(set) => self.each(|i, d| d.wanted = set.contains(&i)),
             Event::Spawned(i, pid) => self.with(i, |d| d.spawned(pid)),
+            Event::Found(i, pid) => self.with(i, |d| d.found(pid)),
             Event::SpawnFailed(i, why) => self.with(i, |d| d.spawn_failed(now, why)),
             Event::Health { daemon, pid, ready, why } => {
                 self.with(daemon, |d| d.health(now, pid, ready, why))
@@ -323,6 +326,13 @@ impl Daemon {
     fn adopted(&mut self, pid: u32) {
         if self.state == State::Down {
             self.begun = true;
+            self.state = State::Starting { pid };
+            self.why = "adopted; its health is not known yet".to_owned();
+        }
+    }
+
+    fn found(&mut self, pid: u32) {
+        if self.state == State::Spawning {
             self.state = State::Starting { pid };
             self.why = "adopted; its health is not known yet".to_owned();
         }
