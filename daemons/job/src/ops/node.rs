@@ -225,7 +225,7 @@ async fn answers(cx: &mut Cx<'_>, node: &Node) -> Result<(), OpFail> {
     }
 }
 
-/// Removes a node without instances that is not the master; the node forgets the cluster. Result: null.
+/// Removes a node without instances that is not the master; the node forgets the cluster first. Result: null.
 pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let node = cx.master.node(args.named("node_name", "node_uuid")?).await?;
     cx.begin(Locks::exclusive()).await?;
@@ -243,23 +243,32 @@ pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         );
         return Err(OpFail::prereq(text, Ecode::WrongInput));
     }
+    let untold = leave(cx, &node).await?;
     cx.apply(vec![Command::NodeRemove { node: node.uuid }]).await?;
-    if node.offline {
-        cx.warn(format!(
-            "node {} is offline and was not told: stop the daemons there and remove var/lib/gantry by hand",
-            node.name
-        ));
-        return Ok(Value::Null);
-    }
-    let fence = cx.nodes.fence();
-    match cx.nodes.call::<Leave>(&node, &fence, CALL).await {
-        Ok(()) | Err(OpFail::Canceled) => {}
-        Err(OpFail::Error(why)) => {
-            cx.warn(format!("node {} is out of the configuration but could not be told: {why}", node.name));
-        }
-        Err(fenced @ OpFail::Fenced(_)) => return Err(fenced),
+    if let Some(text) = untold {
+        cx.warn(text);
     }
     Ok(Value::Null)
+}
+
+/// Has the node forget the cluster, or says why it could not be told. It goes first: a job that dies behind it leaves a
+/// known node that does not answer, which the next `gnt-node remove` takes away; the other order leaves a member
+/// that nobody knows.
+async fn leave(cx: &mut Cx<'_>, node: &Node) -> Result<Option<String>, OpFail> {
+    if node.offline {
+        return Ok(Some(format!(
+            "node {} is offline and was not told: stop the daemons there and remove var/lib/gantry by hand",
+            node.name
+        )));
+    }
+    let fence = cx.nodes.fence();
+    match cx.nodes.call::<Leave>(node, &fence, CALL).await {
+        Ok(()) | Err(OpFail::Canceled) => Ok(None),
+        Err(OpFail::Error(why)) => {
+            Ok(Some(format!("node {} is out of the configuration but could not be told: {why}", node.name)))
+        }
+        Err(fenced @ OpFail::Fenced(_)) => Err(fenced),
+    }
 }
 
 /// Flags of a node: at most one of the first three may be turned on at a time (`spec/failover.md` §3).

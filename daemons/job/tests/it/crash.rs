@@ -203,6 +203,30 @@ async fn a_remove_converges_from_every_crash() {
     assert_eq!(steps, ["apply", "destroy", "apply", "apply"]);
 }
 
+/// A node is never a member of a cluster that does not know it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_removal_of_a_node_converges_from_every_crash() {
+    const NODE: &str = "node2.example.test";
+    let remove = json!({"OP_ID": "OP_NODE_REMOVE", "node_name": NODE});
+    let mut bed = Bed::new().await;
+    let known = |bed: &Bed| bed.master.state().config.nodes().any(|node| node.name == NODE);
+    for step in 0..STEPS_MAX {
+        for side in [Side::Before, Side::After] {
+            bed.master.reset();
+            let (_, report) = bed.run(&remove, Some((step, side))).await;
+            if let Some(report) = report {
+                assert_eq!(report.ops[0].status, Status::Success, "{}", report.ops[0].result);
+                assert_eq!(bed.master.state().steps, ["leave", "apply"]);
+                return;
+            }
+            if known(&bed) {
+                bed.succeeds(&remove).await;
+            }
+            assert!(!known(&bed) && bed.master.state().left, "killed {side:?} step {step}");
+        }
+    }
+}
+
 /// A wconfd that stops in good order, or can't keep up, may have stored what it does not answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_answer_is_lost_is_asked_for_again_and_done_once() {

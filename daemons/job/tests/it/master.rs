@@ -11,7 +11,7 @@ use gantry_proto::noded::{self as node_wire, NodeInfoReply, VmCreateReply, VmDes
 use gantry_proto::wconfd::{self as wire, Command, NodeState};
 use gantry_proto::{codec::Json, hello::Hello};
 use gantry_rpc::tls::{self, Identity, ca};
-use gantry_rpc::{Call, Code, Fail, Handled, Limits, Service, route};
+use gantry_rpc::{Call, Code, Fail, Handled, Limits, Peer, Service, route};
 use gantry_wconfd::core::config::{Config, Context, Ids, Object};
 use gantry_wconfd::seed;
 use nix::sys::signal::{Signal, kill};
@@ -44,6 +44,8 @@ pub struct State {
     kill: Option<(usize, Side, i32)>,
     /// The order to the node that was under way when its job was killed.
     pub late: Option<(InstanceUuid, Verb)>,
+    /// Whether the second node has left the cluster.
+    pub left: bool,
     /// Instead of their answers the next batches get these; they are applied all the same.
     pub lost_answers: VecDeque<Code>,
     ids: u128,
@@ -159,7 +161,7 @@ fn end(pid: i32) {
 pub struct Master {
     state: Arc<Mutex<State>>,
     pub node: NodeUuid,
-    address: SocketAddr,
+    addresses: [SocketAddr; 2],
     stop: CancellationToken,
 }
 
@@ -170,13 +172,12 @@ impl Drop for Master {
 }
 
 impl Master {
-    /// Serves in `root` a cluster of one node without instances.
+    /// Serves in `root` a cluster without instances, of a node for them and one that may leave.
     pub async fn start(root: &Root) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (objects, node) = objects(address);
-        let mut config = Config::load(objects).unwrap();
-        config.set_claimed(node, true);
+        let bind = || tokio::net::TcpListener::bind("127.0.0.1:0");
+        let listeners = [bind().await.unwrap(), bind().await.unwrap()];
+        let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+        let (config, nodes) = config(addresses);
         let state = State {
             config,
             records: BTreeMap::new(),
@@ -185,16 +186,20 @@ impl Master {
             steps: Vec::new(),
             kill: None,
             late: None,
+            left: false,
             lost_answers: VecDeque::new(),
             ids: 0,
         };
-        let master =
-            Self { state: Arc::new(Mutex::new(state)), node, address, stop: CancellationToken::new() };
-        let service = Arc::new(NodeService { state: Arc::clone(&master.state), node });
-        let identity = identity(root, node);
-        let tls = tls::server_config(&identity).unwrap();
-        tokio::spawn(gantry_rpc::serve_tls(listener, tls, service, Limits::default(), master.stop.clone()));
-        master.serve_wconfd(root, master.stop.clone());
+        let (state, stop) = (Arc::new(Mutex::new(state)), CancellationToken::new());
+        let authority = ca::make_ca(CLUSTER).unwrap();
+        for (listener, node) in listeners.into_iter().zip(nodes).rev() {
+            let service = Arc::new(NodeService { state: Arc::clone(&state), node, leaves: node == nodes[1] });
+            // The jobs use the first node's, which is written last.
+            let tls = tls::server_config(&identity(root, &authority, node)).unwrap();
+            tokio::spawn(gantry_rpc::serve_tls(listener, tls, service, Limits::default(), stop.clone()));
+        }
+        let master = Self { state, node: nodes[0], addresses, stop: stop.clone() };
+        master.serve_wconfd(root, stop);
         master
     }
 
@@ -211,32 +216,38 @@ impl Master {
 
     /// The same cluster as at the start.
     pub fn reset(&self) {
-        let (objects, node) = objects(self.address);
         let mut state = self.state();
-        state.config = Config::load(objects).unwrap();
-        state.config.set_claimed(node, true);
+        state.config = config(self.addresses).0;
         state.records.clear();
         state.vms.clear();
         state.buried.clear();
-        state.late = None;
+        (state.late, state.left) = (None, false);
         state.let_live();
     }
 }
 
-/// A cluster whose only node is this process.
-fn objects(address: SocketAddr) -> (Vec<Object>, NodeUuid) {
+/// A cluster whose nodes are in this process, the second without VMs.
+fn config(addresses: [SocketAddr; 2]) -> (Config, [NodeUuid; 2]) {
     let mut objects = seed::instances(0);
-    let object = objects.iter_mut().find(|object| object.kind == kind::NODE).unwrap();
-    let mut node: Node = serde_json::from_slice(&object.body).unwrap();
-    (node.primary_ip, node.noded_port) = (address.ip().to_string(), address.port());
-    object.body = serde_json::to_vec(&node).unwrap();
-    (objects, node.uuid)
+    let at = objects.iter().position(|object| object.kind == kind::NODE).unwrap();
+    let first: Node = serde_json::from_slice(&objects.remove(at).body).unwrap();
+    let uuid = NodeUuid(uuid::Uuid::from_u128(22));
+    let (name, master_candidate, vm_capable) = ("node2.example.test".to_owned(), false, false);
+    let second = Node { uuid, name, master_candidate, vm_capable, ..first.clone() };
+    let nodes = [first.uuid, uuid];
+    for (mut node, address) in [first, second].into_iter().zip(addresses) {
+        (node.primary_ip, node.noded_port) = (address.ip().to_string(), address.port());
+        let (key, body) = (node.uuid.to_string(), serde_json::to_vec(&node).unwrap());
+        objects.push(Object { kind: kind::NODE.to_owned(), key, rev: 1, body });
+    }
+    let mut config = Config::load(objects).unwrap();
+    nodes.iter().for_each(|node| config.set_claimed(*node, true));
+    (config, nodes)
 }
 
-/// The node's certificate, which its jobs use too.
-fn identity(root: &Root, node: NodeUuid) -> Identity {
-    let authority = ca::make_ca(CLUSTER).unwrap();
-    let pair = ca::make_node(&authority, CLUSTER, node).unwrap();
+/// A node's certificate, as the one of `root`.
+fn identity(root: &Root, authority: &ca::Pair, node: NodeUuid) -> Identity {
+    let pair = ca::make_node(authority, CLUSTER, node).unwrap();
     let secrets = root.secrets();
     std::fs::create_dir_all(&secrets).unwrap();
     for (name, text) in [
@@ -305,6 +316,7 @@ impl Service for ConfigService {
 struct NodeService {
     state: Arc<Mutex<State>>,
     node: NodeUuid,
+    leaves: bool,
 }
 
 impl NodeService {
@@ -331,6 +343,14 @@ impl NodeService {
         let verb = Verb::Destroy { generation: vm.generation };
         let Answer::Destroyed { floor } = self.order("destroy", vm.slot, verb).await? else { unreachable!() };
         Ok(VmDestroyReply { floor })
+    }
+
+    async fn leave(&self) -> Result<(), Fail> {
+        let done = self.state.lock().unwrap().step("leave", |state| {
+            state.left = true;
+            Ok(())
+        });
+        answered(done).await
     }
 
     fn info(&self) -> NodeInfoReply {
@@ -366,12 +386,20 @@ impl Service for NodeService {
         Hello::new(node_wire::PROTOCOL, "gantry-noded")
     }
 
+    fn accept(&self, _peer: &Peer) -> Result<(), String> {
+        if self.leaves && self.state.lock().unwrap().left {
+            return Err("this node has not joined a cluster".to_owned());
+        }
+        Ok(())
+    }
+
     fn handle(self: Arc<Self>, call: Call) -> Handled {
         Box::pin(async move {
             route!(call, {
                 node_wire::NodeInfo => |(), _call| Ok(self.info()),
                 node_wire::VmCreate => |request, _call| self.create(request).await,
                 node_wire::VmDestroy => |request, _call| self.destroy(request).await,
+                node_wire::Leave => |_fence, _call| self.leave().await,
             })
         })
     }
