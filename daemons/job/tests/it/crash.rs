@@ -9,7 +9,7 @@ use gantry_model::config::{AdminState, SlotState};
 use gantry_model::ids::JobOwner;
 use gantry_model::job::{Outcome, Report, Status};
 use gantry_proto::envelope::Code;
-use gantry_proto::job::{Confirm, ConfirmRequest, Go};
+use gantry_proto::job::{Cancel, Confirm, ConfirmRequest, Go};
 use gantry_rpc::Event;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -274,4 +274,32 @@ async fn a_job_says_that_it_waits_for_wconfd_and_goes_on_when_it_is_there() {
     job.exit().await;
     bed.starts = 1;
     stop.cancel();
+}
+
+/// A stopped wconfd (SIGSTOP) takes connections and says nothing; one that is away does not even that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waits_for_a_wconfd_that_says_nothing_says_so_and_can_be_cancelled() {
+    let op = json!({"OP_ID": "OP_TEST_DELAY", "duration": 0.0, "on_master": true, "on_nodes": []});
+    let mut bed = Bed::new().await;
+    bed.master.state().silent = true;
+    for (counter, wanted) in
+        [(1, "waiting for wconfd to answer a request for locks"), (2, "waiting for wconfd: ")]
+    {
+        if counter == 2 {
+            std::fs::remove_file(bed.luxid.root.socket("wconfd.sock")).unwrap();
+        }
+        let mut job = bed.luxid.spawn(start(counter)).await;
+        let client = bed.luxid.connect(start(counter)).await;
+        let mut stream = client.open::<Go>(&go(start(counter), std::slice::from_ref(&op))).await.unwrap();
+        let waits = crate::report(&mut stream, |report| !report.ops[0].log.is_empty()).await;
+        let text = waits.ops[0].log[0].3.as_str().unwrap().to_owned();
+        assert!(text.starts_with(wanted), "{text}");
+        client.call::<Cancel>(&(), SOON).await.unwrap();
+        let last = crate::report(&mut stream, |report| report.outcome == Outcome::Ended).await;
+        assert_eq!(last.ops[0].status, Status::Canceled, "{}", last.ops[0].result);
+        let confirm = ConfirmRequest { number: last.number, log_serial: 0 };
+        client.call::<Confirm>(&confirm, SOON).await.unwrap();
+        drop((stream, client));
+        job.exit().await;
+    }
 }
