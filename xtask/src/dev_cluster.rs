@@ -4,6 +4,10 @@ use crate::build;
 use anyhow::Result;
 use gantry_tests::{Options, VirtualCluster};
 use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long after a failed start a Ctrl-C that caused it may take to be noticed.
+const SAID: Duration = Duration::from_millis(200);
 
 /// Starts it, tells what to try, waits for Ctrl-C, stops it.
 pub fn run(nodes: u8) -> Result<()> {
@@ -14,7 +18,15 @@ pub fn run(nodes: u8) -> Result<()> {
     })?;
     eprintln!("starting {nodes} virtual nodes…");
     let options = Options { network: [127, 0, 0], programs: programs.clone(), ..Options::new(nodes) };
-    let mut cluster = VirtualCluster::start(&options)?;
+    let mut cluster = match VirtualCluster::start(&options) {
+        Ok(cluster) => cluster,
+        // Ctrl-C reaches what is being started too: its failure is no news, and all of it is gone.
+        Err(_) if ends.recv_timeout(SAID).is_ok() => {
+            eprintln!("\nstopped before it was up; nothing is left.");
+            return Ok(());
+        }
+        Err(why) => return Err(why),
+    };
     println!("{}", help(&cluster, &programs));
     ends.recv()?;
     eprintln!("\nstopping…");
