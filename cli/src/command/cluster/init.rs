@@ -9,7 +9,7 @@ use crate::session::Session;
 use gantry_model::names::is_host_name;
 use gantry_proto::boot::{DaemonState, DaemonStatus, Status};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -62,6 +62,20 @@ pub async fn run(session: &mut Session, init: &Init) -> Result<(), CliError> {
     check(session, init)?;
     stop_unjoined(session).await?;
     make(session, init).await?;
+    let half_made = format!(
+        "Aborted. The cluster is made, but not all of its settings.\nUndo it with \"{}\", then begin anew.",
+        session.typed("cluster", "destroy --yes-do-it")
+    );
+    tokio::select! {
+        biased; // Following a job hears Ctrl-C too and would tell of the job only.
+        _ = tokio::signal::ctrl_c() => return Err(CliError::Interrupted(half_made)),
+        done = bring_up(session, settings) => done?,
+    }
+    session.screen.line(&next_steps(session, &init.cluster))
+}
+
+/// Starts the daemons and runs the first jobs.
+async fn bring_up(session: &mut Session, settings: Map<String, Value>) -> Result<(), CliError> {
     start_boot(session).await?;
     wait_for_luxid(session).await?;
     let options = SubmitOptions::default();
@@ -69,7 +83,7 @@ pub async fn run(session: &mut Session, init: &Init) -> Result<(), CliError> {
     if !settings.is_empty() {
         session.run_op("OP_CLUSTER_SET_PARAMS", Value::Object(settings), &options).await?;
     }
-    session.screen.line(&next_steps(session, &init.cluster))
+    Ok(())
 }
 
 fn next_steps(session: &Session, cluster: &str) -> String {
