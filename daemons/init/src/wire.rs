@@ -1,5 +1,5 @@
 //! The packets between vmd and init: one message each, a tag and length-prefixed fields. Own bytes instead of a
-//! library's, so that init stays under 1 MiB.
+//! library's, so that init stays small.
 
 /// Longest packet, bytes: fits the default send buffer of a socket (`net.core.wmem_default`, 208 KiB) with its overhead.
 pub const PACKET_BYTES_MAX: usize = 96 * 1024;

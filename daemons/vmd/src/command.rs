@@ -240,7 +240,7 @@ impl Command {
 
     /// Until its main process or its VM is gone. Kills it when a limit is passed; ends the VM when that has no effect.
     async fn watch(&self, vm: &Vm, begun: Instant, cpu_before: u64) {
-        let mut killed: Option<Instant> = None;
+        let (mut killed, mut told) = (None::<Instant>, false);
         let mut tick = self.tick.subscribe();
         loop {
             {
@@ -261,9 +261,10 @@ impl Command {
                     vm.signal(self.number, nix::libc::SIGKILL);
                 }
             }
-            if killed.is_some_and(|since| since.elapsed() > KILL_TIME) {
+            if killed.is_some_and(|since| since.elapsed() > KILL_TIME) && !told {
                 tracing::warn!(command = self.name, "does not die: its VM is ended");
                 vm.end();
+                told = true;
             }
             let left = self.caps.wall.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
             tokio::select! {

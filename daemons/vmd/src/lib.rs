@@ -40,6 +40,9 @@ pub struct Args {
     /// Root directory of this node.
     #[arg(long, env = ROOT_ENV, default_value = "/")]
     pub root: PathBuf,
+    /// Use this runtime only: crun or runc [default: crun, else runc]
+    #[arg(long, value_name = "NAME", value_parser = ["crun", "runc"])]
+    pub runtime: Option<String>,
     /// Log to this file instead of standard error.
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
@@ -57,9 +60,10 @@ pub fn init_program() -> std::io::Result<PathBuf> {
 ///
 /// # Errors
 /// Without a runtime or the socket, or when what an earlier vmd left does not die.
-pub async fn run(daemon: Daemon, layout: Layout) -> anyhow::Result<()> {
+pub async fn run(daemon: Daemon, layout: Layout, runtime: Option<String>) -> anyhow::Result<()> {
     become_subreaper().context("can't become subreaper")?;
-    let runtime = Runtime::find().context("no OCI runtime: install crun (preferred) or runc")?;
+    let runtime =
+        Runtime::find(runtime.as_deref()).context("no OCI runtime: install crun (preferred) or runc")?;
     let version = runtime.version().await.context("the OCI runtime can't be run")?;
     let spool = Spool::open(&daemon.root.spool_dir()).context("can't open the spool")?;
     let found = spool.load().context("can't read the spool")?;

@@ -22,5 +22,5 @@ fn main() -> ExitCode {
         }
     };
     let options = Options { name: "vmd", root: Root::new(args.root), log_file: args.log_file };
-    run_alone(options, PATIENCE, |daemon| run(daemon, layout))
+    run_alone(options, PATIENCE, |daemon| run(daemon, layout, args.runtime))
 }

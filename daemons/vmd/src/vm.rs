@@ -3,8 +3,8 @@
 
 use crate::command::{self, Caps, Command};
 use crate::error::{Class, fail, io as io_fail};
-use crate::io::cgroup::{Cgroup, Counts, Layout};
-use crate::io::runtime::{self, Runtime};
+use crate::io::cgroup::{self, Cgroup, Counts, Layout};
+use crate::io::runtime::{self, Process, Runtime};
 use crate::io::spool::{Found, Spool};
 use crate::io::stage;
 use gantry_init::link;
@@ -25,7 +25,6 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
-use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -35,8 +34,6 @@ pub const RUNNING_MAX: usize = 16;
 pub const COMMANDS_MAX: usize = 1_024;
 /// Open files of a command; lowered to the host's hard limit.
 const FILES_MAX: u64 = 4_096;
-/// How long the runtime may take to end after its VM's last process.
-const RUNTIME_END: Duration = Duration::from_secs(5);
 /// Exit code of a command that could not be started, as a shell's.
 const EXIT_NOT_RUN: i32 = 126;
 
@@ -70,6 +67,8 @@ struct Inner {
     state: VmState,
     why: String,
     link: Option<Arc<Link>>,
+    /// Its PID 1, as a process of the host.
+    pid: Option<i32>,
     commands: BTreeMap<String, Arc<Command>>,
     next: u32,
     /// The last counts of a VM that has ended.
@@ -98,6 +97,7 @@ impl Vm {
             state,
             why: why.to_owned(),
             link: None,
+            pid: None,
             commands: BTreeMap::new(),
             next: 0,
             counts: None,
@@ -292,7 +292,7 @@ impl Vm {
     }
 
     /// Waits for init's first word and puts it into the control groups.
-    async fn ready(&self, child: &mut Child, link: &Link) -> Result<(), Fail> {
+    async fn ready(&self, child: &mut Process, link: &Link) -> Result<(), Fail> {
         let told = |class, what: &str| {
             let said = runtime::tail(&self.request.vm);
             fail(class, format!("{what}: {}", if said.is_empty() { "it said nothing" } else { &said }))
@@ -306,17 +306,18 @@ impl Vm {
                     Some(_) => Err(told(Class::BadImage, "PID 1 is not gantry-init")),
                     None => Err(told(Class::Locked, "the runtime could not start the VM")),
                 },
-                _ = child.wait() => Err(told(Class::Locked, "the runtime could not start the VM")),
+                () = child.over() => Err(told(Class::Locked, "the runtime could not start the VM")),
             }
         };
         let time = Duration::from_millis(self.request.ready_ms);
         let late = || Err(told(Class::Timeout, "the VM is not ready in time"));
         let pid = timeout(time, said).await.unwrap_or_else(|_| late())?;
+        self.inner().pid = Some(pid);
         self.cgroup.enter(pid).map_err(|error| io_fail("put the VM into its control groups", &error))
     }
 
     /// Owns the runtime's process and the link while it runs.
-    async fn keep(self: Arc<Self>, mut child: Child, link: Arc<Link>) {
+    async fn keep(self: Arc<Self>, mut child: Process, link: Arc<Link>) {
         loop {
             tokio::select! {
                 () = self.until(|inner| inner.ending.then_some(())) => break,
@@ -324,7 +325,7 @@ impl Vm {
                     Some((message, _)) => self.take(message),
                     None => break,
                 },
-                _ = child.wait() => break,
+                () = child.over() => break,
             }
         }
         // Ends that were told before the VM's own.
@@ -357,13 +358,15 @@ impl Vm {
     }
 
     /// Ends every process of it and the runtime; counters are kept, the groups removed.
-    async fn clean_up(&self, mut child: Child) {
+    async fn clean_up(&self, child: Process) {
         let name = &self.request.vm;
         if let Err(error) = self.cgroup.kill().await {
             tracing::error!(vm = name, %error, "can't end a VM");
         }
-        if timeout(RUNTIME_END, child.wait()).await.is_err() {
-            let _ = child.kill().await;
+        child.end().await;
+        let init = self.inner().pid.take();
+        if let Some(pid) = init {
+            cgroup::reap_one(pid).await;
         }
         self.shared.runtime.delete(name).await;
         let counts = self.cgroup.counts();

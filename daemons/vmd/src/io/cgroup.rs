@@ -5,7 +5,7 @@
 use gantry_proto::vmd::VmLimits;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io;
@@ -320,7 +320,17 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes the ends of those that became vmd's children when the runtime's process died.
+/// Takes the end of a process that was killed, if it is vmd's child: a runtime left it to vmd.
+pub async fn reap_one(pid: i32) {
+    for _ in 0..KILL_LOOKS {
+        match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => tokio::time::sleep(KILL_PAUSE).await,
+            _ => return,
+        }
+    }
+}
+
+/// Takes the ends of those among `pids` that are vmd's children: what a runtime left to it. Others are no matter.
 fn reap(pids: &[i32]) {
     for pid in pids {
         while waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG)) == Err(Errno::EINTR) {}

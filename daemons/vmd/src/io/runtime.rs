@@ -1,5 +1,6 @@
-//! The container runtime's command line: crun, or runc. One foreground `run` per VM, nothing else but `delete` after a
-//! run that died.
+//! The container runtime's command line: crun, or runc. One `run` per VM, and `delete` for what a run leaves: crun stays
+//! in the foreground and cleans up. runc does not let a VM have its own standard input that way, so it is told to go
+//! (`--detach`); PID 1 then is vmd's child, as vmd is the subreaper.
 
 use super::stage;
 use std::fs::File;
@@ -19,6 +20,34 @@ const TAIL_BYTES: u64 = 2048;
 /// How long `delete` may take.
 const DELETE_TIME: Duration = Duration::from_secs(5);
 
+/// How long a runtime may take to end after its VM's last process.
+const END_TIME: Duration = Duration::from_secs(5);
+
+/// The runtime's process of one VM.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    detaches: bool,
+}
+
+impl Process {
+    /// Waits until the runtime says that the VM is over or could not be started. One that detaches never says so after
+    /// a good start. May be dropped and called again.
+    pub async fn over(&mut self) {
+        let ended = self.child.wait().await;
+        if self.detaches && ended.is_ok_and(|status| status.success()) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for its end, and kills it if that takes long. Its VM has ended.
+    pub async fn end(mut self) {
+        if tokio::time::timeout(END_TIME, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
 /// A runtime that is there.
 #[derive(Debug, Clone)]
 pub struct Runtime {
@@ -29,10 +58,10 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// The best one there.
+    /// The best one there, or the one of that name.
     #[must_use]
-    pub fn find() -> Option<Self> {
-        NAMES.iter().find_map(|name| {
+    pub fn find(wanted: Option<&str>) -> Option<Self> {
+        NAMES.iter().filter(|name| wanted.is_none_or(|wanted| wanted == **name)).find_map(|name| {
             let program = DIRS.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())?;
             Some(Self { program, crun: *name == "crun" })
         })
@@ -58,15 +87,19 @@ impl Runtime {
         command
     }
 
-    /// Runs a VM in the foreground; `stdin` becomes PID 1's.
+    /// Runs a VM; `stdin` becomes PID 1's.
     ///
     /// # Errors
     /// When the process can't be started.
-    pub fn run(&self, vm: &str, stdin: OwnedFd) -> io::Result<Child> {
+    pub fn run(&self, vm: &str, stdin: OwnedFd) -> io::Result<Process> {
         let log = File::create(stage::log(vm))?;
         let mut command = self.command();
-        command.arg("run").arg("--bundle").arg(stage::bundle(vm)).arg(vm);
-        command.stdin(stdin).stderr(log).spawn()
+        command.arg("run").arg("--bundle").arg(stage::bundle(vm));
+        if !self.crun {
+            command.arg("--detach");
+        }
+        let child = command.arg(vm).stdin(stdin).stderr(log).spawn()?;
+        Ok(Process { child, detaches: !self.crun })
     }
 
     /// Removes what a run that did not end by itself left in the runtime's own state.

@@ -23,7 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Bed {
     dir: tempfile::TempDir,
     node: Node,
+    runtime: Option<&'static str>,
     pub vmd: Child,
+}
+
+/// The runtimes that are there.
+pub fn runtimes() -> Vec<&'static str> {
+    let there = |name: &&str| ["/usr/bin", "/usr/sbin"].iter().any(|dir| Path::new(dir).join(name).exists());
+    ["crun", "runc"].into_iter().filter(there).collect()
 }
 
 /// The programs, built like this test.
@@ -31,8 +38,7 @@ fn programs() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         assert!(nix::unistd::geteuid().is_root(), "containers need root: run these tests as root");
-        let runtime = ["/usr/bin/crun", "/usr/bin/runc", "/usr/sbin/runc"].map(Path::new);
-        assert!(runtime.iter().any(|path| path.exists()), "no OCI runtime: apt-get install crun");
+        assert!(!runtimes().is_empty(), "no OCI runtime: apt-get install crun");
         let status = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--package", "gantry-vmd", "--package", "gantry-init"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -86,6 +92,11 @@ pub struct Ran {
 
 impl Bed {
     pub async fn new() -> Self {
+        Self::with(None).await
+    }
+
+    /// With that runtime.
+    pub async fn with(runtime: Option<&'static str>) -> Self {
         static BEDS: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir().expect("dir");
         let root = Root::new(dir.path());
@@ -97,15 +108,17 @@ impl Bed {
             uid_base: 500_000_000 + bed * BED_IDS,
             room: Room { memory_mib: 4096, disk_mib: 4096 },
         };
-        let vmd = Self::spawn(&node);
-        let bed = Self { dir, node, vmd };
+        let vmd = Self::spawn(&node, runtime);
+        let bed = Self { dir, node, runtime, vmd };
         bed.ready().await;
         bed
     }
 
-    fn spawn(node: &Node) -> Child {
+    fn spawn(node: &Node, runtime: Option<&str>) -> Child {
         let mut command = Command::new(programs().join("gantry-vmd"));
-        command.arg("--root").arg(node.root.path()).env("GANTRY_LOG", "warn").spawn().expect("vmd starts")
+        command.arg("--root").arg(node.root.path()).env("GANTRY_LOG", "warn");
+        command.args(runtime.iter().flat_map(|name| ["--runtime", name]));
+        command.spawn().expect("vmd starts")
     }
 
     async fn ready(&self) {
@@ -127,7 +140,7 @@ impl Bed {
     }
 
     pub async fn restart_vmd(&mut self) {
-        self.vmd = Self::spawn(&self.node);
+        self.vmd = Self::spawn(&self.node, self.runtime);
         self.ready().await;
     }
 

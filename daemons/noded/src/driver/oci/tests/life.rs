@@ -41,6 +41,23 @@ async fn it_is_probed_by_doing() {
 }
 
 #[tokio::test]
+async fn every_runtime_that_is_there_works() {
+    for runtime in runtimes() {
+        let bed = Bed::with(Some(runtime)).await;
+        let about = bed.oci().probe().await.expect("works").about;
+        assert!(about.contains(runtime), "{about}");
+        let oci = bed.start(1).await;
+        assert_eq!(sh(&oci, 1, "a", "id -u; exit 4").await.ended, Ended::Exit(4));
+        let bomb = sh(&oci, 1, "bomb", "/usr/bin/python3 -c 'x = bytearray(300 << 20)'").await;
+        assert_eq!(bomb.ended, Ended::Memory, "{runtime}");
+        let rights = sh(&oci, 1, "rights", "grep -E '^(CapBnd|Seccomp:)' /proc/self/status").await;
+        assert_eq!(rights.out, "CapBnd:\t0000000000000000\nSeccomp:\t2\n", "{runtime}");
+        oci.destroy(&vm(1)).await.expect("destroyed");
+        assert_eq!(bed.leftovers(), Vec::<String>::new(), "{runtime}");
+    }
+}
+
+#[tokio::test]
 async fn room_is_counted_and_images_are_checked() {
     let bed = Bed::new().await;
     let oci = bed.oci();
