@@ -1,13 +1,19 @@
-//! Building: the daemons and the CLI in one call, gantry-job in its own (static, fat LTO: it is started for every job,
-//! see docs/adr/0003-job-process.md), all gathered in one directory as they would be installed.
+//! Building: the daemons and the CLI in one call, gantry-job and gantry-init in one of their own (static, fat LTO: one is
+//! started for every job, the other in every VM; docs/adr/0003, 0006), all gathered in one directory as they would be installed.
 
 use crate::run::{cargo, run, top};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The programs but gantry-job.
-const PROGRAMS: [&str; 5] = ["gantry-wconfd", "gantry-luxid", "gantry-noded", "gantry-boot", "gantry"];
+/// The programs of the one call.
+const PROGRAMS: [&str; 6] =
+    ["gantry-wconfd", "gantry-luxid", "gantry-noded", "gantry-vmd", "gantry-boot", "gantry"];
+/// Those of the other.
+const STATIC_PROGRAMS: [&str; 2] = ["gantry-job", "gantry-init"];
+/// Most bytes of gantry-init, which is started for every command: a static program that does nothing has some
+/// 1.0 MiB of C and Rust library, and this one is to stay near that.
+const INIT_BYTES_MAX: u64 = 3 << 19;
 /// Names under which the CLI is also found.
 const LINKS: [&str; 6] = ["gnt-cluster", "gnt-node", "gnt-group", "gnt-instance", "gnt-job", "gnt-debug"];
 /// crt-static needs the target named.
@@ -18,7 +24,7 @@ pub fn all(release: bool) -> Result<PathBuf> {
     let profile = if release { "release" } else { "dev" };
     // The whole workspace: features are then the same as in the tests' build, and nothing is built twice.
     run(&mut cargo(&["build", "--workspace", "--bins", "--profile", profile]))?;
-    job()?;
+    static_programs()?;
     let target = target_dir();
     let place = target.join("gantry").join(if release { "release" } else { "bin" });
     fs::create_dir_all(&place)?;
@@ -26,7 +32,11 @@ pub fn all(release: bool) -> Result<PathBuf> {
     for program in PROGRAMS {
         put(&built.join(program), &place.join(program))?;
     }
-    put(&target.join(TARGET).join("job/gantry-job"), &place.join("gantry-job"))?;
+    for program in STATIC_PROGRAMS {
+        put(&target.join(TARGET).join("job").join(program), &place.join(program))?;
+    }
+    let init = fs::metadata(place.join("gantry-init"))?.len();
+    ensure!(init <= INIT_BYTES_MAX, "gantry-init has {init} bytes, at most {INIT_BYTES_MAX} can be");
     for name in LINKS {
         let link = place.join(name);
         if !link.is_symlink() {
@@ -36,8 +46,10 @@ pub fn all(release: bool) -> Result<PathBuf> {
     Ok(place)
 }
 
-fn job() -> Result<()> {
-    let args = ["build", "--package", "gantry-job", "--profile", "job", "--target", TARGET];
+fn static_programs() -> Result<()> {
+    let packages = STATIC_PROGRAMS.iter().flat_map(|name| ["--package", name]);
+    let args: Vec<&str> =
+        ["build", "--profile", "job", "--target", TARGET].into_iter().chain(packages).collect();
     run(cargo(&args).env("RUSTFLAGS", "-C target-feature=+crt-static"))
 }
 

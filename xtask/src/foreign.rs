@@ -1,5 +1,6 @@
-//! Ganeti's own clients, from Debian's packages, for the compatibility tests. Never the package `ganeti`, whose
-//! services would start; a policy that answers 101 keeps those of its dependencies from starting.
+//! What Gantry uses but does not bring, from Debian's packages: Ganeti's own clients for the compatibility tests, an OCI
+//! runtime for VMs. Never the package `ganeti`, whose services would start; a policy that answers 101 keeps those of
+//! its dependencies from starting.
 
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -13,27 +14,41 @@ use crate::run::run;
 const PACKAGES: [&str; 2] = ["ganeti-3.0", "ganeti-htools"];
 /// Proof that they are there.
 const PROOFS: [&str; 2] = ["/usr/share/ganeti/3.0/ganeti/luxi.py", "/usr/bin/hbal"];
+/// OCI runtimes that gantry-vmd takes; the first is the one installed when there is none.
+const RUNTIMES: [&str; 2] = ["crun", "runc"];
+/// Where they may be.
+const RUNTIME_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/sbin"];
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Installs the packages unless they are there.
+/// Installs all that is missing.
 pub fn install() -> Result<()> {
-    if PROOFS.iter().all(|proof| Path::new(proof).exists()) {
+    if !PROOFS.iter().all(|proof| Path::new(proof).exists()) {
+        packages(&PACKAGES, "Ganeti's own clients, for the compatibility tests")?;
+    }
+    runtime()
+}
+
+/// Installs an OCI runtime unless there is one.
+pub fn runtime() -> Result<()> {
+    let there = |name: &&str| RUNTIME_DIRS.iter().any(|dir| Path::new(dir).join(name).is_file());
+    if RUNTIMES.iter().any(there) {
         return Ok(());
     }
+    packages(&RUNTIMES[..1], "the OCI runtime that makes VMs")
+}
+
+fn packages(names: &[&str], why: &str) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "the tests need Debian's packages {}: install them, or run this once as root",
-            PACKAGES.join(" and ")
-        );
+        bail!("Debian's {} needed ({why}): install, or run this once as root", names.join(" and "));
     }
-    eprintln!("installing {} (Ganeti's own clients, for the compatibility tests)", PACKAGES.join(", "));
+    eprintln!("installing {} ({why})", names.join(", "));
     let policy = Policy::set()?;
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         command.args(["-q", "-y"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
         run(&mut command)
     };
-    let install = [&["install", "--no-install-recommends"], &PACKAGES[..]].concat();
+    let install = [&["install", "--no-install-recommends"], names].concat();
     // Package lists may be missing or old on a new machine: a second try with fresh ones.
     let done = apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)));
     drop(policy);
