@@ -3,6 +3,7 @@
 use super::bed::*;
 use crate::driver::{Class, Driver, Ended, Output};
 use gantry_proto::noded::VmSpec;
+use gantry_proto::vmd::VmLimits;
 use std::time::Duration;
 
 #[tokio::test]
@@ -55,6 +56,24 @@ async fn every_runtime_that_is_there_works() {
         oci.destroy(&vm(1)).await.expect("destroyed");
         assert_eq!(bed.leftovers(), Vec::<String>::new(), "{runtime}");
     }
+}
+
+#[tokio::test]
+async fn limits_are_lowered_and_never_raised() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    let limits = VmLimits { memory_mib: 64, cpu_percent: 50, pids: 32 };
+    oci.limit(&vm(1), limits).await.expect("lowered");
+    let hungry = "/usr/bin/python3 -c 'x = bytearray(90 << 20)'";
+    assert_eq!(sh(&oci, 1, "low", hungry).await.ended, Ended::Memory);
+    oci.limit(&vm(1), VmLimits { memory_mib: 128, ..limits }).await.expect("restored");
+    assert_eq!(sh(&oci, 1, "high", hungry).await.ended, Ended::Exit(0));
+    let above = oci.limit(&vm(1), VmLimits { memory_mib: 129, ..limits }).await;
+    assert_eq!(class(above), Some(Class::NoSpace));
+    let half = sh(&oci, 1, "half", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done").await;
+    let end = oci.wait(&vm(1), "half").await.expect("ended");
+    assert_eq!(half.ended, Ended::Exit(0));
+    assert!(end.cpu_us / 1000 < end.wall_ms * 9 / 10, "at half a CPU: {end:?}");
 }
 
 #[tokio::test]
