@@ -5,4 +5,5 @@ mod crash;
 mod fence;
 mod join;
 mod node;
+mod oci;
 mod vm;

@@ -1,0 +1,80 @@
+//! The verbs over the wire with real VMs: noded with the driver `oci`, and a gantry-vmd beside it. Needs root and an
+//! OCI runtime.
+
+use crate::bed::*;
+use gantry_proto::noded::{self as wire, VmState};
+use std::path::Path;
+use std::process::{Child, Command};
+
+/// vmd of a node, killed when dropped; its VMs end with it.
+struct Vmd(Child);
+
+impl Vmd {
+    fn start(node: &Node) -> Self {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "gantry-vmd", "--package", "gantry-init"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(built.expect("cargo runs").success(), "gantry-vmd and gantry-init can't be built");
+        let program = Path::new(env!("CARGO_BIN_EXE_gantry-noded")).with_file_name("gantry-vmd");
+        Self(Command::new(program).arg("--root").arg(node.root.path()).spawn().expect("vmd starts"))
+    }
+
+    fn stop(&mut self) {
+        let pid = i32::try_from(self.0.id()).expect("a pid");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGTERM).expect("sent");
+        assert!(self.0.wait().expect("waited").success());
+    }
+}
+
+impl Drop for Vmd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn vms_outlive_noded_and_are_lost_with_vmd() {
+    let cluster = Cluster::new();
+    let (mut node, _) = cluster.member("n1").await;
+    let mut toml = gantry_rt::node_toml::load(&node.root).expect("node.toml");
+    toml.drivers = vec!["oci".to_owned()];
+    toml.uid_base = 900_000_000;
+    toml.save(&node.root).expect("written");
+    let mut vmd = Vmd::start(&node);
+    // As boot does: vmd serves before noded starts.
+    let socket = node.root.socket("vmd.sock");
+    wait_for("vmd", async || socket.exists().then_some(())).await;
+    node.kill_and_start();
+    let client = cluster.connect(&node).await;
+    let probed = async || {
+        let info = client.call::<wire::NodeInfo>(&(), PATIENCE).await.ok()?;
+        (info.drivers == ["oci"]).then_some(())
+    };
+    wait_for("the driver", probed).await;
+    let request = |slot, generation| {
+        let mut request = create_request(fence(1), slot, generation);
+        request.spec.driver = "oci".to_owned();
+        request.spec.image = "host".to_owned();
+        request.spec.disk_mib = 16;
+        request
+    };
+    let made = client.call::<wire::VmCreate>(&request(slot(1), 1), PATIENCE).await.expect("created");
+    assert!(!made.attached);
+    node.kill_and_start();
+    let client = cluster.connect(&node).await;
+    let again = client.call::<wire::VmCreate>(&request(slot(1), 1), PATIENCE).await.expect("attached");
+    assert!(again.attached);
+    assert_eq!(state(&client, slot(1)).await, Some(VmState::Live));
+    vmd.stop();
+    let mut vmd = Vmd::start(&node);
+    wait_for("the new vmd", async || {
+        let info = client.call::<wire::NodeInfo>(&(), PATIENCE).await.ok()?;
+        info.vms.first().is_some_and(|vm| !vm.running).then_some(())
+    })
+    .await;
+    assert_eq!(destroy(&client, slot(1), 1).await.expect("destroyed"), 1);
+    assert_eq!(state(&client, slot(1)).await, Some(VmState::Absent));
+    vmd.stop();
+}
