@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Longest path that fits `sun_path` with its closing zero.
 const SUN_PATH_BYTES_MAX: usize = 107;
@@ -19,10 +20,16 @@ const SUN_PATH_BYTES_MAX: usize = 107;
 /// Connections that may wait to be accepted: as many as a socket serves at once.
 const BACKLOG: i32 = 1_024;
 
+/// How long [`bind`] waits for a listener to go. A process that is killed while it starts a child leaves its listener
+/// to that child until the child's exec, some milliseconds later.
+const GOING_MS: u64 = 1_000;
+/// Pause between two looks at such a listener.
+const LOOK_MS: u64 = 20;
+
 /// Listens at `path`, whose file gets `mode`; never wider, not for a moment.
 ///
 /// A stale file, one nobody listens on, is replaced; a living one is left alone. Two processes that race for one
-/// path are put in order by a lock on its directory.
+/// path are put in order by a lock on its directory. Blocks for up to a second when somebody listens there.
 ///
 /// # Errors
 /// `AddrInUse` when somebody listens there or the file is no socket; else what the system says.
@@ -30,6 +37,19 @@ const BACKLOG: i32 = 1_024;
 /// # Panics
 /// Outside a tokio runtime.
 pub fn bind(path: &Path, mode: u32) -> io::Result<tokio::net::UnixListener> {
+    let mut looks = GOING_MS / LOOK_MS;
+    loop {
+        match bind_now(path, mode) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && looks > 0 => {
+                looks -= 1;
+                std::thread::sleep(Duration::from_millis(LOOK_MS));
+            }
+            done => return done,
+        }
+    }
+}
+
+fn bind_now(path: &Path, mode: u32) -> io::Result<tokio::net::UnixListener> {
     let dir = open_dir(path)?;
     let dir = Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
     let fd = match try_bind(path, &dir, mode) {

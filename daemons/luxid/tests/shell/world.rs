@@ -65,8 +65,15 @@ impl World {
     /// Starts luxid and waits until it serves.
     pub fn start(&mut self) {
         self.start_unready();
-        let root = self.root.clone();
-        until("luxid to serve", || UnixStream::connect(root.socket("luxi.sock")).is_ok());
+        until("luxid to serve", || self.serves().is_ok());
+    }
+
+    /// Whether luxid answers. A mere connection may be one to the listener of a luxid that was killed while it
+    /// started a child: the child keeps it until its exec.
+    fn serves(&self) -> std::io::Result<()> {
+        let mut stream = UnixStream::connect(self.root.socket("luxi.sock"))?;
+        stream.write_all(b"{\"method\": \"QueryConfigValues\", \"args\": [[]]}\x03")?;
+        stream.read_exact(&mut [0])
     }
 
     pub fn start_unready(&mut self) {
