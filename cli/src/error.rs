@@ -103,9 +103,11 @@ fn ganeti_text(error: &GanetiError) -> String {
         "JobQueueDrainError" => {
             "Failure: the job queue is marked for drain and doesn't accept new requests".to_owned()
         }
-        "JobQueueFull" => "Failure: the job queue is full and doesn't accept new job submissions until old \
-                           jobs are archived\nArchive them with \"gnt-job autoarchive AGE\", such as 6h, or all."
-            .to_owned(),
+        "JobQueueFull" => {
+            "Failure: the job queue is full and doesn't accept new job submissions until jobs of \
+                           it finish\nSee \"gnt-job list --queued\"; wait, or cancel some."
+                .to_owned()
+        }
         "TypeEnforcementError" => format!("Parameter Error: {text}"),
         "ParameterError" => format!("Failure: unknown/wrong parameter name '{text}'"),
         "JobLost" => format!("Error checking job status: {text}"),

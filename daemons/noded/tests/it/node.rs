@@ -138,7 +138,7 @@ async fn one_process_serves_many_nodes() {
         .collect();
     let file = cluster.path().join("nodes.json");
     std::fs::write(&file, serde_json::to_vec(&list).expect("JSON")).expect("written");
-    let mut process = Command::new(env!("CARGO_BIN_EXE_gantry-noded"))
+    let process = Command::new(env!("CARGO_BIN_EXE_gantry-noded"))
         .arg("--root")
         .arg(cluster.path().join("process"))
         .arg("--identities")
@@ -146,6 +146,7 @@ async fn one_process_serves_many_nodes() {
         .stdin(Stdio::null())
         .spawn()
         .expect("started");
+    let _process = Ended(process);
     let mut clients = Vec::new();
     for (root, address) in roots.iter().zip(addresses) {
         wait_for("an unjoined node", || async { Client::tls_join(address, &hello()).await.ok() }).await;
@@ -169,8 +170,16 @@ async fn one_process_serves_many_nodes() {
     // it becomes unjoined, the others go on
     cluster.join(node, fence(1)).await.expect("joined again");
     clients[1].0.call::<wire::NodeInfo>(&(), PATIENCE).await.expect("info");
-    process.kill().expect("killed");
-    process.wait().expect("reaped");
+}
+
+/// A process that ends with the test, also a failing one.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[tokio::test]

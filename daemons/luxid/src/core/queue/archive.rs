@@ -42,6 +42,16 @@ impl Queue {
         self.reply(ask, Ok(Answer::ArchivedOld { archived: archived as u64, next, left }));
     }
 
+    /// Makes room for a new job when the queue is full: the oldest finished jobs are put away, as `ArchiveJob` would.
+    /// Nobody else does that while no watcher runs, and finished jobs must not stop new ones.
+    pub(super) fn make_room(&mut self) {
+        let finished = self.live.keys().copied().filter(|id| self.may_archive(*id, None));
+        let oldest: Vec<JobId> = finished.take(ARCHIVED_AT_ONCE_MAX).collect();
+        for id in oldest {
+            self.put_away(id);
+        }
+    }
+
     fn may_archive(&self, id: JobId, before: Option<Ts>) -> bool {
         let Some(entry) = self.live.get(&id) else { return false };
         let job = &entry.job;

@@ -137,6 +137,9 @@ impl Queue {
             return Err(refusal);
         }
         if self.live.len() >= LIVE_JOBS_MAX {
+            self.make_room();
+        }
+        if self.live.len() >= LIVE_JOBS_MAX {
             return Err(GanetiError { class: "JobQueueFull".to_owned(), args: Vec::new() });
         }
         let (job, secrets) = job.into_job(id, now)?;

@@ -62,6 +62,21 @@ fn a_full_queue_refuses() {
 }
 
 #[test]
+fn a_full_queue_puts_its_oldest_finished_jobs_away() {
+    let mut b = Bench::new();
+    let done = b.submit(one_op(json!({})));
+    b.run(done, &[Status::Success]);
+    b.step(Event::MaxRunning(0));
+    let jobs = vec![one_op(json!({})); LIVE_JOBS_MAX - 1];
+    let Ok(Answer::SubmittedMany(_)) = b.asked(Request::SubmitMany(jobs)) else { panic!("refused") };
+    let more = b.submit(one_op(json!({})));
+    assert_eq!(b.asked(Request::Archive(done)).unwrap(), Answer::Archived(false), "it is in the archive");
+    assert_eq!(b.status(more), Status::Queued);
+    let refusal = b.asked(Request::Submit { job: one_op(json!({})), into_drained: false }).unwrap_err();
+    assert_eq!(refusal.class, "JobQueueFull", "jobs that are not finished stay");
+}
+
+#[test]
 fn a_job_over_a_mebibyte_is_refused() {
     let op = delay_op(json!({"comment": "x".repeat(400_000)}));
     let job = new_job(&[op.clone(), op.clone(), op]);
