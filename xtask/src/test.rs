@@ -8,7 +8,7 @@ use anyhow::Result;
 pub fn all(filter: Option<&str>) -> Result<()> {
     foreign::install()?;
     let programs = build::all(false)?;
-    let mut args = vec!["test", "--workspace", "--quiet"];
+    let mut args = vec!["test", "--workspace", "--quiet", "--no-fail-fast"];
     args.extend(filter);
     run(cargo(&args).env("GANTRY_BIN_DIR", programs))
 }

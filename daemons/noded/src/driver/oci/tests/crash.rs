@@ -5,13 +5,27 @@ use crate::driver::{Class, Driver, Ended, Output};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Host pids of a VM's PID 1 and of its runtime's process.
-fn processes(vm: &str) -> (i32, i32) {
+/// Whether the process descends from `ancestor`: tests run side by side, with VMs of the same names.
+fn descends(pid: i32, ancestor: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<i32>().ok());
+    match parent {
+        Some(parent) if i64::from(parent) == i64::from(ancestor) => true,
+        Some(parent) if parent > 1 => descends(parent, ancestor),
+        _ => false,
+    }
+}
+
+/// Host pids of a VM's PID 1 and of its runtime's process, both below this bed's vmd.
+fn processes(vmd: u32, vm: &str) -> (i32, i32) {
     let mut found = (0, 0);
     for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
+        if !descends(pid, vmd) {
+            continue;
+        }
         let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
         let group = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
         if line == "/.gantry/init\0" && group.contains(vm) {
@@ -55,7 +69,7 @@ async fn vmd_s_death_ends_vms_and_is_told() {
     assert_eq!(done.ended, Ended::Exit(3));
     let mut long = oci.exec(&vm(1), &command("long", "echo begun; sleep 1000")).await.expect("runs");
     assert_eq!(long.read(Output::Out, 0, 100).await.expect("read").bytes, b"begun\n");
-    let (init, runtime) = processes(&vm(1).to_string());
+    let (init, runtime) = processes(bed.vmd.id(), &vm(1).to_string());
     bed.kill_vmd().await;
     until("PID 1 and the runtime end with vmd", async || {
         [init, runtime].iter().all(|pid| kill(Pid::from_raw(*pid), None).is_err())
@@ -86,7 +100,7 @@ async fn the_death_of_pid_1_or_of_the_runtime_ends_the_vm() {
             .await
             .expect("runs");
         assert!(!long.read(Output::Out, 0, 100).await.expect("read").bytes.is_empty());
-        let (init, runtime) = processes(&vm(slot).to_string());
+        let (init, runtime) = processes(bed.vmd.id(), &vm(slot).to_string());
         kill(Pid::from_raw(if slot == 1 { init } else { runtime }), Signal::SIGKILL).expect("killed");
         assert_eq!(long.ended().await, Ok(Ended::Lost));
         until("it is seen as stopped", async || !oci.info(&vm(slot)).await.expect("there").running).await;
