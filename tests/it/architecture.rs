@@ -57,9 +57,23 @@ fn no_arrow_but_the_drawn_ones() {
         }
         Ok(())
     });
-    step("everyone listens where it should, and nowhere else", || listeners(&cluster));
+    step("everyone listens where it should, and nowhere else", || settled(|| listeners(&cluster)));
     step("nothing is left", || rest::reached(&cluster, PATIENCE));
 }
+
+/// Looks again when a look finds fault, and fails when all looks do. `ss` reads a process's name before its sockets: one
+/// that execs in between is shown with its parent's name, once.
+fn settled(mut look: impl FnMut() -> Result<()>) -> Result<()> {
+    for _ in 1..LOOKS {
+        if look().is_ok() {
+            return Ok(());
+        }
+    }
+    look()
+}
+
+/// Looks that must all find fault.
+const LOOKS: usize = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Arrow {
