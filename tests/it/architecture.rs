@@ -57,23 +57,9 @@ fn no_arrow_but_the_drawn_ones() {
         }
         Ok(())
     });
-    step("everyone listens where it should, and nowhere else", || settled(|| listeners(&cluster)));
+    step("everyone listens where it should, and nowhere else", || listeners(&cluster));
     step("nothing is left", || rest::reached(&cluster, PATIENCE));
 }
-
-/// Looks again when a look finds fault, and fails when all looks do. `ss` reads a process's name before its sockets: one
-/// that execs in between is shown with its parent's name, once.
-fn settled(mut look: impl FnMut() -> Result<()>) -> Result<()> {
-    for _ in 1..LOOKS {
-        if look().is_ok() {
-            return Ok(());
-        }
-    }
-    look()
-}
-
-/// Looks that must all find fault.
-const LOOKS: usize = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Arrow {
@@ -164,9 +150,11 @@ fn arrows(cluster: &VirtualCluster) -> Result<BTreeSet<Arrow>> {
 }
 
 fn listeners(cluster: &VirtualCluster) -> Result<()> {
+    let (tcp, unix) = (sockets::tcp()?, sockets::unix()?);
+    // Named after its sockets were seen: who has bound one has long left the program it was started from.
     let programs = programs(cluster);
     let mut nodeds = 0;
-    for socket in sockets::tcp()?.iter().filter(|socket| socket.state == "LISTEN") {
+    for socket in tcp.iter().filter(|socket| socket.state == "LISTEN") {
         let Some(program) = socket.pids.iter().find_map(|pid| programs.get(pid)) else { continue };
         let own = cluster.nodes.iter().any(|node| socket.local == format!("{}:1811", node.address));
         ensure!(own && program == "gantry-noded", "{program} listens on {}", socket.local);
@@ -174,7 +162,7 @@ fn listeners(cluster: &VirtualCluster) -> Result<()> {
     }
     ensure!(nodeds == cluster.nodes.len(), "{nodeds} nodeds listen");
     let mut count = 0;
-    for socket in sockets::unix()?.iter().filter(|socket| socket.state == "LISTEN") {
+    for socket in unix.iter().filter(|socket| socket.state == "LISTEN") {
         let Some(program) = socket.pids.iter().find_map(|pid| programs.get(pid)) else { continue };
         let place = place(&socket.local);
         let (_, allowed) = LISTENERS.iter().find(|(name, _)| name == program).context(program.clone())?;
