@@ -40,9 +40,6 @@ pub async fn create(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let nodes = candidates(cx, args).await?;
     let node = placed(cx, &cluster, &instance, &nodes, args).await?;
     instance.primary_node = node.uuid;
-    if args.bool("dry_run") {
-        return Ok(json!([node.name]));
-    }
     cx.say(format!("adding instance {} to cluster config", instance.name));
     let start = args.get("start").is_none_or(|flag| flag == &Value::Bool(true)) && !instance.forthcoming;
     instance.admin_state = if start { AdminState::Up } else { AdminState::Down };
