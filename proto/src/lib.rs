@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod hello;
 pub mod job;
 pub mod noded;
+pub mod stream;
 pub mod verb;
 pub mod vmd;
 pub mod wconfd;

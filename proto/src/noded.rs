@@ -2,6 +2,7 @@
 //! What changes a node carries the master's [`Fence`]; what concerns a VM also slot and generation.
 
 use crate::verbs;
+pub use crate::vmd::{CommandEnd, Stream, Why};
 use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, LeaseUuid, NodeUuid};
 use gantry_model::role::Role;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ verbs! {
     /// Destroys what lives at or below the generation and raises the floor to it. Absent is success.
     5 VmDestroy(VmRef) as VmDestroyReply;
     /// First touch by a lease (P5.4).
-    6 VmOpen(VmLeaseRef) as ();
+    6 VmOpen(VmOpenRequest) as ();
     /// Ends the lease's work in the VM (P5.6).
     7 VmClose(VmLeaseRef) as ();
     /// Sleeps; the standard test (`OP_TEST_DELAY` on nodes).
@@ -37,6 +38,217 @@ verbs! {
     12 JoinProve(JoinProveRequest) as JoinProveReply;
     /// Unjoined nodes only: the certificate; the node restarts as a member.
     13 JoinFinish(JoinFinishRequest) as ();
+    /// Starts a command in an opened VM, or finds the one with this name; it never runs twice (P5.5).
+    14 VmExec(VmExecRequest) as VmExecReply;
+    /// Output of a command from these offsets on, and its end. Any number of followers, each from anywhere; closing the
+    /// stream ends nothing. A command without a recorded end answers [`Why::Lost`].
+    15 VmWait(VmWaitRequest) => OutputPiece as CommandEnd;
+    /// Sends a signal to a command's process group.
+    16 VmSignal(VmSignalRequest) as ();
+    /// Ends a command; it counts as cancelled unless it ended well before.
+    17 VmCancel(VmCommandRef) as ();
+    /// A piece of a tar archive that is unpacked in the VM's home once its last piece is here. Repeated pieces are known by
+    /// their offset. Links, devices, `..` and absolute paths are refused before anything is unpacked.
+    18 VmPut(VmPutRequest) as PieceReply;
+    /// Regular files below a directory of the VM's home, or one file, as a tar archive.
+    19 VmGet(VmGetRequest) => Bytes as VmGetReply;
+    /// What a VM uses and has used.
+    20 VmUsage(VmRef) as crate::vmd::VmUsage;
+    /// A piece of an image's archive; with the last one the digest is checked and the image unpacked, once.
+    21 ImagePut(ImagePutRequest) as PieceReply;
+    /// Images kept; unpacked ones that are not named and not in use go.
+    22 ImageKeep(ImageKeepRequest) as ();
+    /// Compares what the drivers have with the records: what carries this cluster's label and is no current VM is killed;
+    /// what has no label is never touched.
+    23 Audit(Fence) as AuditReply;
+}
+
+/// Bytes of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// At most [`PIECE_BYTES_MAX`].
+    #[serde(with = "crate::codec::raw")]
+    pub bytes: Vec<u8>,
+}
+
+/// Most bytes of one piece: a frame holds it with room to spare.
+pub const PIECE_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of standard input of a command.
+pub const STDIN_BYTES_MAX: usize = 1 << 20;
+
+/// Limits of a lease's work, at most the VM's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenLimits {
+    /// Memory, MiB.
+    pub memory_mib: u64,
+    /// Processes and threads, PID 1 included.
+    pub pids: u64,
+    /// Room for files, MiB.
+    pub disk_mib: u64,
+}
+
+/// See [`VmOpen`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmOpenRequest {
+    /// Which VM, for which lease.
+    pub at: VmLeaseRef,
+    /// Lower limits; None = the VM's own.
+    pub limits: Option<OpenLimits>,
+}
+
+/// A command of a lease in a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmCommandRef {
+    /// Where; the lease must be the one that opened it.
+    pub at: VmLeaseRef,
+    /// Its name ([`crate::vmd::is_name`]), unique for ever in this VM.
+    pub exec: String,
+}
+
+/// See [`VmExec`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmExecRequest {
+    /// Which.
+    pub of: VmCommandRef,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Added to PATH, HOME and LANG.
+    pub env: Vec<(String, String)>,
+    /// Working directory; None = the home.
+    pub cwd: Option<String>,
+    /// Standard input; empty = /dev/null.
+    #[serde(with = "crate::codec::raw")]
+    pub stdin: Vec<u8>,
+    /// Most bytes kept of each stream; more ends the command.
+    pub output_bytes_max: u64,
+    /// Wall clock, ms.
+    pub wall_ms: u64,
+    /// CPU time of the whole VM while it runs, ms.
+    pub cpu_ms: u64,
+}
+
+/// See [`VmExec`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmExecReply {
+    /// It was known; nothing was started.
+    pub known: bool,
+}
+
+/// See [`VmWait`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmWaitRequest {
+    /// Whose.
+    pub of: VmCommandRef,
+    /// First byte of standard output wanted; None = none of it.
+    pub out: Option<u64>,
+    /// The same of standard error.
+    pub err: Option<u64>,
+}
+
+/// A piece of output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputPiece {
+    /// Of which stream.
+    pub stream: Stream,
+    /// Where it begins.
+    pub offset: u64,
+    /// At most [`PIECE_BYTES_MAX`].
+    #[serde(with = "crate::codec::raw")]
+    pub bytes: Vec<u8>,
+}
+
+/// See [`VmSignal`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSignalRequest {
+    /// To which.
+    pub to: VmCommandRef,
+    /// The signal's number.
+    pub signal: i32,
+}
+
+/// See [`VmPut`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmPutRequest {
+    /// Where.
+    pub at: VmLeaseRef,
+    /// Names this upload ([`crate::vmd::is_name`]): done once, whatever is repeated.
+    pub upload: String,
+    /// Directory below the home, made if need be; empty = the home.
+    pub path: String,
+    /// Where in the archive the piece begins.
+    pub offset: u64,
+    /// At most [`PIECE_BYTES_MAX`].
+    #[serde(with = "crate::codec::raw")]
+    pub bytes: Vec<u8>,
+    /// Nothing follows: unpack.
+    pub last: bool,
+}
+
+/// How far an upload got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PieceReply {
+    /// The offset wanted next; pieces of another one are ignored.
+    pub next: u64,
+    /// It is here whole, and was put to use.
+    pub done: bool,
+}
+
+/// See [`VmGet`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmGetRequest {
+    /// Where.
+    pub at: VmLeaseRef,
+    /// A directory or a file below the home.
+    pub path: String,
+    /// First end every process of the VM, so that nothing changes any more; no command can run afterwards.
+    pub settle: bool,
+    /// Most bytes of files; those that do not fit are left out and counted.
+    pub bytes_max: u64,
+}
+
+/// See [`VmGet`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmGetReply {
+    /// What the archive has: path below the directory asked for, bytes.
+    pub files: Vec<(String, u64)>,
+    /// Entries left out: no regular files with one name, unusable names, over the limit.
+    pub refused: u64,
+}
+
+/// See [`ImagePut`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagePutRequest {
+    /// The master.
+    pub fence: Fence,
+    /// SHA-256 of the whole archive, lower-case hex.
+    pub digest: String,
+    /// Where the piece begins.
+    pub offset: u64,
+    /// At most [`PIECE_BYTES_MAX`].
+    #[serde(with = "crate::codec::raw")]
+    pub bytes: Vec<u8>,
+    /// Nothing follows: check and unpack.
+    pub last: bool,
+}
+
+/// See [`ImageKeep`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageKeepRequest {
+    /// The master.
+    pub fence: Fence,
+    /// Digests of the images that exist.
+    pub digests: Vec<String>,
+}
+
+/// See [`Audit`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReply {
+    /// Runtime ids of the strangers that were killed.
+    pub killed: Vec<String>,
+    /// Strangers that could not be killed, and why.
+    pub failed: Vec<(String, String)>,
+    /// VMs looked at.
+    pub seen: u64,
 }
 
 /// A VM on this node, live.
@@ -139,12 +351,17 @@ pub struct VmSpec {
     pub driver: String,
     /// OS or image name.
     pub image: String,
+    /// Digest of an imported image's archive; None for built-in ones. Not here: `NotFound`, and the caller sends it
+    /// with [`ImagePut`].
+    pub image_digest: Option<String>,
     /// MiB.
     pub memory_mib: u64,
     /// CPUs.
     pub vcpus: u64,
     /// MiB.
     pub disk_mib: u64,
+    /// Processes and threads.
+    pub pids: u64,
 }
 
 /// See [`VmCreate`].

@@ -4,7 +4,12 @@
 use crate::codec::Json;
 use crate::verbs;
 use gantry_model::config::{AdminState, Group, Instance, Node, Params};
-use gantry_model::ids::{ClusterUuid, Fence, Generation, GroupUuid, InstanceUuid, JobOwner, NodeUuid};
+use gantry_model::ids::{
+    BlueprintUuid, ClusterUuid, Fence, Generation, GroupUuid, InstanceUuid, JobOwner, LeaseUuid, NodeUuid,
+    PoolUuid,
+};
+use gantry_model::lease::LeaseOwner;
+use gantry_model::pool::{Blueprint, Image, Pool};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -137,7 +142,7 @@ pub struct LockRow {
 pub enum ReadKey {
     /// One object by kind and key (uuid, or the key of a singleton).
     Key(String, String),
-    /// One object by kind and full or short name, or uuid text. Kinds with names: node, group, instance.
+    /// One object by kind and full or short name, or uuid text. Kinds with names: node, group, instance, blueprint, pool, image.
     Name(String, String),
     /// All of a kind.
     Kind(String),
@@ -319,7 +324,7 @@ pub enum Command {
         /// Its generation.
         generation: Generation,
     },
-    /// Any live state → DIRTY. Result: null.
+    /// Any live state → DIRTY; a lease that has it is broken. Result: null.
     SlotDirty {
         /// Which.
         slot: InstanceUuid,
@@ -345,6 +350,122 @@ pub enum Command {
         generation: Generation,
         /// The floor the node named.
         floor: Generation,
+    },
+    /// Adds a blueprint. Result: its uuid.
+    BlueprintAdd {
+        /// The whole blueprint; serial and times are set here.
+        blueprint: Box<Blueprint>,
+    },
+    /// Changes a blueprint by its field names. VMs made before are replaced as they become free. Result: null.
+    BlueprintSet {
+        /// Which.
+        blueprint: BlueprintUuid,
+        /// Serial read.
+        rev: Option<u64>,
+        /// Field name → value.
+        set: Params,
+    },
+    /// Removes a blueprint that no pool uses. Result: null.
+    BlueprintRemove {
+        /// Which.
+        blueprint: BlueprintUuid,
+    },
+    /// Adds a pool, without slots. Result: its uuid.
+    PoolAdd {
+        /// The whole pool; serial and times are set here.
+        pool: Box<Pool>,
+    },
+    /// Changes a pool by its field names (`state`, `amount`, … ; never `name`). Result: null.
+    PoolSet {
+        /// Which.
+        pool: PoolUuid,
+        /// Serial read.
+        rev: Option<u64>,
+        /// Field name → value.
+        set: Params,
+    },
+    /// Removes a pool without slots. Result: null.
+    PoolRemove {
+        /// Which.
+        pool: PoolUuid,
+    },
+    /// Adds an image. The same name with the same digest changes nothing. Result: null.
+    ImageAdd {
+        /// The whole image; serial and times are set here.
+        image: Box<Image>,
+    },
+    /// Removes an image that no blueprint names. Result: null.
+    ImageRemove {
+        /// Which.
+        name: String,
+    },
+    /// Adds a slot to an active pool (`instance.pool`), ABSENT, while it has fewer than its `max` besides slots on nodes
+    /// that are drained, offline or lost. Its name must be of the pool and new; there already with the same node: nothing
+    /// changes. Result: its uuid.
+    SlotAdd {
+        /// The whole instance; serial and times are set here.
+        instance: Box<Instance>,
+    },
+    /// Removes a drained ABSENT slot of a pool, or one that is homed on a node which takes no work. Result: null.
+    SlotRemove {
+        /// Which.
+        slot: InstanceUuid,
+    },
+    /// Sets or clears a slot's drained flag; a CLEAN slot that becomes drained becomes DIRTY. Result: null.
+    SlotDrain {
+        /// Which.
+        slot: InstanceUuid,
+        /// Drained or not.
+        drained: bool,
+    },
+    /// Lets an operator's recycle try a stuck slot again at once. Result: null.
+    SlotUnstick {
+        /// Which.
+        slot: InstanceUuid,
+    },
+    /// luxid only. Takes `count` CLEAN slots of the pool with all that is needed, or nothing. Asked again with the same
+    /// uuid: the same VMs. An uuid that is over: `Stale`. Result: [`gantry_model::lease::Grab`].
+    LeaseGrab {
+        /// Made by who asks.
+        lease: LeaseUuid,
+        /// For whom.
+        owner: LeaseOwner,
+        /// The pool's name.
+        pool: String,
+        /// How many VMs.
+        count: u32,
+        /// How long from now, ms; at most the blueprint's and 24 h.
+        for_ms: u64,
+        /// Ends when not renewed for so long.
+        ttl_ms: Option<u64>,
+    },
+    /// luxid only. Counts from now again. Over or unknown: `Stale`. Result: null.
+    LeaseRenew {
+        /// Which.
+        lease: LeaseUuid,
+    },
+    /// The VM of this lease is about to be touched for the first time (P5.4): `opened` is durable before the node is
+    /// told. Over, or not this lease's VM: `Stale`. Result: null.
+    LeaseOpen {
+        /// Which.
+        lease: LeaseUuid,
+        /// Its slot.
+        slot: InstanceUuid,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// luxid only. Ends a lease: VMs never opened are CLEAN again, others DIRTY. Over already: nothing changes. Never
+    /// granted: it never will be. Result: null.
+    LeaseEnd {
+        /// Which.
+        lease: LeaseUuid,
+        /// Why.
+        why: String,
+    },
+    /// luxid only. Nobody will ask about these ended leases again. Those that live are left. Result: null.
+    LeaseForget {
+        /// Which.
+        leases: Vec<LeaseUuid>,
     },
 }
 

@@ -25,7 +25,7 @@ impl Api {
             wire::Inventory => |fence, _call| member.inventory(fence).await,
             wire::VmCreate => |request, _call| member.create(request).await,
             wire::VmDestroy => |request, _call| member.destroy(request).await,
-            wire::VmOpen => |request, _call| member.open(request).await,
+            wire::VmOpen => |request, _call| member.open(request.at).await,
             wire::VmClose => |request, _call| member.close(request).await,
             wire::TestDelay => |request, _call| member.test_delay(request).await,
             wire::Ssconf => |request, _call| member.ssconf(request).await,

@@ -34,6 +34,18 @@ pub mod kind {
     pub const FILTER: &str = "filter";
     /// Slots' runtime records (locks.data), by instance uuid.
     pub const SLOT: &str = "slot";
+    /// Blueprints, by uuid (config.data).
+    pub const BLUEPRINT: &str = "blueprint";
+    /// Pools, by uuid (config.data).
+    pub const POOL: &str = "pool";
+    /// Imported images, by name (config.data).
+    pub const IMAGE: &str = "image";
+    /// Leases from their grant on (locks.data), by uuid.
+    pub const LEASE: &str = "lease";
+    /// Milliseconds a master was up (locks.data); key [`LEASE_CLOCK_KEY`], body [`crate::lease::LeaseClock`].
+    pub const LEASE_CLOCK: &str = "lease_clock";
+    /// Key of the lease clock.
+    pub const LEASE_CLOCK_KEY: &str = "clock";
     /// The last batch of each job that applied one, by owner: makes `Apply` safe to repeat.
     pub const APPLIED: &str = "applied";
 }
@@ -391,6 +403,21 @@ pub struct Slot {
     /// Failed creates or destroys in a row.
     #[serde(default)]
     pub failures: u32,
+    /// Serial of the blueprint that the current generation was made from; 0 outside pools.
+    #[serde(default)]
+    pub revision: u64,
+    /// Epoch when the current generation became CLEAN for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at: Option<f64>,
+    /// Neither created nor leased any more; goes when it is ABSENT.
+    #[serde(default)]
+    pub drained: bool,
+    /// Failed so often that only an operator's recycle tries it again.
+    #[serde(default)]
+    pub stuck: bool,
+    /// Epoch before which it is not tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff_until: Option<f64>,
 }
 
 impl Slot {
@@ -407,6 +434,11 @@ impl Slot {
             opened: false,
             why: None,
             failures: 0,
+            revision: 0,
+            ready_at: None,
+            drained: false,
+            stuck: false,
+            backoff_until: None,
         }
     }
 }

@@ -68,6 +68,36 @@ uuid_id!(
     LeaseUuid, "a lease uuid"
 );
 
+uuid_id!(
+    /// A blueprint.
+    BlueprintUuid, "a blueprint uuid"
+);
+uuid_id!(
+    /// A pool.
+    PoolUuid, "a pool uuid"
+);
+
+/// A task's number: positive, rising, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskId(pub u64);
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for TaskId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        match text.parse() {
+            Ok(number) if number > 0 => Ok(Self(number)),
+            _ => Err(IdError { text: text.to_owned(), what: "a task id" }),
+        }
+    }
+}
+
 /// A job's number: positive, rising, never used twice (`spec/jobs.md` §1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -130,6 +130,19 @@ pub enum Phase {
     Ended,
 }
 
+/// Which limit of running jobs a job counts against (DESIGN §6).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Submitted over LUXI: `max_running_jobs`.
+    #[default]
+    Ganeti,
+    /// An attempt of a task: limited by the leases there are.
+    Attempt,
+    /// A reconciler's keyed job: 2 per vm-capable node, 64 in all.
+    Reconcile,
+}
+
 /// A job: the body of a `job` object in queue.data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -160,6 +173,15 @@ pub struct Job {
     /// Highest W index the job saw: it is shown final only once the configuration copy is that far.
     #[serde(default)]
     pub seen_w: u64,
+    /// Which running limit it counts against.
+    #[serde(default)]
+    pub class: Class,
+    /// The reconciler's key (kind, entity, generation): at most one live job has it (I10).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The attempt it executes, for jobs of class [`Class::Attempt`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<crate::task::AttemptRef>,
 }
 
 impl Job {
@@ -237,6 +259,9 @@ pub struct Report {
     pub ops: Vec<OpReport>,
     /// Highest W index seen.
     pub seen_w: u64,
+    /// Where an attempt's work stands: the task state it is in ([`crate::task::TaskState`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<crate::task::TaskState>,
 }
 
 /// How far a start of a job got.
@@ -268,6 +293,9 @@ mod tests {
             had_secrets: false,
             process_id: None,
             seen_w: 0,
+            class: Class::Ganeti,
+            key: None,
+            attempt: None,
         }
     }
 

@@ -107,6 +107,18 @@ impl Root {
         self.spool_dir().join(owner.to_string())
     }
 
+    /// The body store, `blob/sha256` (DESIGN §3).
+    #[must_use]
+    pub fn blob_dir(&self) -> PathBuf {
+        self.lib().join("blob/sha256")
+    }
+
+    /// The body with this digest (lower-case hex): `blob/sha256/ab/HEX`.
+    #[must_use]
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        self.blob_dir().join(digest.get(..2).unwrap_or("__")).join(digest)
+    }
+
     /// `role.json`: what runs here; written only by noded and init.
     #[must_use]
     pub fn role_file(&self) -> PathBuf {

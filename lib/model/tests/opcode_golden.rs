@@ -58,7 +58,7 @@ fn unknown_opcodes_are_refused() {
         let error = check(op).unwrap_err();
         assert!(matches!(error, OpcodeError::Unknown { .. }));
         let wanted =
-            "Unknown opcode string \"OP_NO_SUCH\", accepted is one of 75 names such as OP_TEST_DELAY";
+            "Unknown opcode string \"OP_NO_SUCH\", accepted is one of 93 names such as OP_TEST_DELAY";
         assert_eq!(error.to_string(), wanted);
     }
 }

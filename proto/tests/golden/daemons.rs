@@ -66,7 +66,15 @@ fn report(outcome: Outcome) -> Json<Report> {
         end: None,
         log: vec![LogEntry(1, Ts(5, 6), "message".to_owned(), json!("text"))],
     };
-    Json::of(&Report { owner: ids::OWNER, number: 9, outcome, ops: vec![op], seen_w: 10 }).expect("JSON")
+    Json::of(&Report {
+        owner: ids::OWNER,
+        number: 9,
+        outcome,
+        ops: vec![op],
+        seen_w: 10,
+        stage: Some(gantry_model::task::TaskState::Running),
+    })
+    .expect("JSON")
 }
 
 #[test]

@@ -9,5 +9,6 @@ mod daemons;
 mod noded;
 mod roundtrip;
 mod sheet;
+mod stream;
 mod vmd;
 mod wconfd;

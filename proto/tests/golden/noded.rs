@@ -4,10 +4,13 @@ use crate::sheet::{Sheet, ids};
 use gantry_model::ids::Generation;
 use gantry_model::role::Role;
 use gantry_proto::noded::{
-    Claim, ClaimRequest, Inventory, JoinFinish, JoinFinishRequest, JoinProve, JoinProveReply,
-    JoinProveRequest, Leave, NodeInfo, NodeInfoReply, SetRole, SetRoleRequest, SlotFacts, Ssconf,
-    SsconfRequest, TestDelay, TestDelayRequest, VERBS, VmClose, VmCreate, VmCreateReply, VmCreateRequest,
-    VmDestroy, VmDestroyReply, VmFacts, VmLeaseRef, VmOpen, VmRef, VmSpec, VmState,
+    Audit, AuditReply, Bytes, Claim, ClaimRequest, CommandEnd, ImageKeep, ImageKeepRequest, ImagePut,
+    ImagePutRequest, Inventory, JoinFinish, JoinFinishRequest, JoinProve, JoinProveReply, JoinProveRequest,
+    Leave, NodeInfo, NodeInfoReply, OpenLimits, OutputPiece, PieceReply, SetRole, SetRoleRequest, SlotFacts,
+    Ssconf, SsconfRequest, Stream, TestDelay, TestDelayRequest, VERBS, VmCancel, VmClose, VmCommandRef,
+    VmCreate, VmCreateReply, VmCreateRequest, VmDestroy, VmDestroyReply, VmExec, VmExecReply, VmExecRequest,
+    VmFacts, VmGet, VmGetReply, VmGetRequest, VmLeaseRef, VmOpen, VmOpenRequest, VmPut, VmPutRequest, VmRef,
+    VmSignal, VmSignalRequest, VmSpec, VmState, VmUsage, VmWait, VmWaitRequest, Why,
 };
 
 fn node_info() -> NodeInfoReply {
@@ -54,6 +57,8 @@ fn create() -> VmCreateRequest {
         memory_mib: 1_024,
         vcpus: 2,
         disk_mib: 10_240,
+        image_digest: Some("ab".repeat(32)),
+        pids: 64,
     };
     VmCreateRequest { fence: ids::FENCE, slot: ids::SLOT, generation: Generation(3), spec }
 }
@@ -76,15 +81,70 @@ fn noded_keeps_its_bytes() {
     sheet.verb::<Inventory>(&[ids::FENCE], &[], &[slots()]);
     sheet.verb::<VmCreate>(&[create()], &[], &[created]);
     sheet.verb::<VmDestroy>(&[VM], &[], &[VmDestroyReply { floor: Generation(4) }]);
-    sheet.verb::<VmOpen>(&[lease], &[], &[()]);
+    let limits = OpenLimits { memory_mib: 128, pids: 32, disk_mib: 16 };
+    let open = [None, Some(limits)].map(|limits| VmOpenRequest { at: lease, limits });
+    sheet.verb::<VmOpen>(&open, &[], &[()]);
     sheet.verb::<VmClose>(&[lease], &[], &[()]);
     sheet.verb::<TestDelay>(&[TestDelayRequest { fence: ids::FENCE, millis: 1_500 }], &[], &[()]);
     sheet.verb::<Ssconf>(&[ssconf], &[], &[()]);
     sheet.verb::<SetRole>(&roles.map(set_role), &[], &[()]);
     sheet.verb::<Leave>(&[ids::FENCE], &[], &[()]);
     join(&mut sheet);
+    work(&mut sheet, lease);
+    images(&mut sheet);
     sheet.covers(VERBS);
     sheet.check();
+}
+
+/// What a lease does in its VM.
+fn work(sheet: &mut Sheet, at: VmLeaseRef) {
+    let of = || VmCommandRef { at, exec: "5555.1.0".to_owned() };
+    let exec = VmExecRequest {
+        of: of(),
+        argv: vec!["/bin/true".to_owned()],
+        env: vec![("A".to_owned(), "b".to_owned())],
+        cwd: Some("/tmp".to_owned()),
+        stdin: vec![1, 2],
+        output_bytes_max: 1_048_576,
+        wall_ms: 60_000,
+        cpu_ms: 50_000,
+    };
+    let end = CommandEnd { why: Why::Exit(3), wall_ms: 1, cpu_us: 2, memory_peak_bytes: 3, truncated: true };
+    let piece = |stream| OutputPiece { stream, offset: 300, bytes: vec![9, 8] };
+    let put = VmPutRequest {
+        at,
+        upload: "input".to_owned(),
+        path: "a/b".to_owned(),
+        offset: 300,
+        bytes: vec![7],
+        last: true,
+    };
+    let get = VmGetRequest { at, path: "out".to_owned(), settle: true, bytes_max: 70_000 };
+    let got = VmGetReply { files: vec![("a".to_owned(), 300)], refused: 2 };
+    let usage = gantry_proto::vmd::VmUsage { cpu_us: 300, ..Default::default() };
+    sheet.verb::<VmExec>(&[exec], &[], &[VmExecReply { known: true }]);
+    let wait = VmWaitRequest { of: of(), out: Some(300), err: None };
+    sheet.verb::<VmWait>(&[wait], &[Stream::Out, Stream::Err].map(piece), &[end]);
+    sheet.verb::<VmSignal>(&[VmSignalRequest { to: of(), signal: 15 }], &[], &[()]);
+    sheet.verb::<VmCancel>(&[of()], &[], &[()]);
+    sheet.verb::<VmPut>(&[put], &[], &[PieceReply { next: 301, done: true }]);
+    sheet.verb::<VmGet>(&[get], &[Bytes { bytes: vec![5] }], &[got]);
+    sheet.verb::<VmUsage>(&[VM], &[], &[usage]);
+}
+
+fn images(sheet: &mut Sheet) {
+    let digest = "ab".repeat(32);
+    let put =
+        ImagePutRequest { fence: ids::FENCE, digest: digest.clone(), offset: 1, bytes: vec![2], last: false };
+    let keep = ImageKeepRequest { fence: ids::FENCE, digests: vec![digest] };
+    let audit = AuditReply {
+        killed: vec!["gantry-1".to_owned()],
+        failed: vec![("gantry-2".to_owned(), "why".to_owned())],
+        seen: 3,
+    };
+    sheet.verb::<ImagePut>(&[put], &[], &[PieceReply { next: 2, done: false }]);
+    sheet.verb::<ImageKeep>(&[keep], &[], &[()]);
+    sheet.verb::<Audit>(&[ids::FENCE], &[], &[audit]);
 }
 
 fn join(sheet: &mut Sheet) {

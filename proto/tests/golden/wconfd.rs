@@ -2,7 +2,8 @@
 
 use crate::sheet::{Sheet, ids};
 use gantry_model::config::{AdminState, Group, Instance, Node, Params};
-use gantry_model::ids::Generation;
+use gantry_model::ids::{BlueprintUuid, Generation, PoolUuid, TaskId};
+use gantry_model::lease::LeaseOwner;
 use gantry_proto::codec::Json;
 use gantry_proto::wconfd::{
     Apply, ApplyReply, ApplyRequest, CertSign, CertSignReply, CertSignRequest, Command, FreeScope,
@@ -93,12 +94,68 @@ fn slot_commands() -> Vec<Command> {
         Command::SlotDirty { slot, generation, why: text("test") },
         Command::SlotBeginDestroy { slot, generation, holder },
         Command::SlotAbsent { slot, generation, floor: Generation(4) },
+        Command::SlotAdd { instance: Box::new(instance()) },
+        Command::SlotRemove { slot },
+        Command::SlotDrain { slot, drained: true },
+        Command::SlotUnstick { slot },
     ]
+}
+
+fn pool_commands() -> Vec<Command> {
+    let (blueprint, pool) = (BlueprintUuid(ids::HISTORY), PoolUuid(ids::HISTORY));
+    let stamp = json!({"serial_no": 1, "ctime": 1.5, "mtime": 2.5});
+    let with = |own: Value| {
+        let mut all = stamp.as_object().expect("an object").clone();
+        all.extend(own.as_object().expect("an object").clone());
+        Value::Object(all)
+    };
+    let made = with(json!({
+        "uuid": blueprint, "name": "b", "driver": "oci", "image": "host", "memory_mib": 256, "vcpus": 1, "disk_mib": 64,
+        "pids": 64, "wall_s_max": 60, "lease_s_max": 3600, "enabled": true,
+    }));
+    let kept = with(json!({
+        "uuid": pool, "name": "p", "blueprint": blueprint, "min": 0, "max": 4, "amount": 4, "connect_timeout_s": 60,
+    }));
+    let image = with(json!({"name": "i", "digest": "ab".repeat(32), "bytes": 300}));
+    vec![
+        Command::BlueprintAdd { blueprint: of(made) },
+        Command::BlueprintSet { blueprint, rev: Some(3), set: set() },
+        Command::BlueprintRemove { blueprint },
+        Command::PoolAdd { pool: of(kept) },
+        Command::PoolSet { pool, rev: None, set: set() },
+        Command::PoolRemove { pool },
+        Command::ImageAdd { image: of(image) },
+        Command::ImageRemove { name: text("i") },
+    ]
+}
+
+fn lease_commands() -> Vec<Command> {
+    let (lease, slot, generation) = (ids::LEASE, ids::SLOT, Generation(3));
+    let grab = |owner, ttl_ms| Command::LeaseGrab {
+        lease,
+        owner,
+        pool: text("p"),
+        count: 2,
+        for_ms: 60_000,
+        ttl_ms,
+    };
+    vec![
+        grab(LeaseOwner::Task { task: TaskId(7), attempt: 1 }, None),
+        grab(LeaseOwner::User { name: text("u") }, Some(5_000)),
+        Command::LeaseRenew { lease },
+        Command::LeaseOpen { lease, slot, generation },
+        Command::LeaseEnd { lease, why: text("released") },
+        Command::LeaseForget { leases: vec![lease] },
+    ]
+}
+
+fn all_commands() -> Vec<Command> {
+    [config_commands(), tag_commands(), slot_commands(), pool_commands(), lease_commands()].concat()
 }
 
 /// One request for each command, so that a change shows which one it is.
 fn applies() -> Vec<ApplyRequest> {
-    let commands = [config_commands(), tag_commands(), slot_commands()].concat();
+    let commands = all_commands();
     let request = |owner, seq, commands: Vec<Command>| ApplyRequest {
         owner,
         seq,
@@ -129,7 +186,24 @@ fn assert_sampled(command: &Command) {
         | Command::SlotReady { .. }
         | Command::SlotDirty { .. }
         | Command::SlotBeginDestroy { .. }
-        | Command::SlotAbsent { .. } => {}
+        | Command::SlotAbsent { .. }
+        | Command::SlotAdd { .. }
+        | Command::SlotRemove { .. }
+        | Command::SlotDrain { .. }
+        | Command::SlotUnstick { .. }
+        | Command::BlueprintAdd { .. }
+        | Command::BlueprintSet { .. }
+        | Command::BlueprintRemove { .. }
+        | Command::PoolAdd { .. }
+        | Command::PoolSet { .. }
+        | Command::PoolRemove { .. }
+        | Command::ImageAdd { .. }
+        | Command::ImageRemove { .. }
+        | Command::LeaseGrab { .. }
+        | Command::LeaseRenew { .. }
+        | Command::LeaseOpen { .. }
+        | Command::LeaseEnd { .. }
+        | Command::LeaseForget { .. } => {}
     }
 }
 
@@ -169,7 +243,7 @@ fn config(sheet: &mut Sheet) {
     ];
     let watches =
         [WatchRequest { from: 0, history: None }, WatchRequest { from: 300, history: Some(ids::HISTORY) }];
-    config_commands().iter().chain(&tag_commands()).chain(&slot_commands()).for_each(assert_sampled);
+    all_commands().iter().for_each(assert_sampled);
     let applied = ApplyReply { index: 300, results: Json::of(&vec![Value::Null, json!("x")]).expect("JSON") };
     sheet.verb::<Read>(&[keys], &[], &[ReadReply { index: 300, objects: vec![object] }]);
     sheet.verb::<Apply>(&applies(), &[], &[applied]);

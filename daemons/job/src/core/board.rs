@@ -43,6 +43,7 @@ impl Board {
             outcome: Outcome::Underway,
             ops: ops.iter().map(blank).collect(),
             seen_w: 0,
+            stage: None,
         };
         Self { report, next_serial: next_serial.max(1), log_bytes: 0, dropped: 0, confirmed: 0 }
     }

@@ -25,7 +25,7 @@ pub fn write(root: &Root, report: &Report) -> io::Result<()> {
 
 /// The report of a start that was never told to go (P4.3).
 pub fn never_began(owner: JobOwner) -> Report {
-    Report { owner, number: 0, outcome: Outcome::NeverBegan, ops: Vec::new(), seen_w: 0 }
+    Report { owner, number: 0, outcome: Outcome::NeverBegan, ops: Vec::new(), seen_w: 0, stage: None }
 }
 
 #[cfg(test)]

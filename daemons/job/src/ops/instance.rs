@@ -21,6 +21,9 @@ use gantry_proto::wconfd::{Command, Want};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+/// Processes of an instance outside pools: Ganeti's backend parameters have no such limit.
+const PIDS: u64 = 256;
+
 /// Creates an instance, and starts it unless told not to. Result: the names of its nodes.
 pub async fn create(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let cluster = cx.master.cluster().await?;
@@ -279,6 +282,8 @@ async fn bring_up(
         memory_mib: wants.memory_mib,
         vcpus: wants.vcpus,
         disk_mib: wants.disk_mib,
+        image_digest: None,
+        pids: PIDS,
     };
     let request = VmCreateRequest { fence: cx.nodes.fence(), slot: slot.uuid, generation, spec };
     match cx.nodes.call::<VmCreate>(node, &request, VM_CALL).await {

@@ -122,7 +122,7 @@ mod tests {
         let owner = |counter| JobOwner { job: JobId(7), start: StartNo { epoch: 1, run: 2, counter } };
         for (counter, outcome) in [(1, Outcome::NeverBegan), (2, Outcome::Ended)] {
             let owner = owner(counter);
-            let report = Report { owner, number: 1, outcome, ops: Vec::new(), seen_w: 0 };
+            let report = Report { owner, number: 1, outcome, ops: Vec::new(), seen_w: 0, stage: None };
             std::fs::write(root.spool_file(owner), serde_json::to_vec(&report).unwrap()).unwrap();
             discard(&root, owner).await;
             assert!(!root.spool_file(owner).exists());

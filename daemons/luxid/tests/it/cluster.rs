@@ -87,6 +87,9 @@ pub fn job_340(archived: bool) -> Arc<Job> {
         had_secrets: false,
         process_id: None,
         seen_w: 0,
+        class: gantry_model::job::Class::default(),
+        key: None,
+        attempt: None,
     })
 }
 

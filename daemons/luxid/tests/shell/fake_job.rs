@@ -60,7 +60,8 @@ async fn run(root: Root, owner: JobOwner, cluster: ClusterUuid) {
     if mode == "die-bound" {
         exit(1);
     }
-    let report = Report { owner, number: 0, outcome: Outcome::NeverBegan, ops: Vec::new(), seen_w: 0 };
+    let report =
+        Report { owner, number: 0, outcome: Outcome::NeverBegan, ops: Vec::new(), seen_w: 0, stage: None };
     let board = Arc::new(Board {
         owner,
         root: root.clone(),

@@ -106,7 +106,14 @@ fn a_job_that_dies_while_luxid_is_down_is_found_dead() {
     // Neither another start's socket nor its spool file says anything about this one.
     let other = JobOwner { start: StartNo { counter: 99, ..owner.start }, ..owner };
     let _listener = UnixListener::bind(world.root.job_socket(other)).unwrap();
-    let report = Report { owner: other, number: 1, outcome: Outcome::NeverBegan, ops: Vec::new(), seen_w: 0 };
+    let report = Report {
+        owner: other,
+        number: 1,
+        outcome: Outcome::NeverBegan,
+        ops: Vec::new(),
+        seen_w: 0,
+        stage: None,
+    };
     std::fs::write(world.root.spool_file(other), serde_json::to_vec(&report).unwrap()).unwrap();
     world.start();
     world.wait_for(id, "error");

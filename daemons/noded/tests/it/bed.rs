@@ -220,6 +220,8 @@ pub fn create_request(fence: Fence, slot: InstanceUuid, generation: u64) -> wire
         memory_mib: 128,
         vcpus: 1,
         disk_mib: 64,
+        image_digest: None,
+        pids: 64,
     };
     wire::VmCreateRequest { fence, slot, generation: Generation(generation), spec }
 }

@@ -67,7 +67,8 @@ async fn vms_floors_and_holders_outlive_noded_and_vms_die_with_the_machine() {
     let cluster = Cluster::new();
     let (mut node, client) = cluster.member("n1").await;
     create(&client, slot(1), 1).await.expect("created");
-    let open = wire::VmLeaseRef { vm: vm(fence(1), slot(1), 1), lease: lease(5) };
+    let at = wire::VmLeaseRef { vm: vm(fence(1), slot(1), 1), lease: lease(5) };
+    let open = wire::VmOpenRequest { at, limits: None };
     client.call::<wire::VmOpen>(&open, PATIENCE).await.expect("opened");
     assert_eq!(destroy(&client, slot(2), 7).await.expect("floor"), 7);
     node.kill_and_start();

@@ -108,7 +108,9 @@ async fn leases_open_and_close() {
     let of = |l, g| wire::VmLeaseRef { vm: vm(fence(1), slot(1), g), lease: lease(l) };
     let open = |l, g| {
         let client = client.clone();
-        async move { client.call::<wire::VmOpen>(&of(l, g), PATIENCE).await }
+        async move {
+            client.call::<wire::VmOpen>(&wire::VmOpenRequest { at: of(l, g), limits: None }, PATIENCE).await
+        }
     };
     let close = |l, g| {
         let client = client.clone();
@@ -124,7 +126,8 @@ async fn leases_open_and_close() {
     close(1, 1).await.expect("closed");
     assert_eq!(code(open(1, 1).await), Code::Stale);
     open(2, 1).await.expect("the next lease");
-    let unknown = wire::VmLeaseRef { vm: vm(fence(1), slot(99), 1), lease: lease(1) };
+    let at = wire::VmLeaseRef { vm: vm(fence(1), slot(99), 1), lease: lease(1) };
+    let unknown = wire::VmOpenRequest { at, limits: None };
     assert_eq!(code(client.call::<wire::VmOpen>(&unknown, PATIENCE).await), Code::Stale);
     assert!(facts(&client, fence(1), slot(99)).await.is_none());
 }
@@ -138,7 +141,8 @@ async fn lost_vms_are_told_and_only_destroyed() {
     node.faults(&format!(r#"{{"lose": [{{"slot": "{}", "generation": 1}}]}}"#, slot(1)));
     assert_eq!(state(&client, slot(1)).await, Some(VmState::Lost));
     assert_eq!(state(&client, slot(2)).await, Some(VmState::Live));
-    let open = wire::VmLeaseRef { vm: vm(fence(1), slot(1), 1), lease: lease(1) };
+    let at = wire::VmLeaseRef { vm: vm(fence(1), slot(1), 1), lease: lease(1) };
+    let open = wire::VmOpenRequest { at, limits: None };
     assert_eq!(code(client.call::<wire::VmOpen>(&open, PATIENCE).await), Code::Stale);
     assert_eq!(code(create(&client, slot(1), 1).await), Code::Stale);
     assert_eq!(destroy(&client, slot(1), 1).await.expect("destroyed"), 1);

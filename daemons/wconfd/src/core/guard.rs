@@ -37,6 +37,7 @@ pub fn needed(config: &Config, command: &Command) -> Option<LockName> {
         | Command::SlotDirty { .. }
         | Command::SlotBeginDestroy { .. }
         | Command::SlotAbsent { .. } => None,
+        _ => None,
     }
 }
 

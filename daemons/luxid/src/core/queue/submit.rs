@@ -82,6 +82,9 @@ impl NewJob {
             had_secrets,
             process_id: None,
             seen_w: 0,
+            class: gantry_model::job::Class::default(),
+            key: None,
+            attempt: None,
         };
         Ok((job, if had_secrets { self.secrets } else { Vec::new() }))
     }

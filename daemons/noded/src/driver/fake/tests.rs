@@ -44,6 +44,8 @@ fn spec() -> VmSpec {
         memory_mib: 512,
         vcpus: 1,
         disk_mib: 1024,
+        image_digest: None,
+        pids: 64,
     }
 }
 

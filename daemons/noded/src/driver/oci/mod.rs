@@ -225,6 +225,8 @@ impl Oci {
             memory_mib: 64,
             vcpus: 1,
             disk_mib: 1,
+            image_digest: None,
+            pids: 16,
         };
         let turn = self.making.lock().await;
         let vm = VmName { vm: "gantry-probe".to_owned() };

@@ -181,6 +181,8 @@ impl<'a> Edit<'a> {
             Command::SlotAbsent { slot, generation, floor } => {
                 self.slot_absent(*slot, *generation, *floor, context)
             }
+            // Pools and leases.
+            _ => Err(wrong_input("pools and leases are not built yet".to_owned())),
         }
     }
 

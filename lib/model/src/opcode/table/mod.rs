@@ -7,14 +7,15 @@ mod group;
 mod instance;
 mod network;
 mod node;
+mod pool;
 mod various;
 
 use super::{OpcodeSpec, Relevance};
 
-const PARTS: [&[OpcodeSpec]; 6] =
-    [cluster::SPECS, group::SPECS, node::SPECS, instance::SPECS, network::SPECS, various::SPECS];
+const PARTS: [&[OpcodeSpec]; 7] =
+    [cluster::SPECS, group::SPECS, node::SPECS, instance::SPECS, network::SPECS, various::SPECS, pool::SPECS];
 
-/// Number of opcodes: the 75 of Ganeti 3.0.2.
+/// Number of opcodes: the 75 of Ganeti 3.0.2 and our own.
 const COUNT: usize = count();
 
 pub(super) static ALL: [OpcodeSpec; COUNT] = joined();

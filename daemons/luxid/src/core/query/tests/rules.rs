@@ -65,6 +65,9 @@ fn job(number: u64, status: Status) -> Arc<Job> {
         had_secrets: false,
         process_id: None,
         seen_w: 0,
+        class: gantry_model::job::Class::default(),
+        key: None,
+        attempt: None,
     })
 }
 

@@ -59,7 +59,7 @@ fn report(owner: JobOwner, number: u64, words: &[Status]) -> Report {
     };
     let ended = words.iter().all(|w| w.is_final());
     let outcome = if ended { Outcome::Ended } else { Outcome::Underway };
-    Report { owner, number, outcome, ops: words.iter().map(op).collect(), seen_w: 0 }
+    Report { owner, number, outcome, ops: words.iter().map(op).collect(), seen_w: 0, stage: None }
 }
 
 impl Bench {

@@ -62,6 +62,8 @@ pub fn spec() -> VmSpec {
         memory_mib: 128,
         vcpus: 1,
         disk_mib: 32,
+        image_digest: None,
+        pids: 64,
     }
 }
 

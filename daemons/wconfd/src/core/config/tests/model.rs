@@ -171,6 +171,8 @@ impl Model {
             | Command::SlotDirty { .. }
             | Command::SlotBeginDestroy { .. }
             | Command::SlotAbsent { .. } => self.slot(command)?,
+            // Pools and leases have a model of their own.
+            _ => return None,
         }
         Some(())
     }
