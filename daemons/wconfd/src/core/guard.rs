@@ -1,7 +1,8 @@
 //! Which lock a job must hold for a command (`spec/locks.md` §4). A job whose locks were freed, since
 //! it was thought dead, changes nothing any more.
 //!
-//! Slots are guarded by their generation instead (DESIGN §5), and the cluster object by its revision.
+//! Slots are guarded by their generation instead (DESIGN §5), leases by their uuid, and the cluster object, pools and
+//! what they are made from by their revision.
 
 use super::config::Config;
 use super::locks::{Level, LockName, Mode};
@@ -36,9 +37,37 @@ pub fn needed(config: &Config, command: &Command) -> Option<LockName> {
         | Command::SlotReady { .. }
         | Command::SlotDirty { .. }
         | Command::SlotBeginDestroy { .. }
-        | Command::SlotAbsent { .. } => None,
-        _ => None,
+        | Command::SlotAbsent { .. }
+        | Command::BlueprintAdd { .. }
+        | Command::BlueprintSet { .. }
+        | Command::BlueprintRemove { .. }
+        | Command::PoolAdd { .. }
+        | Command::PoolSet { .. }
+        | Command::PoolRemove { .. }
+        | Command::ImageAdd { .. }
+        | Command::ImageRemove { .. }
+        | Command::SlotAdd { .. }
+        | Command::SlotRemove { .. }
+        | Command::SlotDrain { .. }
+        | Command::SlotUnstick { .. }
+        | Command::LeaseGrab { .. }
+        | Command::LeaseRenew { .. }
+        | Command::LeaseOpen { .. }
+        | Command::LeaseEnd { .. }
+        | Command::LeaseForget { .. } => None,
     }
+}
+
+/// Whether only luxid may send it, which is no job: who else granted and ended leases would take VMs from under others.
+#[must_use]
+pub fn luxid_only(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::LeaseGrab { .. }
+            | Command::LeaseRenew { .. }
+            | Command::LeaseEnd { .. }
+            | Command::LeaseForget { .. }
+    )
 }
 
 fn named(level: Level, name: &str) -> Option<LockName> {

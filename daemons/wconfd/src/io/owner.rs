@@ -8,12 +8,13 @@
 //! answer, refusals included, is held until everything appended before it is committed. If the store
 //! fails the daemon stops, and held answers are never given.
 
+use super::lease_time::LeaseTime;
 use super::mailbox::{Inbox, Reply, Ticket};
 use super::nodes::Nodes;
 use super::owner_locks::Waiter;
 use super::owner_watch::Watchers;
 use crate::core::claim::{self, Asked};
-use crate::core::config::{Change, Config, Context, Effect, Fix, Ids, Snapshot};
+use crate::core::config::{Change, Config, Context, Effect, Fix, Ids, Refusal, Snapshot};
 use crate::core::guard;
 use crate::core::locks::LockTable;
 use anyhow::{Context as _, bail};
@@ -26,6 +27,7 @@ use gantry_rt::clock;
 use gantry_store::{Batch, Index, LocalChange, LocalSeq, Progress, StoreError, Writer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -37,8 +39,8 @@ const QUESTIONS_PER_TURN: usize = 256;
 /// Dead jobs remembered, so that a request of one that was still under way is refused. It arrives
 /// within seconds; this many deaths take minutes at the highest rate of jobs.
 const GONE_MAX: usize = 65_536;
-/// Corrections put into one batch, so that it fits a frame of the watch stream.
-const FIXES_PER_BATCH: usize = 1_000;
+/// Corrections put into one batch, so that it fits a frame of the watch stream: each may break a lease of many VMs.
+const FIXES_PER_BATCH: usize = 50;
 
 /// An answer that waits for the store.
 struct Held {
@@ -67,6 +69,7 @@ pub struct Owner {
     pub(super) blockers_moved: bool,
     pub(super) watchers: Watchers,
     pub(super) nodes: Nodes,
+    pub(super) lease_time: LeaseTime,
     writer: Writer,
     /// The newest index: of the last batch appended, or committed at start.
     pub(super) last: Index,
@@ -105,6 +108,7 @@ impl Owner {
         let progress = Progress { committed, ..Progress::default() };
         let mut owner = Self {
             nodes: Nodes::new(&config),
+            lease_time: LeaseTime::from(config.lease_clock()),
             config,
             locks,
             waiters: BTreeMap::new(),
@@ -133,7 +137,9 @@ impl Owner {
     /// When the store fails: nothing more can be promised then.
     pub async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) -> anyhow::Result<()> {
         let mut progress = self.writer.progress();
+        self.resume_leases().context("giving leases their time")?;
         loop {
+            let pause = self.lease_pause();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -142,6 +148,7 @@ impl Owner {
                     let now = progress.borrow_and_update().clone();
                     self.advance(now)?;
                 }
+                () = wake(pause) => self.lease_timer(),
                 () = inbox.dropped.news() => self.withdraw(inbox.dropped.take()),
                 question = inbox.questions.recv() => {
                     let Some(question) = question else { break };
@@ -207,7 +214,7 @@ impl Owner {
     }
 
     /// Appends what a batch did, or takes it back.
-    fn store(&mut self, effect: Effect) -> Result<Vec<Value>, Fail> {
+    pub(super) fn store(&mut self, effect: Effect) -> Result<Vec<Value>, Fail> {
         let Effect { changes, results, ssconf, undo } = effect;
         if changes.is_empty() {
             return Ok(results);
@@ -265,8 +272,9 @@ impl Owner {
             }
             self.may(job, commands)?;
         }
-        let mut context = Context { now: clock::now().epoch(), owner, ids: &mut Random };
-        let effect = self.config.apply(commands, &mut context)?;
+        let (now, lease_clock) = (clock::now().epoch(), self.lease_time.now());
+        let mut context = Context { now, clock: lease_clock, owner, ids: &mut Random };
+        let effect = self.config.apply(commands, &mut context).map_err(refused)?;
         let changed = !effect.changes.is_empty();
         let results = self.store(effect)?;
         if let (Some((job, _)), true) = (owner, changed) {
@@ -289,6 +297,9 @@ impl Owner {
 
     /// Refuses commands for which the job lacks the lock.
     fn may(&self, owner: JobOwner, commands: &[Command]) -> Result<(), Fail> {
+        if commands.iter().any(guard::luxid_only) {
+            return Err(Fail::new(Code::Denied, "only luxid grants and ends leases, not a job"));
+        }
         for lock in commands.iter().filter_map(|command| guard::needed(&self.config, command)) {
             if !guard::covers(self.locks.held(&owner), &lock) {
                 let text = format!("job {} does not hold lock {lock} exclusively", owner.job);
@@ -379,7 +390,7 @@ impl Owner {
             tracing::info!(%node, %slot, %generation, dirty = dirty.as_deref(), "inventory differs");
         }
         for fixes in found.fixes.chunks(FIXES_PER_BATCH) {
-            let effect = self.config.fix(fixes, clock::now().epoch());
+            let effect = self.config.fix(fixes, clock::now().epoch(), self.lease_time.now());
             self.store(effect)?;
         }
         Ok(())
@@ -409,6 +420,21 @@ pub type Blocked = watch::Sender<Option<LockBlocked>>;
 fn stored(change: &Change) -> gantry_store::Change {
     let Change { kind, key, rev, body } = change;
     gantry_store::Change { kind: kind.clone(), key: key.clone(), rev: *rev, body: body.clone() }
+}
+
+fn refused(refusal: Refusal) -> Fail {
+    match refusal {
+        Refusal::Ganeti(error) => error.into(),
+        Refusal::Stale(text) => Fail::new(Code::Stale, text),
+    }
+}
+
+/// Ends after a pause; never without one.
+async fn wake(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn store_fail(error: &StoreError) -> Fail {

@@ -1,14 +1,15 @@
 //! One batch: the values it replaced, and how it ends: finished with new serials, or put back.
 
-use super::error::{updated, wrong_input};
+use super::error::{Refusal, updated, wrong_input};
 use super::object::Change;
+use super::pooled::{ClockRow, LeaseRow};
 use super::rows::{Applied, Config, Fix, SlotRow};
-use super::slot::Soil;
-use gantry_model::config::{Cluster, Group, Instance, Meta, Node, Slot, SlotState, Stamp, kind};
+use gantry_model::config::{Cluster, Group, Instance, Meta, Node, Slot, SlotState};
 use gantry_model::error::{Ecode, GanetiError};
-use gantry_model::ids::{GroupUuid, InstanceUuid, JobOwner, NodeUuid};
+use gantry_model::ids::{BlueprintUuid, GroupUuid, InstanceUuid, JobOwner, LeaseUuid, NodeUuid, PoolUuid};
+use gantry_model::lease::Lease;
+use gantry_model::pool::{Blueprint, Image, Pool};
 use gantry_proto::wconfd::Command;
-use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub trait Ids {
 pub struct Context<'a> {
     /// Seconds since 1970.
     pub now: f64,
+    /// Milliseconds a master was up.
+    pub clock: u64,
     /// The asking job, with its number of this batch.
     pub owner: Option<(JobOwner, u64)>,
     /// For NICs without uuid or MAC.
@@ -49,30 +52,40 @@ pub struct Effect {
 /// The values a batch replaced. None in a map: there was nothing.
 #[derive(Debug, Default)]
 pub struct Undo {
-    meta: Option<Arc<Meta>>,
-    cluster: Option<Arc<Cluster>>,
-    nodes: BTreeMap<NodeUuid, Option<Arc<Node>>>,
-    groups: BTreeMap<GroupUuid, Option<Arc<Group>>>,
-    instances: BTreeMap<InstanceUuid, Option<Arc<Instance>>>,
-    slots: BTreeMap<InstanceUuid, Option<Arc<SlotRow>>>,
-    applied: BTreeMap<JobOwner, Option<Arc<Applied>>>,
+    pub(super) meta: Option<Arc<Meta>>,
+    pub(super) cluster: Option<Arc<Cluster>>,
+    pub(super) nodes: BTreeMap<NodeUuid, Option<Arc<Node>>>,
+    pub(super) groups: BTreeMap<GroupUuid, Option<Arc<Group>>>,
+    pub(super) instances: BTreeMap<InstanceUuid, Option<Arc<Instance>>>,
+    pub(super) slots: BTreeMap<InstanceUuid, Option<Arc<SlotRow>>>,
+    pub(super) blueprints: BTreeMap<BlueprintUuid, Option<Arc<Blueprint>>>,
+    pub(super) pools: BTreeMap<PoolUuid, Option<Arc<Pool>>>,
+    pub(super) images: BTreeMap<String, Option<Arc<Image>>>,
+    pub(super) leases: BTreeMap<LeaseUuid, Option<Arc<LeaseRow>>>,
+    pub(super) clock: Option<ClockRow>,
+    pub(super) applied: BTreeMap<JobOwner, Option<Arc<Applied>>>,
 }
 
 /// A batch under way.
 pub(super) struct Edit<'a> {
     pub(super) config: &'a mut Config,
-    old: Undo,
+    pub(super) old: Undo,
+    /// Seconds since 1970.
+    pub(super) now: f64,
+    /// The lease clock, ms. Never behind the stored one.
+    pub(super) clock: u64,
 }
 
 impl Config {
     /// Carries out all commands, or none.
     ///
     /// # Errors
-    /// The first refusal, in Ganeti's form; nothing has changed then.
-    pub fn apply(&mut self, commands: &[Command], context: &mut Context) -> Result<Effect, GanetiError> {
-        let mut edit = Edit::new(self);
-        let results = commands.iter().map(|command| edit.command(command, context)).collect();
-        let results: Vec<Value> = match results {
+    /// The first refusal; nothing has changed then.
+    pub fn apply(&mut self, commands: &[Command], context: &mut Context) -> Result<Effect, Refusal> {
+        let mut edit = Edit::new(self, context.now, context.clock);
+        let results: Result<Vec<Value>, Refusal> =
+            commands.iter().map(|command| edit.command(command, context)).collect();
+        let results = match results {
             Ok(results) => results,
             Err(error) => {
                 let undo = edit.old;
@@ -80,7 +93,7 @@ impl Config {
                 return Err(error);
             }
         };
-        let effect = edit.end(context.now, results, context.owner);
+        let effect = edit.end(results, context.owner);
         let bytes: usize =
             effect.changes.iter().filter_map(|change| change.body.as_ref()).map(Vec::len).sum();
         if bytes > BATCH_BYTES_MAX {
@@ -88,7 +101,8 @@ impl Config {
             return Err(wrong_input(format!(
                 "The request changes {bytes} bytes of configuration at once, at most {BATCH_BYTES_MAX} are \
                  possible: split it"
-            )));
+            ))
+            .into());
         }
         Ok(effect)
     }
@@ -96,22 +110,24 @@ impl Config {
     /// The death of a job: what it was creating or destroying is dirty (`model.md` §2.5), and its last
     /// batch is forgotten.
     pub fn owner_gone(&mut self, owner: JobOwner, now: f64) -> Effect {
-        let mut edit = Edit::new(self);
+        let clock = self.lease_clock();
+        let mut edit = Edit::new(self, now, clock);
         edit.release_holder(owner);
         edit.set_applied(owner, None);
-        edit.end(now, Vec::new(), None)
+        edit.end(Vec::new(), None)
     }
 
-    /// Puts right what an inventory found (P5.2).
-    pub fn fix(&mut self, fixes: &[Fix], now: f64) -> Effect {
-        let mut edit = Edit::new(self);
+    /// Puts right what an inventory found (P5.2). What is lost breaks its lease.
+    pub fn fix(&mut self, fixes: &[Fix], now: f64, clock: u64) -> Effect {
+        let mut edit = Edit::new(self, now, clock);
         fixes.iter().for_each(|fix| edit.fix_slot(fix));
-        edit.end(now, Vec::new(), None)
+        edit.end(Vec::new(), None)
     }
 
     /// Puts back what a batch replaced. Only the newest batch can be put back.
     pub fn undo(&mut self, undo: Undo) {
-        let Undo { meta, cluster, nodes, groups, instances, slots, applied } = undo;
+        let Undo { meta, cluster, nodes, groups, instances, slots, applied, .. } = undo;
+        let Undo { blueprints, pools, images, leases, clock, .. } = undo;
         // First everything out, then everything in: names may have wandered between objects.
         nodes.keys().for_each(|uuid| drop(self.put_node(*uuid, None)));
         groups.keys().for_each(|uuid| drop(self.put_group(*uuid, None)));
@@ -121,7 +137,12 @@ impl Config {
         groups.into_iter().for_each(|(uuid, row)| drop(self.put_group(uuid, row)));
         instances.into_iter().for_each(|(uuid, row)| drop(self.put_instance(uuid, row)));
         slots.into_iter().for_each(|(uuid, row)| drop(self.put_slot(uuid, row)));
+        blueprints.into_iter().for_each(|(uuid, row)| drop(self.put_blueprint(uuid, row)));
+        pools.into_iter().for_each(|(uuid, row)| drop(self.put_pool(uuid, row)));
+        images.into_iter().for_each(|(name, row)| drop(self.put_image(&name, row)));
+        leases.into_iter().for_each(|(uuid, row)| drop(self.put_lease(uuid, row)));
         applied.into_iter().for_each(|(owner, row)| drop(self.put_applied(owner, row)));
+        self.clock = clock.unwrap_or(self.clock);
         self.meta = meta.unwrap_or_else(|| self.meta.clone());
         self.cluster = cluster.unwrap_or_else(|| self.cluster.clone());
     }
@@ -138,13 +159,14 @@ pub(super) fn fresh(stored: u64, read: Option<u64>, changes: bool) -> Result<(),
 }
 
 impl<'a> Edit<'a> {
-    fn new(config: &'a mut Config) -> Self {
-        Self { config, old: Undo::default() }
+    pub(super) fn new(config: &'a mut Config, now: f64, clock: u64) -> Self {
+        let clock = clock.max(config.lease_clock());
+        Self { config, old: Undo::default(), now, clock }
     }
 
     /// Ends the batch with what it did.
-    fn end(mut self, now: f64, results: Vec<Value>, owner: Option<(JobOwner, u64)>) -> Effect {
-        let (mut changes, ssconf) = self.finish(now);
+    pub(super) fn end(mut self, results: Vec<Value>, owner: Option<(JobOwner, u64)>) -> Effect {
+        let (mut changes, ssconf) = self.finish(self.now);
         if let (Some((owner, seq)), false) = (owner, changes.is_empty()) {
             self.set_applied(owner, Some(Applied { seq, results: results.clone(), index: 0 }));
         }
@@ -152,8 +174,8 @@ impl<'a> Edit<'a> {
         Effect { changes, results, ssconf, undo: self.old }
     }
 
-    fn command(&mut self, command: &Command, context: &mut Context) -> Result<Value, GanetiError> {
-        match command {
+    fn command(&mut self, command: &Command, context: &mut Context) -> Result<Value, Refusal> {
+        let done = match command {
             Command::ClusterSet { rev, set } => self.cluster_set(*rev, set),
             Command::NodeAdd { node } => self.node_add(node),
             Command::NodeRemove { node } => self.node_remove(*node),
@@ -170,20 +192,30 @@ impl<'a> Edit<'a> {
             Command::InstanceSet { instance, rev, set } => self.instance_set(*instance, *rev, set, context),
             Command::TagsAdd { target, tags } => self.tags_add(target, tags),
             Command::TagsDel { target, tags } => self.tags_del(target, tags),
-            Command::SlotBegin { slot, expected, holder } => {
-                self.slot_begin(*slot, *expected, *holder, context)
-            }
-            Command::SlotReady { slot, generation } => self.slot_ready(*slot, *generation, context),
-            Command::SlotDirty { slot, generation, why } => self.slot_dirty(*slot, *generation, why),
-            Command::SlotBeginDestroy { slot, generation, holder } => {
-                self.slot_begin_destroy(*slot, *generation, *holder, context)
-            }
-            Command::SlotAbsent { slot, generation, floor } => {
-                self.slot_absent(*slot, *generation, *floor, context)
-            }
-            // Pools and leases.
-            _ => Err(wrong_input("pools and leases are not built yet".to_owned())),
-        }
+            Command::SlotBegin { .. }
+            | Command::SlotReady { .. }
+            | Command::SlotDirty { .. }
+            | Command::SlotBeginDestroy { .. }
+            | Command::SlotAbsent { .. }
+            | Command::SlotAdd { .. }
+            | Command::SlotRemove { .. }
+            | Command::SlotDrain { .. }
+            | Command::SlotUnstick { .. } => self.slot_command(command, context),
+            Command::BlueprintAdd { blueprint } => self.blueprint_add(blueprint),
+            Command::BlueprintSet { blueprint, rev, set } => self.blueprint_set(*blueprint, *rev, set),
+            Command::BlueprintRemove { blueprint } => self.blueprint_remove(*blueprint),
+            Command::PoolAdd { pool } => self.pool_add(pool),
+            Command::PoolSet { pool, rev, set } => self.pool_set(*pool, *rev, set),
+            Command::PoolRemove { pool } => self.pool_remove(*pool),
+            Command::ImageAdd { image } => self.image_add(image),
+            Command::ImageRemove { name } => self.image_remove(name),
+            Command::LeaseGrab { .. }
+            | Command::LeaseRenew { .. }
+            | Command::LeaseOpen { .. }
+            | Command::LeaseEnd { .. }
+            | Command::LeaseForget { .. } => return self.lease_command(command),
+        };
+        Ok(done?)
     }
 
     pub(super) fn set_cluster(&mut self, cluster: Cluster) {
@@ -212,6 +244,27 @@ impl<'a> Edit<'a> {
         self.old.slots.entry(uuid).or_insert(old);
     }
 
+    pub(super) fn set_blueprint(&mut self, uuid: BlueprintUuid, blueprint: Option<Blueprint>) {
+        let old = self.config.put_blueprint(uuid, blueprint.map(Arc::new));
+        self.old.blueprints.entry(uuid).or_insert(old);
+    }
+
+    pub(super) fn set_pool(&mut self, uuid: PoolUuid, pool: Option<Pool>) {
+        let old = self.config.put_pool(uuid, pool.map(Arc::new));
+        self.old.pools.entry(uuid).or_insert(old);
+    }
+
+    pub(super) fn set_image(&mut self, name: &str, image: Option<Image>) {
+        let old = self.config.put_image(name, image.map(Arc::new));
+        self.old.images.entry(name.to_owned()).or_insert(old);
+    }
+
+    pub(super) fn set_lease(&mut self, uuid: LeaseUuid, lease: Option<Lease>) {
+        let rev = self.config.leases.get(&uuid).map_or(0, |row| row.rev);
+        let old = self.config.put_lease(uuid, lease.map(|lease| Arc::new(LeaseRow { rev, lease })));
+        self.old.leases.entry(uuid).or_insert(old);
+    }
+
     fn set_applied(&mut self, owner: JobOwner, applied: Option<Applied>) {
         let old = self.config.put_applied(owner, applied.map(Arc::new));
         self.old.applied.entry(owner).or_insert(old);
@@ -222,102 +275,14 @@ impl<'a> Edit<'a> {
         let instance = InstanceUuid(uuid);
         let removed = self.old.instances.get(&instance).is_some_and(Option::is_some)
             || self.old.nodes.get(&NodeUuid(uuid)).is_some_and(Option::is_some)
-            || self.old.groups.get(&GroupUuid(uuid)).is_some_and(Option::is_some);
+            || self.old.groups.get(&GroupUuid(uuid)).is_some_and(Option::is_some)
+            || self.old.blueprints.get(&BlueprintUuid(uuid)).is_some_and(Option::is_some)
+            || self.old.pools.get(&PoolUuid(uuid)).is_some_and(Option::is_some);
         if !removed {
             return Ok(());
         }
         let text = format!("{what} uuid {uuid} was removed in the same request and is not used again");
         Err(GanetiError::prereq(text, Ecode::AlreadyExists))
-    }
-
-    /// Gives what differs its new serials and times. Returns the changes to store, and whether
-    /// ssconf values may have changed.
-    fn finish(&mut self, now: f64) -> (Vec<Change>, bool) {
-        let mut changes = Vec::new();
-        let (groups_moved, groups_came) = self.finish_groups(now, &mut changes);
-        let nodes_moved = self.finish_nodes(now, &mut changes);
-        let (instances_moved, instances_came) = self.finish_instances(now, &mut changes);
-        let bump = nodes_moved || groups_came || instances_came;
-        let cluster_moved = self.finish_cluster(now, bump, &mut changes);
-        if cluster_moved || groups_moved || instances_moved {
-            self.old.meta.get_or_insert_with(|| self.config.meta.clone());
-            let meta = Arc::make_mut(&mut self.config.meta);
-            meta.serial_no += 1;
-            meta.mtime = now;
-            changes.insert(0, stored(kind::META, kind::META_KEY.to_owned(), meta.serial_no, meta));
-        }
-        self.finish_slots(&mut changes);
-        (changes, cluster_moved || groups_moved)
-    }
-
-    /// The cluster, if it changed or `bump` says that its serial grows for another's sake.
-    fn finish_cluster(&mut self, now: f64, bump: bool, changes: &mut Vec<Change>) -> bool {
-        let changed = self.old.cluster.as_ref().is_some_and(|old| **old != *self.config.cluster);
-        if !changed && !bump {
-            self.old.cluster = None;
-            return false;
-        }
-        self.old.cluster.get_or_insert_with(|| self.config.cluster.clone());
-        let cluster = Arc::make_mut(&mut self.config.cluster);
-        cluster.stamp.bump(now);
-        changes.push(stored(kind::CLUSTER, kind::CLUSTER_KEY.to_owned(), cluster.stamp.serial_no, cluster));
-        true
-    }
-
-    fn finish_nodes(&mut self, now: f64, changes: &mut Vec<Change>) -> bool {
-        let before = changes.len();
-        for (uuid, old) in &self.old.nodes {
-            let row = self.config.nodes.get_mut(uuid);
-            changes.extend(finish_row(kind::NODE, uuid, old.as_ref(), row, now, |row| &mut row.stamp));
-        }
-        changes.len() > before
-    }
-
-    /// Whether any group changed, and whether one came or went.
-    fn finish_groups(&mut self, now: f64, changes: &mut Vec<Change>) -> (bool, bool) {
-        let (before, mut came) = (changes.len(), false);
-        for (uuid, old) in &self.old.groups {
-            let row = self.config.groups.get_mut(uuid);
-            came |= old.is_some() != row.is_some();
-            changes.extend(finish_row(kind::GROUP, uuid, old.as_ref(), row, now, |row| &mut row.stamp));
-        }
-        (changes.len() > before, came)
-    }
-
-    /// Whether any instance changed, and whether one came, went or has another name.
-    fn finish_instances(&mut self, now: f64, changes: &mut Vec<Change>) -> (bool, bool) {
-        let (before, mut came) = (changes.len(), false);
-        for (uuid, old) in &self.old.instances {
-            let row = self.config.instances.get_mut(uuid);
-            came |= old.as_ref().map(|old| &old.name) != row.as_ref().map(|row| &row.name);
-            changes.extend(finish_row(kind::INSTANCE, uuid, old.as_ref(), row, now, |row| &mut row.stamp));
-        }
-        (changes.len() > before, came)
-    }
-
-    fn finish_slots(&mut self, changes: &mut Vec<Change>) {
-        for (uuid, old) in &self.old.slots {
-            match (old, self.config.slots.get_mut(uuid)) {
-                (None, None) => {}
-                (Some(old), None) => changes.push(removed(kind::SLOT, uuid.to_string(), old.rev)),
-                (Some(old), Some(row)) if old.slot == row.slot => {}
-                (old, Some(row)) => {
-                    let row = Arc::make_mut(row);
-                    row.rev = old.as_ref().map_or(0, |old| old.rev) + 1;
-                    changes.push(stored(kind::SLOT, uuid.to_string(), row.rev, &row.slot));
-                }
-            }
-        }
-    }
-
-    fn finish_applied(&mut self, changes: &mut Vec<Change>) {
-        for (owner, old) in &self.old.applied {
-            match (old, self.config.applied.get(owner)) {
-                (None, None) => {}
-                (Some(old), None) => changes.push(removed(kind::APPLIED, owner.to_string(), old.seq)),
-                (_, Some(row)) => changes.push(stored(kind::APPLIED, owner.to_string(), row.seq, &**row)),
-            }
-        }
     }
 
     /// What a dead job was creating or destroying is dirty.
@@ -330,49 +295,8 @@ impl<'a> Edit<'a> {
                 SlotState::Destroying => "destroying",
                 SlotState::Absent | SlotState::Clean | SlotState::Leased | SlotState::Dirty => continue,
             };
-            let mut slot = row.slot.clone();
-            slot.soil(format!("job {} died while {doing} it", owner.job));
-            self.set_slot(uuid, Some(slot));
+            let slot = row.slot.clone();
+            self.soil(slot, format!("job {} died while {doing} it", owner.job));
         }
     }
-}
-
-/// Stamps a row that differs from what it was. None when it does not.
-fn finish_row<K: ToString, T: Clone + PartialEq + Serialize>(
-    kind: &str,
-    key: &K,
-    old: Option<&Arc<T>>,
-    row: Option<&mut Arc<T>>,
-    now: f64,
-    stamp: impl Fn(&mut T) -> &mut Stamp,
-) -> Option<Change> {
-    match (old, row) {
-        (None, None) => None,
-        (Some(old), None) => {
-            let serial = stamp(&mut (**old).clone()).serial_no;
-            Some(removed(kind, key.to_string(), serial))
-        }
-        (Some(old), Some(row)) if **old == **row => None,
-        (old, Some(row)) => {
-            let row = Arc::make_mut(row);
-            let mark = stamp(row);
-            match old {
-                Some(_) => mark.bump(now),
-                None => {
-                    *mark = Stamp { tags: std::mem::take(&mut mark.tags), ..Stamp::new(now) };
-                }
-            }
-            let serial = mark.serial_no;
-            Some(stored(kind, key.to_string(), serial, row))
-        }
-    }
-}
-
-fn stored<T: Serialize>(kind: &str, key: String, rev: u64, value: &T) -> Change {
-    let body = serde_json::to_vec(value).expect("objects are plain JSON: their maps have texts as keys");
-    Change { kind: kind.to_owned(), key, rev, body: Some(body) }
-}
-
-fn removed(kind: &str, key: String, rev: u64) -> Change {
-    Change { kind: kind.to_owned(), key, rev, body: None }
 }

@@ -5,6 +5,17 @@ use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::Generation;
 use std::fmt::Display;
 
+/// Why commands are refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// For people, in Ganeti's form.
+    #[error(transparent)]
+    Ganeti(#[from] GanetiError),
+    /// The lease or its VM is not what the caller thinks any more: over for ever.
+    #[error("{0}")]
+    Stale(String),
+}
+
 pub(super) fn wrong_input(text: impl Into<String>) -> GanetiError {
     GanetiError::prereq(text, Ecode::WrongInput)
 }

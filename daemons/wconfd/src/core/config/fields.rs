@@ -182,6 +182,31 @@ pub(super) const INSTANCE: &[Field] = &[
     must("forthcoming", Kind::Bool),
 ];
 
+/// The driver stays: the slots made for it name it. So does the name.
+pub(super) const BLUEPRINT: &[Field] = &[
+    must("image", Kind::Str),
+    must("memory_mib", Kind::Int(1)),
+    must("vcpus", Kind::Int(1)),
+    must("disk_mib", Kind::Int(1)),
+    must("pids", Kind::Int(1)),
+    must("recycle", Kind::Word(&["destroy"])),
+    must("wall_s_max", Kind::Int(1)),
+    must("lease_s_max", Kind::Int(1)),
+    must("enabled", Kind::Bool),
+];
+
+/// The blueprint stays: revisions of two blueprints can't be compared. So does the name, which its slots have.
+pub(super) const POOL: &[Field] = &[
+    may("group", Kind::Str),
+    must("min", Kind::Int(0)),
+    must("max", Kind::Int(0)),
+    must("amount", Kind::Int(0)),
+    must("spare", Kind::Int(0)),
+    must("lifetime_s", Kind::Int(0)),
+    must("connect_timeout_s", Kind::Int(1)),
+    must("state", Kind::Word(&["active", "draining"])),
+];
+
 /// Sets fields of `object` by their names.
 ///
 /// # Errors

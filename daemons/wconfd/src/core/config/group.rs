@@ -41,6 +41,11 @@ impl Edit<'_> {
                 names.join(", ")
             )));
         }
+        if let Some(pool) = self.config.pools.values().find(|pool| pool.group == Some(uuid)) {
+            let text =
+                format!("Group '{}' is the one of pool '{}': remove that first", group.name, pool.name);
+            return Err(wrong_state(text));
+        }
         if self.config.groups.len() == 1 {
             return Err(wrong_state(format!("Group '{}' is the only group, cannot be removed", group.name)));
         }

@@ -31,6 +31,22 @@ impl Edit<'_> {
         instance: &Instance,
         context: &mut Context,
     ) -> Result<Value, GanetiError> {
+        if instance.pool.is_some() {
+            let name = &instance.name;
+            return Err(wrong_input(format!(
+                "Instance '{name}' names a pool: those are added by growing the pool"
+            )));
+        }
+        self.no_slots_name(&instance.name)?;
+        self.instance_put(instance, context)
+    }
+
+    /// Puts an instance with its slot in, after the checks that all kinds of them have.
+    pub(super) fn instance_put(
+        &mut self,
+        instance: &Instance,
+        context: &mut Context,
+    ) -> Result<Value, GanetiError> {
         let mut instance = instance.clone();
         let uuid = instance.uuid;
         self.never_removed("Instance", uuid.0)?;
@@ -51,7 +67,8 @@ impl Edit<'_> {
     pub(super) fn instance_remove(&mut self, uuid: InstanceUuid) -> Result<Value, GanetiError> {
         let instance = self.known_instance(uuid)?;
         let home = self.config.node(instance.primary_node);
-        if instance.pool.is_some() || !home.is_some_and(|node| node.offline) {
+        not_of_pool(&instance)?;
+        if !home.is_some_and(|node| node.offline) {
             self.nothing_lives(&instance, "removed")?;
         }
         self.set_slot(uuid, None);
@@ -67,6 +84,7 @@ impl Edit<'_> {
         source: &str,
     ) -> Result<Value, GanetiError> {
         let mut instance = (*self.known_instance(uuid)?).clone();
+        not_of_pool(&instance)?;
         if !["admin", "user"].contains(&source) {
             return Err(wrong_input(format!("Source of the state must be admin or user, not '{source}'")));
         }
@@ -85,10 +103,12 @@ impl Edit<'_> {
         context: &mut Context,
     ) -> Result<Value, GanetiError> {
         let old = self.known_instance(uuid)?;
+        not_of_pool(&old)?;
         let mut new = fields::set("Instance", &*old, fields::INSTANCE, set)?;
         fresh(old.stamp.serial_no, rev, new != *old)?;
         if new.name != old.name {
             self.check_name(&new)?;
+            self.no_slots_name(&new.name)?;
         }
         if new.primary_node != old.primary_node {
             self.rehome(&old, new.primary_node)?;
@@ -145,6 +165,17 @@ impl Edit<'_> {
         Ok(())
     }
 
+    /// Refuses a name that a pool will want for one of its slots.
+    fn no_slots_name(&self, name: &str) -> Result<(), GanetiError> {
+        match self.config.pool_of_name(name) {
+            Some(pool) => Err(wrong_input(format!(
+                "'{name}' is the name of a slot of pool '{}': choose another",
+                pool.name
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Gives each NIC its uuid and MAC, and refuses MACs of others.
     fn complete_nics(&self, instance: &mut Instance, context: &mut Context) -> Result<(), GanetiError> {
         let mut own = BTreeSet::new();
@@ -184,6 +215,17 @@ impl Edit<'_> {
 
     fn known_instance(&self, uuid: InstanceUuid) -> Result<Arc<Instance>, GanetiError> {
         self.config.instances.get(&uuid).cloned().ok_or_else(|| unknown("Instance", uuid))
+    }
+}
+
+/// Slots of pools are nobody's to change by hand.
+fn not_of_pool(instance: &Instance) -> Result<(), GanetiError> {
+    match &instance.pool {
+        Some(pool) => Err(wrong_state(format!(
+            "Instance '{0}' is a slot of pool '{pool}', which keeps it: to have it made anew, gnt-slot recycle {0}",
+            instance.name
+        ))),
+        None => Ok(()),
     }
 }
 

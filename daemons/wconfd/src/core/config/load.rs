@@ -2,11 +2,14 @@
 //! (`spec/config.md` §5, "Consistency checks", hard).
 
 use super::object::Object;
-use super::rows::{Applied, Config, Indexes, SlotRow};
-use gantry_model::config::{Cluster, Group, Instance, Meta, Node, Slot, kind};
+use super::pooled::{ClockRow, LeaseRow};
+use super::rows::{Applied, Config, SlotRow};
+use gantry_model::config::{Cluster, Group, Instance, Meta, Node, Slot, SlotState, kind};
 use gantry_model::ids::NodeUuid;
+use gantry_model::lease::{Lease, LeaseState};
+use gantry_model::pool::{Blueprint, IMAGE_HOST, Image, Pool};
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Why stored objects are no configuration.
@@ -86,18 +89,9 @@ impl Config {
                 _ => rest.push(object),
             }
         }
-        let mut config = Self {
-            meta: Arc::new(meta.ok_or(LoadError::Missing { kind: kind::META })?),
-            cluster: Arc::new(cluster.ok_or(LoadError::Missing { kind: kind::CLUSTER })?),
-            nodes: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            instances: BTreeMap::new(),
-            slots: BTreeMap::new(),
-            applied: BTreeMap::new(),
-            others: BTreeMap::new(),
-            index: Indexes::default(),
-            claimed: BTreeSet::new(),
-        };
+        let meta = Arc::new(meta.ok_or(LoadError::Missing { kind: kind::META })?);
+        let cluster = Arc::new(cluster.ok_or(LoadError::Missing { kind: kind::CLUSTER })?);
+        let mut config = Self::bare(meta, cluster);
         rest.into_iter().try_for_each(|object| config.take(object))?;
         config.verify()?;
         Ok(config)
@@ -125,6 +119,30 @@ impl Config {
                 let slot: Slot = body(&object)?;
                 placed(&object, &slot.uuid)?;
                 self.put_slot(slot.uuid, Some(Arc::new(SlotRow { rev: object.rev, slot })));
+            }
+            kind::BLUEPRINT => {
+                let blueprint: Blueprint = body(&object)?;
+                placed(&object, &blueprint.uuid)?;
+                self.put_blueprint(blueprint.uuid, Some(Arc::new(blueprint)));
+            }
+            kind::POOL => {
+                let pool: Pool = body(&object)?;
+                placed(&object, &pool.uuid)?;
+                self.put_pool(pool.uuid, Some(Arc::new(pool)));
+            }
+            kind::IMAGE => {
+                let image: Image = body(&object)?;
+                placed(&object, &image.name)?;
+                self.put_image(&object.key, Some(Arc::new(image)));
+            }
+            kind::LEASE => {
+                let lease: Lease = body(&object)?;
+                placed(&object, &lease.uuid)?;
+                self.put_lease(lease.uuid, Some(Arc::new(LeaseRow { rev: object.rev, lease })));
+            }
+            kind::LEASE_CLOCK => {
+                placed(&object, &kind::LEASE_CLOCK_KEY)?;
+                self.clock = ClockRow { rev: object.rev, clock: body(&object)? };
             }
             kind::APPLIED => {
                 let owner = object.key.parse().map_err(|_| LoadError::Misplaced {
@@ -166,10 +184,58 @@ impl Config {
                 }
             }
         }
-        match self.slots.keys().find(|uuid| !self.instances.contains_key(uuid)) {
-            Some(uuid) => broken(format!("slot {uuid} belongs to no instance")),
+        if let Some(uuid) = self.slots.keys().find(|uuid| !self.instances.contains_key(uuid)) {
+            return broken(format!("slot {uuid} belongs to no instance"));
+        }
+        self.verify_pools()?;
+        self.verify_leases()
+    }
+
+    fn verify_pools(&self) -> Result<(), LoadError> {
+        for blueprint in self.blueprints.values() {
+            let (name, image) = (&blueprint.name, &blueprint.image);
+            if image != IMAGE_HOST && !self.images.contains_key(image) {
+                return broken(format!("blueprint {name} is made from image {image}, which does not exist"));
+            }
+        }
+        for pool in self.pools.values() {
+            if !self.blueprints.contains_key(&pool.blueprint) {
+                let (name, uuid) = (&pool.name, pool.blueprint);
+                return broken(format!("pool {name} is made from blueprint {uuid}, which does not exist"));
+            }
+            if let Some(group) = pool.group.filter(|group| !self.groups.contains_key(group)) {
+                return broken(format!("pool {} is in group {group}, which does not exist", pool.name));
+            }
+        }
+        let of =
+            |instance: &&Arc<Instance>| instance.pool.as_ref().is_some_and(|pool| self.pool(pool).is_none());
+        match self.instances.values().find(of) {
+            Some(instance) => broken(format!("slot {} is of a pool that does not exist", instance.name)),
             None => Ok(()),
         }
+    }
+
+    /// A slot is LEASED when and only when one active lease has it, in its generation (I1).
+    fn verify_leases(&self) -> Result<(), LoadError> {
+        let mut leased = BTreeSet::new();
+        for (uuid, row) in self.leases.iter().filter(|(_, row)| row.lease.state == LeaseState::Active) {
+            for vm in &row.lease.vms {
+                let has = self.slots.get(&vm.slot).is_some_and(|row| {
+                    let Slot { state, generation, lease, .. } = row.slot;
+                    (state, generation, lease) == (SlotState::Leased, vm.generation, Some(*uuid))
+                });
+                if !has || !leased.insert(vm.slot) {
+                    return broken(format!("lease {uuid} has slot {}, which is not leased to it", vm.slot));
+                }
+            }
+        }
+        for (uuid, row) in &self.slots {
+            let is = row.slot.state == SlotState::Leased;
+            if is != row.slot.lease.is_some() || is != leased.contains(uuid) {
+                return broken(format!("slot {uuid} is {} without its lease", row.slot.state.as_str()));
+            }
+        }
+        Ok(())
     }
 
     fn verify_cluster(&self) -> Result<(), LoadError> {
@@ -195,13 +261,16 @@ impl Config {
         let nodes = self.nodes.values().map(|node| ("node name", node.name.clone()));
         let groups = self.groups.values().map(|group| ("group name", group.name.clone()));
         let instances = self.instances.values().map(|instance| ("instance name", instance.name.clone()));
+        let blueprints = self.blueprints.values().map(|row| ("blueprint name", row.name.clone()));
+        let pools = self.pools.values().map(|row| ("pool name", row.name.clone()));
         let macs = self.instances.values().flat_map(|instance| instance.nics.iter());
         let macs = macs.map(|nic| ("MAC address", nic.mac.clone()));
         let addresses = self.nodes.values().map(|node| {
             let address = format!("{}:{}", node.primary_ip, node.noded_port);
             ("node address", address)
         });
-        for (what, value) in nodes.chain(groups).chain(instances).chain(macs).chain(addresses) {
+        let pooled = blueprints.chain(pools);
+        for (what, value) in nodes.chain(groups).chain(instances).chain(macs).chain(addresses).chain(pooled) {
             if !seen.insert((what, value.clone())) {
                 return Err(LoadError::Twice { what, value });
             }

@@ -12,14 +12,16 @@
 //!
 //! * [`object`]: what is stored.
 //! * `rows`: the objects and their indexes.
-//! * `edit`: one batch: what it touched, how it is finished or put back.
+//! * `pooled`: the same for pools and leases.
+//! * `edit`: one batch: what it touched, and how it is put back.
+//! * `finish`: how a batch is finished.
 //! * `fields`: which fields callers may set, and of which type.
-//! * `cluster`, `group`, `node`, `instance`, `slot`, `tags`: the commands.
+//! * `cluster`, `group`, `node`, `instance`, `slot`, `tags`, `pool`, `pool_slot`, `lease`: the commands.
 //! * `load`: stored objects back into typed ones.
 //! * `read`: what readers ask for.
 //!
 //! **Serials.** An object's serial grows by one in each batch that changes it, the meta serial by one
-//! in each batch that changes anything but slots, the cluster's by the rule in `spec/config.md` §5.
+//! in each batch that changes anything but slots and leases, the cluster's by the rule in `spec/config.md` §5.
 //! A revision in a command is compared with the serial before the batch.
 //!
 //! **Cost.** A command costs O(log n) of the number of objects; a batch is put back from the values it
@@ -29,11 +31,16 @@ mod cluster;
 mod edit;
 mod error;
 mod fields;
+mod finish;
 mod group;
 mod instance;
+mod lease;
 mod load;
 mod node;
 pub mod object;
+mod pool;
+mod pool_slot;
+mod pooled;
 mod read;
 mod rows;
 mod slot;
@@ -44,7 +51,9 @@ mod tests;
 
 pub use cluster::is_mac_prefix;
 pub use edit::{BATCH_BYTES_MAX, Context, Effect, Ids, Undo};
+pub use error::Refusal;
 pub use load::LoadError;
 pub use object::{Change, Object};
+pub use pooled::LeaseRow;
 pub use read::Snapshot;
 pub use rows::{Applied, Config, Fix, SlotRow};

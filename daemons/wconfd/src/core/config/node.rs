@@ -41,7 +41,8 @@ impl Edit<'_> {
         }
         if let Some(here) = self.names_on(uuid) {
             return Err(wrong_input(format!(
-                "Node {} is the home of {here}: remove them or move them away first",
+                "Node {} is the home of {here}: remove them or move them away first; slots of pools go once the \
+                 node is drained",
                 node.name
             )));
         }

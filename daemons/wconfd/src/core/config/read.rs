@@ -1,11 +1,13 @@
 //! What readers ask for: objects by key and name, all of a kind, and the whole for the watch stream.
 
 use super::object::Object;
+use super::pooled::{ClockRow, LeaseRow};
 use super::rows::{Config, SlotRow};
 use gantry_model::config::{Cluster, Group, Instance, Meta, Node, kind};
 use gantry_model::error::{Ecode, GanetiError};
-use gantry_model::ids::{GroupUuid, InstanceUuid, NodeUuid};
+use gantry_model::ids::{BlueprintUuid, GroupUuid, InstanceUuid, LeaseUuid, NodeUuid, PoolUuid};
 use gantry_model::names::{Resolved, resolve};
+use gantry_model::pool::{Blueprint, Image, Pool};
 use gantry_proto::wconfd::ReadKey;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -14,8 +16,14 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Object kinds that have names, as `(kind, noun)`.
-const NAMED: [(&str, &str); 3] =
-    [(kind::NODE, "Node"), (kind::GROUP, "Node group"), (kind::INSTANCE, "Instance")];
+const NAMED: [(&str, &str); 6] = [
+    (kind::NODE, "Node"),
+    (kind::GROUP, "Node group"),
+    (kind::INSTANCE, "Instance"),
+    (kind::BLUEPRINT, "Blueprint"),
+    (kind::POOL, "Pool"),
+    (kind::IMAGE, "Image"),
+];
 
 /// One object, not yet written as JSON: cheap to take, so that the writing happens elsewhere.
 #[derive(Debug, Clone)]
@@ -26,6 +34,11 @@ enum Item {
     Group(Arc<Group>),
     Instance(Arc<Instance>),
     Slot(Arc<SlotRow>),
+    Blueprint(Arc<Blueprint>),
+    Pool(Arc<Pool>),
+    Image(Arc<Image>),
+    Lease(Arc<LeaseRow>),
+    Clock(ClockRow),
     Other(Arc<Object>),
 }
 
@@ -38,6 +51,11 @@ impl Item {
             Self::Group(row) => of(kind::GROUP, row.uuid, row.stamp.serial_no, &**row),
             Self::Instance(row) => of(kind::INSTANCE, row.uuid, row.stamp.serial_no, &**row),
             Self::Slot(row) => of(kind::SLOT, row.slot.uuid, row.rev, &row.slot),
+            Self::Blueprint(row) => of(kind::BLUEPRINT, row.uuid, row.stamp.serial_no, &**row),
+            Self::Pool(row) => of(kind::POOL, row.uuid, row.stamp.serial_no, &**row),
+            Self::Image(row) => of(kind::IMAGE, &row.name, row.stamp.serial_no, &**row),
+            Self::Lease(row) => of(kind::LEASE, row.lease.uuid, row.rev, &row.lease),
+            Self::Clock(row) => of(kind::LEASE_CLOCK, kind::LEASE_CLOCK_KEY, row.rev, &row.clock),
             Self::Other(object) => (**object).clone(),
         }
     }
@@ -118,7 +136,19 @@ impl Config {
     /// Everything. Costs a pointer per object.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let kinds = [kind::META, kind::CLUSTER, kind::GROUP, kind::NODE, kind::INSTANCE, kind::SLOT];
+        let kinds = [
+            kind::META,
+            kind::CLUSTER,
+            kind::GROUP,
+            kind::NODE,
+            kind::IMAGE,
+            kind::BLUEPRINT,
+            kind::POOL,
+            kind::INSTANCE,
+            kind::LEASE_CLOCK,
+            kind::LEASE,
+            kind::SLOT,
+        ];
         let mut items: Vec<Item> = kinds.into_iter().flat_map(|kind| self.all(kind)).collect();
         items.extend(self.others.values().cloned().map(Item::Other));
         Snapshot(items)
@@ -150,8 +180,17 @@ impl Config {
             kind::GROUP => self.groups.get(&GroupUuid(uuid?)).cloned().map(Item::Group),
             kind::INSTANCE => self.instances.get(&InstanceUuid(uuid?)).cloned().map(Item::Instance),
             kind::SLOT => self.slots.get(&InstanceUuid(uuid?)).cloned().map(Item::Slot),
+            kind::BLUEPRINT => self.blueprints.get(&BlueprintUuid(uuid?)).cloned().map(Item::Blueprint),
+            kind::POOL => self.pools.get(&PoolUuid(uuid?)).cloned().map(Item::Pool),
+            kind::IMAGE => self.images.get(key).cloned().map(Item::Image),
+            kind::LEASE => self.leases.get(&LeaseUuid(uuid?)).cloned().map(Item::Lease),
+            kind::LEASE_CLOCK if key == kind::LEASE_CLOCK_KEY => self.clock_item(),
             _ => self.others.get(&(kind.to_owned(), key.to_owned())).cloned().map(Item::Other),
         }
+    }
+
+    fn clock_item(&self) -> Option<Item> {
+        (self.clock.rev > 0).then_some(Item::Clock(self.clock))
     }
 
     fn all(&self, kind: &str) -> Vec<Item> {
@@ -162,6 +201,11 @@ impl Config {
             kind::GROUP => self.groups.values().cloned().map(Item::Group).collect(),
             kind::INSTANCE => self.instances.values().cloned().map(Item::Instance).collect(),
             kind::SLOT => self.slots.values().cloned().map(Item::Slot).collect(),
+            kind::BLUEPRINT => self.blueprints.values().cloned().map(Item::Blueprint).collect(),
+            kind::POOL => self.pools.values().cloned().map(Item::Pool).collect(),
+            kind::IMAGE => self.images.values().cloned().map(Item::Image).collect(),
+            kind::LEASE => self.leases.values().cloned().map(Item::Lease).collect(),
+            kind::LEASE_CLOCK => self.clock_item().into_iter().collect(),
             _ => {
                 let from = (Bound::Included((kind.to_owned(), String::new())), Bound::Unbounded);
                 let rows = self.others.range(from).take_while(|((of, _), _)| of == kind);
@@ -179,11 +223,12 @@ impl Config {
         let index = &self.index;
         let found = match kind {
             kind::NODE => short(&index.node_names, name, |uuid| uuid.0),
-            // Groups are called by their whole names only.
-            kind::GROUP => match index.group_names.get(name) {
-                Some(uuid) => Resolved::One(uuid.0),
-                None => Resolved::Unknown,
-            },
+            // These are called by their whole names only.
+            kind::GROUP => whole(index.group_names.get(name).map(|uuid| uuid.0)),
+            kind::BLUEPRINT => whole(index.pools.blueprint_names.get(name).map(|uuid| uuid.0)),
+            kind::POOL => whole(index.pools.pool_names.get(name).map(|uuid| uuid.0)),
+            // The name is the key.
+            kind::IMAGE => Resolved::Unknown,
             _ => short(&index.instance_names, name, |uuid| uuid.0),
         };
         match found {
@@ -204,6 +249,10 @@ impl Config {
         });
         rows.flatten().collect()
     }
+}
+
+fn whole(found: Option<Uuid>) -> Resolved<Uuid> {
+    found.map_or(Resolved::Unknown, Resolved::One)
 }
 
 /// The one object that `given` names: itself, or the beginning of its name up to a dot.

@@ -1,13 +1,17 @@
 //! The objects in memory with the indexes that commands need.
 
 use gantry_model::config::{Cluster, Group, Instance, Meta, Node, Slot};
-use gantry_model::ids::{Generation, GroupUuid, InstanceUuid, JobOwner, NodeUuid};
+use gantry_model::ids::{
+    BlueprintUuid, Generation, GroupUuid, InstanceUuid, JobOwner, LeaseUuid, NodeUuid, PoolUuid,
+};
+use gantry_model::pool::{Blueprint, Image, Pool};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::object::Object;
+use super::pooled::{ClockRow, LeaseRow, PoolIndexes};
 
 /// A slot with the revision of its record.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +54,12 @@ pub struct Config {
     pub(super) groups: BTreeMap<GroupUuid, Arc<Group>>,
     pub(super) instances: BTreeMap<InstanceUuid, Arc<Instance>>,
     pub(super) slots: BTreeMap<InstanceUuid, Arc<SlotRow>>,
+    pub(super) blueprints: BTreeMap<BlueprintUuid, Arc<Blueprint>>,
+    pub(super) pools: BTreeMap<PoolUuid, Arc<Pool>>,
+    /// By name.
+    pub(super) images: BTreeMap<String, Arc<Image>>,
+    pub(super) leases: BTreeMap<LeaseUuid, Arc<LeaseRow>>,
+    pub(super) clock: ClockRow,
     /// By job, its last batch.
     pub(super) applied: BTreeMap<JobOwner, Arc<Applied>>,
     /// Objects of kinds this release has no commands for: read, watched, never changed.
@@ -57,6 +67,8 @@ pub struct Config {
     pub(super) index: Indexes,
     /// Nodes this master has claimed: not stored, set by the shell.
     pub(super) claimed: BTreeSet<NodeUuid>,
+    /// By pool, the node that gave the last slot: the next lease looks behind it first. Not stored; it only spreads work.
+    pub(super) rotor: BTreeMap<String, NodeUuid>,
 }
 
 /// Derived from the rows; equal to what a fresh load of the same rows gives.
@@ -70,13 +82,14 @@ pub(super) struct Indexes {
     pub node_instances: BTreeMap<NodeUuid, BTreeSet<InstanceUuid>>,
     pub macs: BTreeMap<String, InstanceUuid>,
     pub holders: BTreeMap<JobOwner, BTreeSet<InstanceUuid>>,
+    pub pools: PoolIndexes,
 }
 
-fn enter<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V) {
+pub(super) fn enter<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V) {
     map.entry(key).or_default().insert(value);
 }
 
-fn leave<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+pub(super) fn leave<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
     if let Some(set) = map.get_mut(key) {
         set.remove(value);
         if set.is_empty() {
@@ -86,6 +99,28 @@ fn leave<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V)
 }
 
 impl Config {
+    /// A configuration with the two objects every one has.
+    pub(super) fn bare(meta: Arc<Meta>, cluster: Arc<Cluster>) -> Self {
+        Self {
+            meta,
+            cluster,
+            nodes: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            blueprints: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            images: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            clock: ClockRow::default(),
+            applied: BTreeMap::new(),
+            others: BTreeMap::new(),
+            index: Indexes::default(),
+            claimed: BTreeSet::new(),
+            rotor: BTreeMap::new(),
+        }
+    }
+
     /// Replaces or removes a node. Returns what was there.
     pub(super) fn put_node(&mut self, uuid: NodeUuid, row: Option<Arc<Node>>) -> Option<Arc<Node>> {
         let old = self.nodes.remove(&uuid);
@@ -123,6 +158,7 @@ impl Config {
         uuid: InstanceUuid,
         row: Option<Arc<Instance>>,
     ) -> Option<Arc<Instance>> {
+        self.count_slot(uuid, false);
         let old = self.instances.remove(&uuid);
         let index = &mut self.index;
         if let Some(old) = &old {
@@ -138,11 +174,13 @@ impl Config {
             index.macs.extend(row.nics.iter().map(|nic| (nic.mac.clone(), uuid)));
             self.instances.insert(uuid, row);
         }
+        self.count_slot(uuid, true);
         old
     }
 
     /// Replaces or removes a slot. Returns what was there.
     pub(super) fn put_slot(&mut self, uuid: InstanceUuid, row: Option<Arc<SlotRow>>) -> Option<Arc<SlotRow>> {
+        self.count_slot(uuid, false);
         let old = self.slots.remove(&uuid);
         if let Some(holder) = old.as_ref().and_then(|old| old.slot.holder) {
             leave(&mut self.index.holders, &holder, &uuid);
@@ -153,6 +191,7 @@ impl Config {
             }
             self.slots.insert(uuid, row);
         }
+        self.count_slot(uuid, true);
         old
     }
 
@@ -251,22 +290,14 @@ impl Config {
 
     /// The same rows with indexes made anew.
     fn reindexed(&self) -> Self {
-        let mut fresh = Self {
-            meta: self.meta.clone(),
-            cluster: self.cluster.clone(),
-            nodes: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            instances: BTreeMap::new(),
-            slots: BTreeMap::new(),
-            applied: BTreeMap::new(),
-            others: BTreeMap::new(),
-            index: Indexes::default(),
-            claimed: BTreeSet::new(),
-        };
+        let mut fresh = Self::bare(self.meta.clone(), self.cluster.clone());
         self.nodes.iter().for_each(|(k, row)| drop(fresh.put_node(*k, Some(row.clone()))));
         self.groups.iter().for_each(|(k, row)| drop(fresh.put_group(*k, Some(row.clone()))));
         self.instances.iter().for_each(|(k, row)| drop(fresh.put_instance(*k, Some(row.clone()))));
         self.slots.iter().for_each(|(k, row)| drop(fresh.put_slot(*k, Some(row.clone()))));
+        self.blueprints.iter().for_each(|(k, row)| drop(fresh.put_blueprint(*k, Some(row.clone()))));
+        self.pools.iter().for_each(|(k, row)| drop(fresh.put_pool(*k, Some(row.clone()))));
+        self.leases.iter().for_each(|(k, row)| drop(fresh.put_lease(*k, Some(row.clone()))));
         fresh
     }
 }

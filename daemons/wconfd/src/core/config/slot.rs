@@ -9,34 +9,68 @@
 
 use super::edit::{Context, Edit};
 use super::error::{slot_moved, unknown, wrong_input, wrong_state};
+use super::pool_slot::DRAINED;
 use super::rows::Fix;
 use gantry_model::config::{Instance, Slot, SlotState};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::{Generation, InstanceUuid, JobOwner, NodeUuid};
+use gantry_model::lease::LeaseState;
+use gantry_model::pool::{SLOT_FAILURES_MAX, slot_backoff_s};
+use gantry_proto::wconfd::Command;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// Makes the record of a slot dirty. A trait, since the record belongs to the model.
-pub(super) trait Soil {
-    /// The current generation is to be destroyed, for this reason. What failed is counted.
-    fn soil(&mut self, why: String);
-}
-
-impl Soil for Slot {
-    fn soil(&mut self, why: String) {
-        let failed = matches!(self.state, SlotState::Creating | SlotState::Booting | SlotState::Destroying);
-        self.failures = self.failures.saturating_add(u32::from(failed));
-        self.state = SlotState::Dirty;
-        self.holder = None;
-        self.lease = None;
-        self.why = Some(why);
-    }
-}
-
 /// Longest reason kept, in bytes: enough for a driver's message.
-const WHY_BYTES_MAX: usize = 1024;
+pub(super) const WHY_BYTES_MAX: usize = 1024;
 
 impl Edit<'_> {
+    /// A command on a slot.
+    pub(super) fn slot_command(
+        &mut self,
+        command: &Command,
+        context: &mut Context,
+    ) -> Result<Value, GanetiError> {
+        match command {
+            Command::SlotBegin { slot, expected, holder } => {
+                self.slot_begin(*slot, *expected, *holder, context)
+            }
+            Command::SlotReady { slot, generation } => self.slot_ready(*slot, *generation, context),
+            Command::SlotDirty { slot, generation, why } => self.slot_dirty(*slot, *generation, why),
+            Command::SlotBeginDestroy { slot, generation, holder } => {
+                self.slot_begin_destroy(*slot, *generation, *holder, context)
+            }
+            Command::SlotAbsent { slot, generation, floor } => {
+                self.slot_absent(*slot, *generation, *floor, context)
+            }
+            Command::SlotAdd { instance } => self.slot_add(instance, context),
+            Command::SlotRemove { slot } => self.slot_remove(*slot),
+            Command::SlotDrain { slot, drained } => self.slot_drain(*slot, *drained),
+            Command::SlotUnstick { slot } => self.slot_unstick(*slot),
+            other => Err(wrong_input(format!("{other:?} is no command on a slot"))),
+        }
+    }
+
+    /// The current generation is to be destroyed, for this reason. What failed is counted, and in a pool put off. A
+    /// lease that has it is broken.
+    pub(super) fn soil(&mut self, mut slot: Slot, why: String) {
+        let instance = self.config.instances.get(&slot.uuid);
+        let pooled = instance.is_some_and(|instance| instance.pool.is_some());
+        let name = instance.map_or_else(|| slot.uuid.to_string(), |instance| instance.name.clone());
+        let broken = slot.lease.take();
+        if matches!(slot.state, SlotState::Creating | SlotState::Booting | SlotState::Destroying) {
+            slot.failures = slot.failures.saturating_add(1);
+            if pooled {
+                slot.stuck |= slot.failures >= SLOT_FAILURES_MAX;
+                slot.backoff_until = Some(self.now + slot_backoff_s(slot.failures));
+            }
+        }
+        (slot.state, slot.holder, slot.why) = (SlotState::Dirty, None, Some(why.clone()));
+        self.set_slot(slot.uuid, Some(slot));
+        if let Some(lease) = broken {
+            self.end_lease(lease, LeaseState::Broken, format!("VM {name}: {why}"));
+        }
+    }
+
     /// ABSENT → CREATING with the next generation (P5.3).
     pub(super) fn slot_begin(
         &mut self,
@@ -57,10 +91,7 @@ impl Edit<'_> {
             return Err(slot_moved(&instance.name, slot.state, slot.generation, wanted));
         }
         self.node_takes_work(slot.node)?;
-        let node = self.config.node(slot.node).expect("a slot's node exists");
-        if node.drained && instance.pool.is_some() {
-            return Err(wrong_state(format!("Node '{}' is drained: no new VMs of pools there", node.name)));
-        }
+        let revision = self.pool_takes_work(&instance, &slot)?;
         let state = SlotState::Creating;
         let begun = Slot {
             state,
@@ -69,6 +100,8 @@ impl Edit<'_> {
             opened: false,
             lease: None,
             why: None,
+            revision,
+            ready_at: None,
             ..slot
         };
         self.set_slot(uuid, Some(begun));
@@ -98,8 +131,20 @@ impl Edit<'_> {
             }
         }
         held_by(&instance, &slot, context)?;
-        let ready = Slot { state: SlotState::Clean, holder: None, failures: 0, ..slot };
-        self.set_slot(uuid, Some(ready));
+        let ready = Slot {
+            state: SlotState::Clean,
+            holder: None,
+            failures: 0,
+            stuck: false,
+            backoff_until: None,
+            ready_at: Some(self.now),
+            ..slot
+        };
+        if ready.drained {
+            self.soil(ready, DRAINED.to_owned());
+        } else {
+            self.set_slot(uuid, Some(ready));
+        }
         Ok(Value::Null)
     }
 
@@ -110,7 +155,7 @@ impl Edit<'_> {
         generation: Generation,
         why: &str,
     ) -> Result<Value, GanetiError> {
-        let (instance, mut slot) = self.slot_and_instance(uuid)?;
+        let (instance, slot) = self.slot_and_instance(uuid)?;
         if !slot.state.may_live() || slot.generation != generation {
             let wanted = format!("a VM in generation {generation}");
             return Err(slot_moved(&instance.name, slot.state, slot.generation, wanted));
@@ -119,8 +164,7 @@ impl Edit<'_> {
             return Err(wrong_input(format!("The reason must have 1 to {WHY_BYTES_MAX} bytes")));
         }
         if slot.state != SlotState::Dirty {
-            slot.soil(why.to_owned());
-            self.set_slot(uuid, Some(slot));
+            self.soil(slot, why.to_owned());
         }
         Ok(Value::Null)
     }
@@ -172,8 +216,10 @@ impl Edit<'_> {
                 instance.name
             )));
         }
-        let (node, failures) = (slot.node, 0);
-        let absent = Slot { generation: floor.max(generation), failures, ..Slot::new(uuid, node) };
+        // Failures are forgotten by success only: else a create that never works would be tried without a pause.
+        let Slot { node, failures, drained, stuck, backoff_until, .. } = slot;
+        let generation = floor.max(generation);
+        let absent = Slot { generation, failures, drained, stuck, backoff_until, ..Slot::new(uuid, node) };
         self.set_slot(uuid, Some(absent));
         Ok(Value::Null)
     }
@@ -184,13 +230,13 @@ impl Edit<'_> {
         let Some(row) = self.config.slots.get(&fix.slot) else { return };
         let mut slot = row.slot.clone();
         slot.generation = slot.generation.max(fix.generation);
-        if let Some(why) = &fix.dirty {
-            slot.soil(why.clone());
+        match &fix.dirty {
+            Some(why) => self.soil(slot, why.clone()),
+            None => self.set_slot(fix.slot, Some(slot)),
         }
-        self.set_slot(fix.slot, Some(slot));
     }
 
-    fn slot_and_instance(&self, uuid: InstanceUuid) -> Result<(Arc<Instance>, Slot), GanetiError> {
+    pub(super) fn slot_and_instance(&self, uuid: InstanceUuid) -> Result<(Arc<Instance>, Slot), GanetiError> {
         match (self.config.instances.get(&uuid), self.config.slots.get(&uuid)) {
             (Some(instance), Some(row)) => Ok((instance.clone(), row.slot.clone())),
             (None, _) | (_, None) => Err(unknown("Instance", uuid)),
@@ -198,7 +244,7 @@ impl Edit<'_> {
     }
 
     /// Refuses work on a node that is offline or not claimed (P5.2).
-    fn node_takes_work(&self, uuid: NodeUuid) -> Result<(), GanetiError> {
+    pub(super) fn node_takes_work(&self, uuid: NodeUuid) -> Result<(), GanetiError> {
         let node = self.config.node(uuid).ok_or_else(|| unknown("Node", uuid))?;
         if node.offline {
             return Err(wrong_state(format!("Node '{}' is offline", node.name)));

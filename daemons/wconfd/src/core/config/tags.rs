@@ -78,7 +78,7 @@ impl Edit<'_> {
     }
 }
 
-fn check(text: &str) -> Result<(), GanetiError> {
+pub(super) fn check(text: &str) -> Result<(), GanetiError> {
     if text.is_empty() {
         return Err(tag("Tags cannot be empty"));
     }

@@ -135,10 +135,22 @@ pub(super) fn run_as(
     commands: &[Command],
 ) -> Result<Effect, GanetiError> {
     let ids = &mut Counter(u128::from(config.meta().serial_no) << 64);
-    let effect = config.apply(commands, &mut Context { now: NOW, owner, ids });
+    let clock = config.lease_clock();
+    let effect = config.apply(commands, &mut Context { now: NOW, clock, owner, ids });
     config.check();
-    effect
+    effect.map_err(flat)
 }
+
+/// A refusal in Ganeti's form; what is stale gets a class of its own.
+pub(super) fn flat(refusal: Refusal) -> GanetiError {
+    match refusal {
+        Refusal::Ganeti(error) => error,
+        Refusal::Stale(text) => GanetiError::new(STALE, text),
+    }
+}
+
+/// Class of what [`flat`] made of a stale lease.
+pub(super) const STALE: &str = "Stale";
 
 /// The class and code of a refusal.
 pub(super) fn refusal(result: Result<Effect, GanetiError>) -> (String, String) {

@@ -172,7 +172,23 @@ impl Model {
             | Command::SlotBeginDestroy { .. }
             | Command::SlotAbsent { .. } => self.slot(command)?,
             // Pools and leases have a model of their own.
-            _ => return None,
+            Command::BlueprintAdd { .. }
+            | Command::BlueprintSet { .. }
+            | Command::BlueprintRemove { .. }
+            | Command::PoolAdd { .. }
+            | Command::PoolSet { .. }
+            | Command::PoolRemove { .. }
+            | Command::ImageAdd { .. }
+            | Command::ImageRemove { .. }
+            | Command::SlotAdd { .. }
+            | Command::SlotRemove { .. }
+            | Command::SlotDrain { .. }
+            | Command::SlotUnstick { .. }
+            | Command::LeaseGrab { .. }
+            | Command::LeaseRenew { .. }
+            | Command::LeaseOpen { .. }
+            | Command::LeaseEnd { .. }
+            | Command::LeaseForget { .. } => return None,
         }
         Some(())
     }
@@ -258,11 +274,13 @@ impl Model {
                 }
                 only(slot.state == Absent && slot.generation == *expected && works(self, slot.node))?;
                 (slot.state, slot.generation, slot.holder, slot.why) = (Creating, next, Some(*holder), None);
+                slot.ready_at = None;
             }
             Command::SlotReady { generation, .. } => {
                 only(slot.generation == *generation && [Creating, Booting, Clean].contains(&slot.state))?;
                 if slot.state != Clean {
                     (slot.state, slot.holder, slot.failures) = (Clean, None, 0);
+                    slot.ready_at = Some(NOW);
                 }
             }
             Command::SlotDirty { generation, why, .. } => {
@@ -285,7 +303,8 @@ impl Model {
                     return Some(());
                 }
                 only(slot.state == Destroying && slot.generation == *generation && floor >= generation)?;
-                slot = Slot { generation: *floor, ..Slot::new(*uuid, slot.node) };
+                let failures = slot.failures;
+                slot = Slot { generation: *floor, failures, ..Slot::new(*uuid, slot.node) };
             }
             _ => return None,
         }
