@@ -3,6 +3,9 @@
 mod commands;
 mod history;
 mod model;
+mod pool_history;
+mod pool_model;
+mod pools;
 mod slots;
 
 use super::*;
