@@ -5,6 +5,7 @@
 mod changes;
 mod init;
 mod large;
+mod leases;
 mod locks;
 mod nodes;
 mod owners;

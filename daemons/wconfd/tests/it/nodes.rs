@@ -58,15 +58,15 @@ impl Service for Noded {
 }
 
 /// A world whose noded can be started and stopped.
-struct Site {
-    world: World,
+pub struct Site {
+    pub world: World,
     noded: Arc<Noded>,
     port: u16,
     stop: CancellationToken,
 }
 
 impl Site {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let world = World::init(port);
@@ -77,6 +77,11 @@ impl Site {
         site
     }
 
+    /// What the noded says of its slots from now on.
+    pub fn set_facts(&self, facts: Vec<SlotFacts>) {
+        self.noded.state.lock().unwrap().facts = facts;
+    }
+
     fn listen(&mut self, listener: TcpListener) {
         self.stop = CancellationToken::new();
         let identity = tls::Identity::load(&self.world.root.secrets()).unwrap();
@@ -85,13 +90,19 @@ impl Site {
         tokio::spawn(serve_tls(listener, config, service, Limits::default(), stop));
     }
 
-    async fn claimed(&self, client: &Client, want: bool) {
+    pub async fn claimed(&self, client: &Client, want: bool) {
         until("the claim", || async {
             let states = client.call::<wire::NodeStates>(&(), LIMIT).await.unwrap();
             (states[0].claimed == want).then_some(())
         })
         .await;
     }
+}
+
+/// A VM of the first generation that nobody touched.
+pub fn live(slot: InstanceUuid) -> SlotFacts {
+    let (floor, generation) = (Generation(1), Generation(1));
+    SlotFacts { slot, floor, generation, state: VmState::Live, holder: None, opened: false }
 }
 
 fn instance(uuid: InstanceUuid, name: &str, node: NodeUuid) -> Command {
