@@ -4,7 +4,7 @@
 use super::*;
 use gantry_model::config::{Slot, SlotState};
 use gantry_model::ids::{Generation, LeaseUuid};
-use gantry_model::lease::{Grab, LEASE_MS_MAX, Lease, LeaseOwner, LeaseState, LeasedVm};
+use gantry_model::lease::{Grab, Lease, LeaseOwner, LeaseState, LeasedVm};
 use gantry_model::pool::{SLOT_FAILURES_MAX, slot_backoff_s};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -290,7 +290,6 @@ impl Pools {
         ttl_ms: Option<u64>,
         answer: Option<&Value>,
     ) -> bool {
-        assert!(FOR <= LEASE_MS_MAX);
         let grab: Option<Grab> = answer.map(|answer| serde_json::from_value(answer.clone()).unwrap());
         if let Some(lease) = self.leases.get(&uuid) {
             let same = self.live(uuid) && lease.vms.len() == count as usize && lease.owner == *owner;
