@@ -9,6 +9,8 @@
 //! | DIRTY, DESTROYING | anything | to be destroyed anyhow |
 //! | ABSENT | something lives or is half made | DIRTY, so that it is destroyed |
 //!
+//! A LEASED slot that becomes DIRTY so breaks its lease.
+//!
 //! Slots homed elsewhere and slots W does not know are strangers: W has nothing to put right there.
 
 use super::config::{Config, Fix};
@@ -193,6 +195,27 @@ mod tests {
         assert_eq!(verdict(&own, Some(&held)), None);
         let other = Slot { lease: Some(LeaseUuid(Uuid::from_u128(8))), ..own };
         assert_eq!(verdict(&other, Some(&held)), Some((3, true)));
+    }
+
+    #[test]
+    fn a_leased_vm_touched_before_w_heard_of_it_is_dirty() {
+        let lease = Some(LeaseUuid(Uuid::from_u128(7)));
+        let mine = Slot { lease, ..slot(SlotState::Leased, 3) };
+        let live = facts(VmState::Live, 3, 3);
+        assert_eq!(verdict(&mine, Some(&live)), None, "leased, not touched");
+        let held = SlotFacts { holder: lease, ..live.clone() };
+        assert_eq!(verdict(&mine, Some(&held)), None, "its own");
+        let opened = SlotFacts { opened: true, ..held };
+        assert_eq!(
+            verdict(&mine, Some(&opened)),
+            Some((3, true)),
+            "opened is durable in W before the node hears it"
+        );
+        let closed = Slot { opened: true, ..mine };
+        assert_eq!(verdict(&closed, Some(&live)), None, "W knows first");
+        let given_back = Slot { lease: None, ..slot(SlotState::Clean, 3) };
+        let late = SlotFacts { holder: lease, opened: true, ..live };
+        assert_eq!(verdict(&given_back, Some(&late)), Some((3, true)), "a late open of an ended lease");
     }
 
     #[test]

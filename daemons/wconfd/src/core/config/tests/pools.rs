@@ -704,3 +704,40 @@ fn leases_go_around_the_nodes() {
     let nodes: Vec<_> = (1..=4).map(|l| granted(&mut c, l, 1)[0].node).collect();
     assert!(nodes[0] != nodes[1] && nodes[0] == nodes[2] && nodes[1] == nodes[3], "{nodes:?}");
 }
+
+#[test]
+fn what_is_drained_and_clean_by_whatever_way_is_not_given() {
+    let c = with_clean(1);
+    let drained = |mut object: Object| {
+        if object.kind == kind::SLOT {
+            let slot: Slot = serde_json::from_slice(&object.body).unwrap();
+            object.body = serde_json::to_vec(&Slot { drained: true, ..slot }).unwrap();
+        }
+        object
+    };
+    let mut c = Config::load(stored(&c).into_iter().map(drained)).unwrap();
+    c.set_claimed(node_uuid(1), true);
+    c.set_claimed(node_uuid(2), true);
+    assert!(wait(&mut c, 1, 1).contains("1 withheld"), "I11");
+}
+
+#[test]
+fn the_lease_clock_never_steps_back() {
+    let mut c = with_clean(1);
+    let _ = c.tick(NOW, 9_000);
+    let ids = &mut Counter(1);
+    let _ = c.apply(&[grab(1, 1)], &mut Context { now: NOW, clock: 10, owner: None, ids }).unwrap();
+    c.check();
+    assert_eq!((c.lease_clock(), c.next_end()), (9_000, Some(69_000)));
+}
+
+#[test]
+fn an_undone_grant_is_given_to_the_next() {
+    let mut c = with_clean(1);
+    let whole = stored(&c);
+    let effect = run(&mut c, &[grab(1, 1)]).unwrap();
+    c.undo(effect.undo);
+    c.check();
+    assert!(stored(&c) == whole, "I19: what was not written was not granted");
+    assert_eq!((c.next_end(), granted(&mut c, 2, 1).len()), (None, 1));
+}
