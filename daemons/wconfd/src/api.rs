@@ -132,7 +132,11 @@ impl Api {
         Ok(wire::ReadReply { index: index.0, objects })
     }
 
-    async fn apply(&self, request: wire::ApplyRequest) -> Result<wire::ApplyReply, Fail> {
+    async fn apply(&self, peer: &Peer, request: wire::ApplyRequest) -> Result<wire::ApplyReply, Fail> {
+        if luxid_term(peer).is_some() {
+            // One that was followed by a newer one knows nothing of the leases that this one has.
+            self.only_luxid(peer)?;
+        }
         let wire::ApplyRequest { owner, seq, commands } = request;
         let commands = commands.read().map_err(|error| bad(&error))?;
         let owner = match (owner, seq) {
@@ -320,7 +324,7 @@ impl Service for Api {
                 wire::OwnerGone => |owner, call| self.owner_gone(&call.peer, owner).await,
                 wire::Owners => |owners, call| self.owners(&call.peer, owners).await,
                 wire::Read => |keys, _call| self.read(keys).await,
-                wire::Apply => |request, _call| self.apply(request).await,
+                wire::Apply => |request, call| self.apply(&call.peer, request).await,
                 wire::Watch => |request, call| self.watch(request, call.items()).await,
                 wire::CertSign => |request, _call| self.sign(request).await,
                 wire::NodeStates => |(), _call| ask.ask(Owner::node_states).await,

@@ -99,7 +99,7 @@ impl State {
         }
         let commands: Vec<Command> = request.commands.read().unwrap();
         let ids = &mut Numbers(&mut self.ids);
-        let mut context = Context { now: 1e9, owner: Some((owner, request.seq)), ids };
+        let mut context = Context { now: 1e9, clock: 0, owner: Some((owner, request.seq)), ids };
         let effect = self.config.apply(&commands, &mut context)?;
         self.config.check();
         match self.lost_answers.pop_front() {

@@ -14,7 +14,7 @@ use super::nodes::Nodes;
 use super::owner_locks::Waiter;
 use super::owner_watch::Watchers;
 use crate::core::claim::{self, Asked};
-use crate::core::config::{Change, Config, Context, Effect, Fix, Ids, Refusal, Snapshot};
+use crate::core::config::{Change, Config, Context, Effect, Fix, Ids, Snapshot};
 use crate::core::guard;
 use crate::core::locks::LockTable;
 use anyhow::{Context as _, bail};
@@ -274,7 +274,7 @@ impl Owner {
         }
         let (now, lease_clock) = (clock::now().epoch(), self.lease_time.now());
         let mut context = Context { now, clock: lease_clock, owner, ids: &mut Random };
-        let effect = self.config.apply(commands, &mut context).map_err(refused)?;
+        let effect = self.config.apply(commands, &mut context)?;
         let changed = !effect.changes.is_empty();
         let results = self.store(effect)?;
         if let (Some((job, _)), true) = (owner, changed) {
@@ -420,13 +420,6 @@ pub type Blocked = watch::Sender<Option<LockBlocked>>;
 fn stored(change: &Change) -> gantry_store::Change {
     let Change { kind, key, rev, body } = change;
     gantry_store::Change { kind: kind.clone(), key: key.clone(), rev: *rev, body: body.clone() }
-}
-
-fn refused(refusal: Refusal) -> Fail {
-    match refusal {
-        Refusal::Ganeti(error) => error.into(),
-        Refusal::Stale(text) => Fail::new(Code::Stale, text),
-    }
 }
 
 /// Ends after a pause; never without one.

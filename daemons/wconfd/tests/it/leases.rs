@@ -217,6 +217,19 @@ async fn an_end_before_the_grant_refuses_it_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_luxid_that_was_followed_grants_and_ends_nothing() {
+    let (site, _) = with_clean(1).await;
+    let old = site.world.luxid(1).await;
+    let uuid = lease();
+    granted(&old, grab(uuid, 600_000, None)).await.unwrap();
+    let new = site.world.luxid(2).await;
+    let late = apply(&old, vec![end(uuid)]).await.unwrap_err();
+    assert_eq!(late.code(), Some(Code::Stale));
+    assert_eq!(state(&new, "lease", uuid.to_string()).await, "active");
+    apply(&new, vec![end(uuid)]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vm_that_is_lost_breaks_its_lease() {
     let (site, slots) = with_clean(1).await;
     let client = site.world.client().await;

@@ -3,6 +3,7 @@
 use gantry_model::config::SlotState;
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::Generation;
+use gantry_proto::envelope::{Code, Fail};
 use std::fmt::Display;
 
 /// Why commands are refused.
@@ -14,6 +15,15 @@ pub enum Refusal {
     /// The lease or its VM is not what the caller thinks any more: over for ever.
     #[error("{0}")]
     Stale(String),
+}
+
+impl From<Refusal> for Fail {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Ganeti(error) => error.into(),
+            Refusal::Stale(text) => Self::new(Code::Stale, text),
+        }
+    }
 }
 
 pub(super) fn wrong_input(text: impl Into<String>) -> GanetiError {

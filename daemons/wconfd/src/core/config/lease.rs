@@ -256,7 +256,8 @@ impl Edit<'_> {
         let name = &pool.name;
         let head = match found {
             0 => format!("no clean slot in pool {name}"),
-            _ => format!("{found} clean slots in pool {name}, {count} needed"),
+            1 => format!("only 1 clean slot in pool {name}, {count} needed"),
+            _ => format!("only {found} clean slots in pool {name}, {count} needed"),
         };
         let states = self.config.index.pools.by_state.get(name);
         let of = |wanted: &[SlotState]| -> u64 { wanted.iter().filter_map(|state| states?.get(state)).sum() };
