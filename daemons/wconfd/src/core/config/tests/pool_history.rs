@@ -335,7 +335,7 @@ fn step(c: &mut Config, model: &mut Pools, act: &Act, disk: &mut BTreeMap<(Strin
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_pool_is_as_the_model_says(acts in proptest::collection::vec(act(), 1..120)) {
