@@ -9,6 +9,7 @@ mod cx;
 mod group;
 mod instance;
 mod node;
+mod room;
 mod tags;
 mod test_delay;
 mod verify;
@@ -35,13 +36,13 @@ use std::sync::Arc;
 pub async fn execute(root: &Root, desk: &Arc<Desk>, request: GoRequest) -> Result<(), RunError> {
     let ops = request.ops.read().unwrap_or_default(); // The desk has read them before.
     let mut master = Master::new(root.clone(), request.owner, request.cluster);
-    let mut nodes = Nodes::new(root.clone(), request.cluster, request.fence);
+    let nodes = Nodes::new(root.clone(), request.cluster, request.fence);
     for (index, op) in ops.iter().enumerate().filter(|(_, op)| !op.status.is_final()) {
         if *desk.cancelled().borrow() {
             desk.update(|board| board.canceled(time::now()));
             break;
         }
-        let mut cx = Cx::new(root, desk, &request, index, &mut master, &mut nodes);
+        let mut cx = Cx::new(root, desk, &request, index, &mut master, &nodes);
         let ended = one(&mut cx, &op.input).await;
         let freed = master.free_all().await;
         match ended.and_then(|value| freed.map(|()| value)) {

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+mod bed;
 mod crash;
+mod guest;
 mod luxid;
 mod master;
 
