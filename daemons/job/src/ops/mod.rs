@@ -4,11 +4,16 @@
 //! To add an opcode: write its function, name it in [`dispatch`]; its parameters are in `gantry_model::opcode`.
 
 mod args;
+mod audit;
+mod blueprint;
 mod cluster;
 mod cx;
+mod expand;
 mod group;
+mod image;
 mod instance;
 mod node;
+mod pool;
 mod room;
 mod tags;
 mod test_delay;
@@ -103,6 +108,17 @@ async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         "OP_INSTANCE_STARTUP" => Box::pin(instance::startup(cx, args)).await,
         "OP_INSTANCE_SHUTDOWN" => Box::pin(instance::shutdown(cx, args)).await,
         "OP_INSTANCE_QUERY_DATA" => Box::pin(instance::query_data(cx, args)).await,
+        "OP_BLUEPRINT_ADD" => blueprint::add(cx, args).await,
+        "OP_BLUEPRINT_MODIFY" => blueprint::modify(cx, args).await,
+        "OP_BLUEPRINT_REMOVE" => blueprint::remove(cx, args).await,
+        "OP_POOL_ADD" => pool::add(cx, args).await,
+        "OP_POOL_MODIFY" => pool::modify(cx, args).await,
+        "OP_POOL_RESIZE" => pool::resize(cx, args).await,
+        "OP_POOL_DRAIN" => pool::drain(cx, args).await,
+        "OP_POOL_EXPAND" => Box::pin(expand::expand(cx, args)).await,
+        "OP_NODE_AUDIT" => audit::run(cx, args).await,
+        "OP_OS_IMPORT" => image::import(cx, args).await,
+        "OP_OS_REMOVE" => image::remove(cx, args).await,
         other => {
             let text = format!("{other} is not supported by this version of Gantry; nothing was done");
             Err(OpFail::prereq(text, Ecode::WrongState))
