@@ -14,7 +14,9 @@ mod image;
 mod instance;
 mod node;
 mod pool;
+mod pool_remove;
 mod room;
+mod slot;
 mod tags;
 mod test_delay;
 mod verify;
@@ -115,7 +117,13 @@ async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         "OP_POOL_MODIFY" => pool::modify(cx, args).await,
         "OP_POOL_RESIZE" => pool::resize(cx, args).await,
         "OP_POOL_DRAIN" => pool::drain(cx, args).await,
+        "OP_POOL_REMOVE" => Box::pin(pool_remove::remove(cx, args)).await,
         "OP_POOL_EXPAND" => Box::pin(expand::expand(cx, args)).await,
+        "OP_SLOT_CREATE" => Box::pin(slot::create(cx, args)).await,
+        "OP_SLOT_DESTROY" => Box::pin(slot::destroy(cx, args)).await,
+        "OP_SLOT_VERIFY" => Box::pin(slot::verify(cx, args)).await,
+        "OP_SLOT_DRAIN" => Box::pin(slot::drain(cx, args)).await,
+        "OP_SLOT_RECYCLE" => Box::pin(slot::recycle(cx, args)).await,
         "OP_NODE_AUDIT" => audit::run(cx, args).await,
         "OP_OS_IMPORT" => image::import(cx, args).await,
         "OP_OS_REMOVE" => image::remove(cx, args).await,

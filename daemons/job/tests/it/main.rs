@@ -7,6 +7,8 @@ mod crash;
 mod guest;
 mod luxid;
 mod master;
+mod pool;
+mod slot;
 
 use gantry_model::ids::{JobId, JobOwner, StartNo};
 use gantry_model::job::{Outcome, Report, Status};
