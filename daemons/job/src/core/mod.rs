@@ -3,4 +3,5 @@
 pub mod board;
 pub mod join;
 pub mod place;
+pub mod report;
 pub mod together;

@@ -18,6 +18,7 @@ mod pool_remove;
 mod room;
 mod slot;
 mod tags;
+mod task;
 mod test_delay;
 mod verify;
 
@@ -127,6 +128,7 @@ async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         "OP_NODE_AUDIT" => audit::run(cx, args).await,
         "OP_OS_IMPORT" => image::import(cx, args).await,
         "OP_OS_REMOVE" => image::remove(cx, args).await,
+        "OP_TASK_RUN" => Box::pin(task::run(cx, args)).await,
         other => {
             let text = format!("{other} is not supported by this version of Gantry; nothing was done");
             Err(OpFail::prereq(text, Ecode::WrongState))

@@ -9,6 +9,7 @@ mod luxid;
 mod master;
 mod pool;
 mod slot;
+mod task;
 
 use gantry_model::ids::{JobId, JobOwner, StartNo};
 use gantry_model::job::{Outcome, Report, Status};
