@@ -188,7 +188,7 @@ fn attend(mut child: Child, running: &Mutex<Running>, max: usize, wall: Duration
     };
     let out = read(Box::new(child.stdout.take().unwrap()));
     let err = read(Box::new(child.stderr.take().unwrap()));
-    let (pid, (tell, told)) = (child.id(), mpsc::channel());
+    let (pid, (tell, told)) = (child.id(), mpsc::sync_channel(1));
     std::thread::spawn(move || tell.send(child.wait().unwrap()));
     let (status, over) = match told.recv_timeout(wall) {
         Ok(status) => (status, false),

@@ -290,6 +290,11 @@ impl Seats {
         }
     }
 
+    /// A VM dies while a job runs.
+    pub fn lose(&self, slot: InstanceUuid) {
+        self.state.lock().unwrap().lose_vm(slot);
+    }
+
     /// What a restart of noded does to its callers: all connections end, and new ones are taken.
     pub async fn nodes(&self) {
         self.stop.lock().unwrap().cancel();

@@ -186,6 +186,21 @@ async fn what_is_not_the_users_ends_the_job_in_error() {
     bed.master.state().lose_vm(vm.slot);
     let (_, text, _) = bed.fails(&op(&vm, plain())).await;
     assert!(text.contains("is lost, not live"), "{text}");
+    // The VM goes after its last step: that it has no out/ is not the user's.
+    bed.master.reset();
+    let vm = bed.leased().await;
+    let (gate, [begun, go]) = gates();
+    let command = format!("echo >{begun}; read line <{go}");
+    let state = bed.master.restart();
+    let watcher = tokio::task::spawn_blocking(move || {
+        std::fs::read(begun).unwrap();
+        state.lose(vm.slot);
+        std::fs::write(go, "\n").unwrap();
+        drop(gate);
+    });
+    let (_, text, _) = bed.fails(&op(&vm, json!({"pool": "py", "execute": steps(&[&command])}))).await;
+    watcher.await.unwrap();
+    assert!(text.ends_with("the VM is gone"), "{text}");
     let (_, _, code) = bed.fails(&json!({"OP_ID": "OP_TASK_RUN", "task": 1, "attempt": 1})).await;
     assert_eq!(code, "wrong_input");
 }

@@ -212,7 +212,11 @@ impl Runner<'_, '_> {
         let number = self.bodies;
         let archive = || Writer::new(&root, owner, number).map_err(output::broken);
         let Some((got, archive)) = self.node.get(&request, archive, ARCHIVE_BYTES_MAX).await? else {
-            return Ok(result);
+            // A node says the same of a VM that is gone.
+            return match self.node.has(&self.at.vm).await? {
+                true => Ok(result),
+                false => Err(self.node.failed("the VM is gone".to_owned())),
+            };
         };
         match archive {
             Some(archive) if !got.files.is_empty() => {

@@ -9,7 +9,8 @@ use crate::ops::Cx;
 use gantry_model::config::Node;
 use gantry_proto::envelope::Code;
 use gantry_proto::noded::{
-    CommandEnd, Stream, VmCancel, VmCommandRef, VmGet, VmGetReply, VmGetRequest, VmWait, VmWaitRequest,
+    CommandEnd, Inventory, SlotFacts, Stream, VmCancel, VmCommandRef, VmGet, VmGetReply, VmGetRequest, VmRef,
+    VmState, VmWait, VmWaitRequest,
 };
 use gantry_proto::verb::Verb;
 use gantry_rpc::Event;
@@ -111,14 +112,16 @@ impl<'r, 'a> VmNode<'r, 'a> {
                 wall.as_secs(), WALL_MARGIN.as_secs()
             )),
         };
-        match self.cx.nodes.call::<VmCancel>(self.node, of, CANCEL).await {
-            Err(OpFail::Fenced(why)) => Err(OpFail::Fenced(why)),
-            Err(OpFail::Error(why)) => {
+        let cancel = self.cx.nodes.call::<VmCancel>(self.node, of, CANCEL);
+        match tokio::time::timeout(CANCEL, cancel).await {
+            Ok(Err(OpFail::Fenced(why))) => return Err(OpFail::Fenced(why)),
+            Ok(Err(OpFail::Error(why))) => {
                 self.cx.warn(format!("the command was not ended: {why}; it goes with its VM"));
-                Err(gone)
             }
-            Ok(()) | Err(OpFail::Canceled) => Err(gone),
+            Err(_) => self.cx.warn("the command was not ended in time; it goes with its VM"),
+            Ok(Ok(()) | Err(OpFail::Canceled)) => {}
         }
+        Err(gone)
     }
 
     async fn follow_on(
@@ -164,8 +167,15 @@ impl<'r, 'a> VmNode<'r, 'a> {
         }
     }
 
-    /// Files as an archive, begun anew when the connection breaks; None: there is no such directory. The archive is
-    /// None when it has more than `bytes_max`.
+    /// Whether the node still has the VM, settled or not.
+    pub async fn has(&self, vm: &VmRef) -> Result<bool, OpFail> {
+        let facts = self.steady::<Inventory>(&vm.fence).await?;
+        let same = |known: &SlotFacts| known.slot == vm.slot && known.generation == vm.generation;
+        Ok(facts.iter().any(|known| same(known) && known.state == VmState::Live))
+    }
+
+    /// Files as an archive, begun anew when the connection breaks; None: there is no such directory, or no
+    /// VM. The archive is None when it has more than `bytes_max`.
     pub async fn get(
         &self,
         request: &VmGetRequest,
