@@ -22,6 +22,9 @@ pub const CALL: Duration = Duration::from_secs(60);
 /// How long making or destroying a VM may take.
 pub const VM_CALL: Duration = Duration::from_secs(300);
 
+/// Class of a driver's failure that a node names in the failure's body: a disk is full.
+const NO_SPACE: &[u8] = b"no-space";
+
 /// A node's connection, made by one caller at a time.
 type Place = Rc<tokio::sync::Mutex<Option<Client>>>;
 
@@ -49,6 +52,8 @@ impl NodeFail {
     fn of(why: CallError) -> Self {
         match why {
             CallError::Closed(_) | CallError::Deadline { .. } => Self::Away(why.to_string()),
+            // Asking again makes no room.
+            CallError::Fail(fail) if fail.body == NO_SPACE => Self::Refused(fail),
             CallError::Fail(fail) => match fail.code {
                 Code::NotReady | Code::Busy | Code::Unknown | Code::Deadline => Self::Away(fail.text),
                 Code::UnknownVerb
@@ -61,6 +66,14 @@ impl NodeFail {
                 | Code::Internal => Self::Refused(fail),
             },
             CallError::Protocol(text) => Self::Broken(OpFail::exec(text)),
+        }
+    }
+
+    /// The text of a refusal of what was sent itself: it is malformed, or there is no room for it.
+    pub fn unfit(&self) -> Option<&str> {
+        match self {
+            Self::Refused(fail) if fail.code == Code::BadRequest || fail.body == NO_SPACE => Some(&fail.text),
+            Self::Refused(_) | Self::Away(_) | Self::Broken(_) => None,
         }
     }
 

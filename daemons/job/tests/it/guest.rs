@@ -52,6 +52,8 @@ pub struct Guests {
     pub breaks: u32,
     /// Commands whose end is not known: their VM is lost.
     pub lose: bool,
+    /// What is said of an input instead of unpacking it: code, text, class.
+    pub refuses_input: Option<(Code, &'static str, &'static str)>,
     /// Images that are here, and pieces that came.
     pub images: BTreeMap<String, Vec<u8>>,
     pub image_puts: u32,
@@ -85,6 +87,7 @@ impl Guests {
     }
 
     pub fn put(&mut self, request: &wire::VmPutRequest) -> Result<PieceReply, Fail> {
+        let refuses = self.refuses_input;
         let guest = self.vm(&request.at)?;
         let reply = |next: usize, done| PieceReply { next: next as u64, done };
         let whole = guest.uploads.entry(request.upload.clone()).or_default();
@@ -97,6 +100,9 @@ impl Guests {
         whole.extend_from_slice(&request.bytes);
         if !request.last {
             return Ok(reply(whole.len(), false));
+        }
+        if let Some((code, text, class)) = refuses {
+            return Err(Fail { code, text: text.to_owned(), body: class.as_bytes().to_vec() });
         }
         let mut tar = Command::new("tar");
         tar.args(["-x", "-C"]).arg(guest.home.path()).stdin(Stdio::piped());
@@ -259,6 +265,9 @@ pub async fn get(
         guest.settled |= request.settle;
         guest.home.path().join(&request.path)
     };
+    if dir.is_symlink() {
+        return Err(Fail::new(Code::BadRequest, "'out' is a link"));
+    }
     if !dir.is_dir() {
         return Err(Fail::new(Code::NotFound, "no such directory"));
     }

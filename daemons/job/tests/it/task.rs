@@ -9,6 +9,7 @@ use gantry_model::job::{Report, Status};
 use gantry_model::lease::LeasedVm;
 use gantry_model::task::{EndWhy, RunReport, TaskState};
 use gantry_noded::core::slot::Verb;
+use gantry_proto::envelope::Code;
 use serde_json::{Value, json};
 use std::process::Command;
 
@@ -158,6 +159,27 @@ async fn a_failure_ends_a_task_unless_it_keeps_going() {
             assert!(step.truncated && step.why == EndWhy::Output && step.out.bytes == 1024, "{step:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_or_an_out_of_no_use_is_the_users() {
+    let mut bed = Bed::new().await;
+    for (code, text, class) in
+        [(Code::BadRequest, "'../x' is not plain", "refused"), (Code::Busy, "full", "no-space")]
+    {
+        bed.master.reset();
+        let vm = bed.leased().await;
+        bed.master.state().guests.lock().unwrap().refuses_input = Some((code, text, class));
+        let input = store(&bed, &archive(&[("a", "b")]));
+        let spec = json!({"pool": "py", "input": input, "execute": steps(&["true"])});
+        let run = read(&bed.report(&op(&vm, spec)).await);
+        assert_eq!((run.state, run.why), (TaskState::RunFailed, Some(format!("input: {text}"))));
+        assert!(run.result.steps.is_empty() && bed.starts().is_empty(), "nothing ran");
+    }
+    bed.master.reset();
+    let vm = bed.leased().await;
+    let run = read(&bed.report(&op(&vm, json!({"pool": "py", "execute": steps(&["ln -s / out"])}))).await);
+    assert_eq!((run.state, run.result.archive, run.result.refused), (TaskState::Success, None, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,10 +18,10 @@ use gantry_model::task::{
     ARTIFACT_BYTES_MAX, RunReport, Step, StepResult, TaskResult, TaskSpec, TaskState, exec_name,
 };
 use gantry_proto::noded::{
-    OpenLimits, PieceReply, VmCommandRef, VmExec, VmExecRequest, VmGetRequest, VmLeaseRef, VmOpen,
-    VmOpenRequest, VmPut, VmPutRequest, VmRef, VmUsage,
+    OpenLimits, VmCommandRef, VmExec, VmExecRequest, VmGetRequest, VmLeaseRef, VmOpen, VmOpenRequest, VmPut,
+    VmPutRequest, VmRef, VmUsage,
 };
-use node::VmNode;
+use node::{Got, VmNode};
 use output::Output;
 use serde_json::Value;
 use std::str::FromStr;
@@ -115,21 +115,28 @@ pub async fn run(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.saw(index);
     let vm = VmRef { fence: cx.nodes.fence(), slot: attempt.slot, generation: attempt.generation };
     let at = VmLeaseRef { vm, lease: attempt.lease };
-    let mut node = VmNode::new(cx, &home);
-    open(&mut node, at, &attempt).await?;
+    let node = VmNode::new(cx, &home);
+    if let Some(why) = open(&node, at, &attempt).await? {
+        let state =
+            if first == TaskState::Compiling { TaskState::CompileFailed } else { TaskState::RunFailed };
+        return told(&RunReport { state, why: Some(format!("input: {why}")), result: TaskResult::default() });
+    }
     let mut runner = Runner { node, at, attempt: &attempt, room: Room::default(), bodies: 0 };
     let (state, why, steps) = runner.steps().await?;
     let result = runner.finish(steps).await?;
-    let report = RunReport { state, why, result };
+    told(&RunReport { state, why, result })
+}
+
+fn told(report: &RunReport) -> Result<Value, OpFail> {
     serde_json::to_value(report).map_err(|why| OpFail::exec(format!("can't write the report: {why}")))
 }
 
-/// First touch of the VM, with the task's limits, and its input.
-async fn open(node: &mut VmNode<'_, '_>, at: VmLeaseRef, attempt: &Attempt) -> Result<(), OpFail> {
+/// First touch of the VM, with the task's limits, and its input. Why the input is of no use, which is the user's.
+async fn open(node: &VmNode<'_, '_>, at: VmLeaseRef, attempt: &Attempt) -> Result<Option<String>, OpFail> {
     let limits = &attempt.spec.limits;
     let limits = OpenLimits { memory_mib: limits.memory_mib, pids: limits.pids, disk_mib: limits.disk_mib };
     node.steady::<VmOpen>(&VmOpenRequest { at, limits: Some(limits) }).await?;
-    let Some(input) = &attempt.spec.input else { return Ok(()) };
+    let Some(input) = &attempt.spec.input else { return Ok(None) };
     let path = node.cx.root().blob(&input.digest);
     if !path.is_file() {
         return Err(OpFail::exec(format!(
@@ -137,14 +144,21 @@ async fn open(node: &mut VmNode<'_, '_>, at: VmLeaseRef, attempt: &Attempt) -> R
             input.digest
         )));
     }
-    bodies::send(&path, async |piece: Piece| {
+    let mut unfit = None;
+    let sent = bodies::send(&path, async |piece: Piece| {
         let Piece { offset, bytes, last } = piece;
         let (upload, path) = (UPLOAD.to_owned(), String::new());
         let request = VmPutRequest { at, upload, path, offset, bytes, last };
-        let reply: PieceReply = node.steady::<VmPut>(&request).await?;
-        Ok(reply)
-    })
-    .await
+        node.fit::<VmPut>(&request).await?.map_err(|why| {
+            unfit = Some(why);
+            node.failed("the input is of no use".to_owned())
+        })
+    });
+    match (sent.await, unfit) {
+        (Ok(()), _) => Ok(None),
+        (Err(_), Some(why)) => Ok(Some(why)),
+        (Err(why), None) => Err(why),
+    }
 }
 
 struct Runner<'r, 'a> {
@@ -211,20 +225,21 @@ impl Runner<'_, '_> {
         self.bodies += 1;
         let number = self.bodies;
         let archive = || Writer::new(&root, owner, number).map_err(output::broken);
-        let Some((got, archive)) = self.node.get(&request, archive, ARCHIVE_BYTES_MAX).await? else {
-            // A node says the same of a VM that is gone.
-            return match self.node.has(&self.at.vm).await? {
-                true => Ok(result),
-                false => Err(self.node.failed("the VM is gone".to_owned())),
-            };
-        };
-        match archive {
-            Some(archive) if !got.files.is_empty() => {
+        match self.node.get(&request, archive, ARCHIVE_BYTES_MAX).await? {
+            Got::Files(got, Some(archive)) if !got.files.is_empty() => {
                 result.archive = Some(archive.finish().map_err(output::broken)?);
                 let (named, left) = report::artifacts(got.files);
                 (result.artifacts, result.refused) = (named, got.refused + left);
             }
-            _ => result.refused = got.refused + u64::try_from(got.files.len()).unwrap_or(u64::MAX),
+            Got::Files(got, _) => {
+                result.refused = got.refused + u64::try_from(got.files.len()).unwrap_or(u64::MAX);
+            }
+            Got::Unfit => result.refused = 1,
+            // A node says the same of a VM that is gone.
+            Got::Nothing if !self.node.has(&self.at.vm).await? => {
+                return Err(self.node.failed("the VM is gone".to_owned()));
+            }
+            Got::Nothing => {}
         }
         if result.refused > 0 {
             self.node.cx.say(format!("{} entries of {OUT}/ are not listed or were left out", result.refused));

@@ -34,6 +34,16 @@ pub struct VmNode<'r, 'a> {
     node: &'r Node,
 }
 
+/// What became of the fetching of files.
+pub enum Got {
+    /// These, in this archive.
+    Files(VmGetReply, Option<Writer>),
+    /// There is no such directory, or no VM.
+    Nothing,
+    /// There is something else, such as a link.
+    Unfit,
+}
+
 /// One time out of reach. It begins with the first failure.
 #[derive(Default)]
 struct Patience {
@@ -55,12 +65,27 @@ impl<'r, 'a> VmNode<'r, 'a> {
 
     /// A call, repeated while the node is away.
     pub async fn steady<V: Verb>(&self, request: &V::Request) -> Result<V::Reply, OpFail> {
+        self.settled::<V>(request).await?.map_err(|why| why.into_op(self.node))
+    }
+
+    /// The same for what the user sends: the text when the node finds it unusable.
+    pub async fn fit<V: Verb>(&self, request: &V::Request) -> Result<Result<V::Reply, String>, OpFail> {
+        match self.settled::<V>(request).await? {
+            Ok(reply) => Ok(Ok(reply)),
+            Err(why) => match why.unfit() {
+                Some(text) => Ok(Err(text.to_owned())),
+                None => Err(why.into_op(self.node)),
+            },
+        }
+    }
+
+    /// What the node answers once it does.
+    async fn settled<V: Verb>(&self, request: &V::Request) -> Result<Result<V::Reply, NodeFail>, OpFail> {
         let mut patience = Patience::default();
         loop {
-            let done = self.unless_cancelled(self.cx.nodes.ask::<V>(self.node, request, CALL)).await?;
-            match done {
-                Ok(reply) => return Ok(reply),
-                Err(why) => self.again(&mut patience, why).await?,
+            match self.unless_cancelled(self.cx.nodes.ask::<V>(self.node, request, CALL)).await? {
+                Err(NodeFail::Away(why)) => self.again(&mut patience, NodeFail::Away(why)).await?,
+                done => return Ok(done),
             }
         }
     }
@@ -174,20 +199,20 @@ impl<'r, 'a> VmNode<'r, 'a> {
         Ok(facts.iter().any(|known| same(known) && known.state == VmState::Live))
     }
 
-    /// Files as an archive, begun anew when the connection breaks; None: there is no such directory, or no
-    /// VM. The archive is None when it has more than `bytes_max`.
+    /// Files as an archive, begun anew when the connection breaks. The archive is None when it has more than `bytes_max`.
     pub async fn get(
         &self,
         request: &VmGetRequest,
         archive: impl Fn() -> Result<Writer, OpFail>,
         bytes_max: u64,
-    ) -> Result<Option<(VmGetReply, Option<Writer>)>, OpFail> {
+    ) -> Result<Got, OpFail> {
         let mut patience = Patience::default();
         loop {
             let mut into = Some(archive()?);
             match self.unless_cancelled(self.fetch(request, &mut into, bytes_max)).await? {
-                Ok(reply) => return Ok(Some((reply, into))),
-                Err(why) if why.code() == Some(Code::NotFound) => return Ok(None),
+                Ok(reply) => return Ok(Got::Files(reply, into)),
+                Err(why) if why.code() == Some(Code::NotFound) => return Ok(Got::Nothing),
+                Err(why) if why.unfit().is_some() => return Ok(Got::Unfit),
                 Err(why) => self.again(&mut patience, why).await?,
             }
         }
