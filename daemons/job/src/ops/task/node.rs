@@ -37,7 +37,7 @@ pub struct VmNode<'r, 'a> {
 /// What became of the fetching of files.
 pub enum Got {
     /// These, in this archive.
-    Files(VmGetReply, Option<Writer>),
+    Files(VmGetReply, Option<Box<Writer>>),
     /// There is no such directory, or no VM.
     Nothing,
     /// There is something else, such as a link.
@@ -208,7 +208,7 @@ impl<'r, 'a> VmNode<'r, 'a> {
     ) -> Result<Got, OpFail> {
         let mut patience = Patience::default();
         loop {
-            let mut into = Some(archive()?);
+            let mut into = Some(Box::new(archive()?));
             match self.unless_cancelled(self.fetch(request, &mut into, bytes_max)).await? {
                 Ok(reply) => return Ok(Got::Files(reply, into)),
                 Err(why) if why.code() == Some(Code::NotFound) => return Ok(Got::Nothing),
@@ -221,7 +221,7 @@ impl<'r, 'a> VmNode<'r, 'a> {
     async fn fetch(
         &self,
         request: &VmGetRequest,
-        into: &mut Option<Writer>,
+        into: &mut Option<Box<Writer>>,
         bytes_max: u64,
     ) -> Result<VmGetReply, NodeFail> {
         let mut stream = self.cx.nodes.open::<VmGet>(self.node, request).await?;
