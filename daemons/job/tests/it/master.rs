@@ -54,6 +54,8 @@ pub struct State {
     pub left: bool,
     /// Instead of their answers the next batches get these; they are applied all the same.
     pub lost_answers: VecDeque<Code>,
+    /// What happens just before the next batch of a job.
+    pub before_apply: Option<Meanwhile>,
     ids: u128,
     /// The time.
     pub now: f64,
@@ -69,6 +71,9 @@ pub struct State {
     /// What an audit finds.
     pub strangers: Vec<String>,
 }
+
+/// Something that somebody else does.
+pub type Meanwhile = Box<dyn FnOnce(&mut State) + Send>;
 
 /// Ids that differ.
 struct Numbers<'a>(&'a mut u128);
@@ -329,6 +334,7 @@ impl Master {
             silent: false,
             left: false,
             lost_answers: VecDeque::new(),
+            before_apply: None,
             ids: 0,
             now: 1e9,
             guests: Arc::default(),
@@ -446,6 +452,12 @@ impl ConfigService {
     }
 
     async fn apply(&self, request: wire::ApplyRequest) -> Result<wire::ApplyReply, Fail> {
+        {
+            let mut state = self.state.lock().unwrap();
+            if let Some(meanwhile) = state.before_apply.take() {
+                meanwhile(&mut state);
+            }
+        }
         let done = self.state.lock().unwrap().step("apply", |state| state.apply(&request));
         answered(done).await
     }

@@ -193,8 +193,34 @@ async fn an_operator_recycles_by_name_and_breaks_leases_only_by_force() {
     assert_eq!(bed.fails(&recycle(vec!["py-9".to_owned()])).await.2, "unknown_entity");
 }
 
+/// Between the look and the change the VM may be given to somebody.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_of_a_pool_is_no_instance_for_gantis_opcodes() {
+async fn a_vm_that_is_leased_while_it_is_about_to_be_recycled_is_left_alone() {
+    let mut bed = Bed::new().await;
+    bed.with_pool(1).await;
+    bed.on_all(CREATE, json!({})).await;
+    let recycle = json!({"OP_ID": "OP_SLOT_RECYCLE", "slots": ["py-1"], "why": "old"});
+    bed.master.state().before_apply = Some(Box::new(|state| {
+        state.lease("py", LeaseUuid(uuid::Uuid::from_u128(7)));
+    }));
+    assert_eq!(bed.result(&recycle).await, json!([["py-1", "was leased meanwhile and is left alone"]]));
+    let slot = bed.master.state().slots("py")["py-1"].clone();
+    assert_eq!((slot.state, slot.drained), (SlotState::Leased, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_slot_is_recycled_without_force() {
+    let mut bed = Bed::new().await;
+    bed.with_pool(1).await;
+    bed.on_all(CREATE, json!({})).await;
+    let recycle = json!({"OP_ID": "OP_SLOT_RECYCLE", "slots": ["py-1"], "why": "old"});
+    assert_eq!(bed.result(&recycle).await, json!([["py-1", "was CLEAN, is DIRTY"]]));
+    let slot = bed.master.state().slots("py")["py-1"].clone();
+    assert_eq!((slot.state, slot.drained, slot.failures), (SlotState::Dirty, false, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_of_a_pool_is_no_instance_for_ganetis_opcodes() {
     let mut bed = Bed::new().await;
     bed.with_pool(1).await;
     for id in ["OP_INSTANCE_STARTUP", "OP_INSTANCE_SHUTDOWN", "OP_INSTANCE_REMOVE"] {

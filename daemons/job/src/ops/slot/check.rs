@@ -143,24 +143,48 @@ pub async fn recycle(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> 
         chosen.insert(instance.name.clone(), (instance, slot));
     }
     let why = short(args.str("why").filter(|why| !why.is_empty()).unwrap_or("recycled by operator"));
-    let (mut commands, mut told) = (Vec::new(), Vec::new());
-    for (name, (instance, slot)) in &chosen {
-        let (uuid, generation) = (instance.uuid, slot.generation);
-        commands.push(Command::SlotUnstick { slot: uuid });
-        let text = match slot.state {
-            SlotState::Absent => "nothing lives there; it is tried again at once".to_owned(),
-            SlotState::Dirty | SlotState::Destroying => {
-                "is about to be destroyed; tried again at once".to_owned()
-            }
-            SlotState::Creating | SlotState::Booting | SlotState::Clean | SlotState::Leased => {
-                commands.push(Command::SlotDirty { slot: uuid, generation, why: why.clone() });
-                format!("was {}, is DIRTY", slot.state.as_str())
-            }
-        };
-        told.push(json!([name, text]));
-    }
+    let commands = chosen.values().flat_map(|(_, slot)| recycling(slot, args.bool("force"), &why)).collect();
     cx.apply(commands).await?;
+    let mut told = Vec::new();
+    for (name, (instance, slot)) in &chosen {
+        let now = cx.master.slot(instance.uuid).await?;
+        told.push(json!([name, recycled(slot, &now)]));
+    }
+    cx.say(format!("{}: {why}", chosen.keys().map(String::as_str).collect::<Vec<_>>().join(", ")));
     Ok(Value::Array(told))
+}
+
+/// What makes a slot dirty. Without force a CLEAN one may be leased at any moment and must then be left alone: draining
+/// makes only what is still CLEAN dirty.
+fn recycling(slot: &Slot, force: bool, why: &str) -> Vec<Command> {
+    let (uuid, generation) = (slot.uuid, slot.generation);
+    let mut commands = vec![Command::SlotUnstick { slot: uuid }];
+    match slot.state {
+        SlotState::Absent | SlotState::Dirty | SlotState::Destroying => {}
+        SlotState::Clean if !force => commands.extend([
+            Command::SlotDrain { slot: uuid, drained: true },
+            Command::SlotDrain { slot: uuid, drained: false },
+        ]),
+        SlotState::Creating | SlotState::Booting | SlotState::Clean | SlotState::Leased => {
+            commands.push(Command::SlotDirty { slot: uuid, generation, why: why.to_owned() });
+        }
+    }
+    commands
+}
+
+fn recycled(before: &Slot, now: &Slot) -> String {
+    match before.state {
+        SlotState::Absent => "nothing lives there; it is tried again at once".to_owned(),
+        SlotState::Dirty | SlotState::Destroying => {
+            "is about to be destroyed; tried again at once".to_owned()
+        }
+        SlotState::Clean | SlotState::Creating | SlotState::Booting | SlotState::Leased
+            if now.state == SlotState::Leased =>
+        {
+            "was leased meanwhile and is left alone".to_owned()
+        }
+        state => format!("was {}, is DIRTY", state.as_str()),
+    }
 }
 
 /// The slot of that name, uuid or unique beginning of a uuid.
