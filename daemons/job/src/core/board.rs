@@ -7,6 +7,7 @@ use gantry_model::job::{
     CANCELED_RESULT, JOB_JSON_BYTES_MAX, LogEntry, OpReport, Outcome, PRECEDING_FAILED, PRIORITY_MAX,
     PRIORITY_MIN, Report, Status,
 };
+use gantry_model::task::TaskState;
 use gantry_model::time::Ts;
 use gantry_proto::job::GoOp;
 use serde_json::{Map, Value, json};
@@ -80,6 +81,12 @@ impl Board {
         let op = self.op(index);
         op.status = Status::Running;
         op.exec = Some(now);
+    }
+
+    /// Where the attempt's work stands.
+    pub fn stage(&mut self, stage: TaskState) {
+        self.report.number += 1;
+        self.report.stage = Some(stage);
     }
 
     /// The opcode as expanded by the job (full names, uuids).

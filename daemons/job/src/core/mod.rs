@@ -1,5 +1,7 @@
-//! The pure half: what this start of the job has done so far, and what luxid knows of it.
+//! The pure half: what this start of the job has done so far and what luxid knows of it, where VMs go, what a step became.
 
 pub mod board;
 pub mod join;
 pub mod place;
+pub mod report;
+pub mod together;

@@ -14,6 +14,15 @@ pub struct Need {
     pub vcpus: u64,
 }
 
+impl Need {
+    /// Both together.
+    pub fn add(&mut self, other: Self) {
+        self.memory_mib += other.memory_mib;
+        self.disk_mib += other.disk_mib;
+        self.vcpus += other.vcpus;
+    }
+}
+
 /// What a node offers, and how much of it is promised to instances homed there, live or not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Offer {
@@ -27,6 +36,8 @@ pub struct Offer {
     pub promised: Need,
     /// Virtual CPUs per CPU.
     pub vcpu_ratio: f64,
+    /// Slots of the same pool that are there: a pool is spread.
+    pub fellows: u64,
 }
 
 impl Offer {
@@ -47,13 +58,32 @@ impl Offer {
     }
 }
 
-/// The node with most free memory among those with room; ties by name. Or why none has.
+/// Homes for `count` VMs of a pool, one after the other, each promised before the next is chosen. Fewer, and why, when
+/// there is no room for all.
+pub fn spread(mut offers: Vec<Offer>, need: Need, count: u64) -> (Vec<NodeUuid>, Option<String>) {
+    let mut homes = Vec::new();
+    for _ in 0..count {
+        match choose(&offers, need) {
+            Ok(home) => {
+                for offer in offers.iter_mut().filter(|offer| offer.node == home) {
+                    offer.promised.add(need);
+                    offer.fellows += 1;
+                }
+                homes.push(home);
+            }
+            Err(why) => return (homes, Some(why)),
+        }
+    }
+    (homes, None)
+}
+
+/// The node with fewest slots of the pool among those with room, then with most free memory; ties by name. Or why none
+/// has room.
 pub fn choose(offers: &[Offer], need: Need) -> Result<NodeUuid, String> {
     let free = |offer: &Offer| offer.has.memory_mib.saturating_sub(offer.promised.memory_mib);
-    let best = offers
-        .iter()
-        .filter(|offer| offer.short_of(need).is_none())
-        .max_by(|a, b| free(a).cmp(&free(b)).then_with(|| b.name.cmp(&a.name)));
+    let best = offers.iter().filter(|offer| offer.short_of(need).is_none()).max_by(|a, b| {
+        b.fellows.cmp(&a.fellows).then(free(a).cmp(&free(b))).then_with(|| b.name.cmp(&a.name))
+    });
     match best {
         Some(offer) => Ok(offer.node),
         None if offers.is_empty() => Err("no node is online, not drained and vm-capable".to_owned()),
@@ -80,6 +110,7 @@ mod tests {
             has: Need { memory_mib: memory, disk_mib: 1000, vcpus: 2 },
             promised: none,
             vcpu_ratio: 4.0,
+            fellows: 0,
         }
     }
 
@@ -89,6 +120,23 @@ mod tests {
     fn the_emptiest_node_is_taken() {
         let offers = [offer(1, 1000, 500), offer(2, 1000, 100), offer(3, 1000, 100)];
         assert_eq!(choose(&offers, NEED), Ok(offers[1].node));
+    }
+
+    #[test]
+    fn a_pool_is_spread_and_never_promised_what_is_not_there() {
+        let mut offers = vec![offer(1, 1000, 0), offer(2, 250, 0), offer(3, 1000, 950)];
+        offers[0].fellows = 1;
+        let (homes, why) = spread(offers.clone(), NEED, 4);
+        let [one, two, _] = [0, 1, 2].map(|at| offers[at].node);
+        assert_eq!((homes, why), (vec![two, one, two, one], None), "fewest first, then the emptier one");
+        // One has room for 8 by its CPUs, two for two by its memory, three for none.
+        let (homes, why) = spread(offers, NEED, 20);
+        assert_eq!(homes.len(), 10);
+        let why = why.unwrap();
+        assert!(
+            why.contains("node1: CPU") && why.contains("node2: memory") && why.contains("node3: memory"),
+            "{why}"
+        );
     }
 
     #[test]

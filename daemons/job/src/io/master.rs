@@ -5,7 +5,8 @@ use crate::error::{OpFail, failed};
 use crate::io::server::Desk;
 use gantry_model::config::{Cluster, Group, Instance, Node, Slot, kind};
 use gantry_model::error::{Ecode, GanetiError};
-use gantry_model::ids::{ClusterUuid, JobOwner};
+use gantry_model::ids::{ClusterUuid, Generation, InstanceUuid, JobOwner, LeaseUuid, NodeUuid};
+use gantry_model::pool::{Blueprint, Pool};
 use gantry_model::root::Root;
 use gantry_model::time;
 use gantry_proto::codec::Json;
@@ -19,6 +20,7 @@ use gantry_proto::wconfd::{
 use gantry_rpc::{CallError, Client, Event};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +52,8 @@ pub struct Master {
     client: Option<Client>,
     /// Numbers this owner's batches, so that one asked for twice is applied once.
     seq: u64,
+    /// It was looked for in vain.
+    away: bool,
     /// Whose log hears why it waits: the opcode at work.
     log: Option<(Arc<Desk>, usize)>,
 }
@@ -65,7 +69,7 @@ struct Patience {
 impl Master {
     /// Nothing is connected yet.
     pub fn new(root: Root, owner: JobOwner, cluster: ClusterUuid) -> Self {
-        Self { root, owner, cluster, client: None, seq: 0, log: None }
+        Self { root, owner, cluster, client: None, seq: 0, away: false, log: None }
     }
 
     /// From now on it works for the opcode at `index`.
@@ -74,9 +78,10 @@ impl Master {
     }
 
     /// Waits a little after a failed attempt; says once in the log that it waits, and why.
-    async fn wait(&self, patience: &mut Patience, why: &dyn Display) -> Result<(), OpFail> {
+    async fn wait(&mut self, patience: &mut Patience, why: &dyn Display) -> Result<(), OpFail> {
         let away = patience.since.get_or_insert_with(Instant::now).elapsed();
         if away >= AWAY {
+            self.away = true;
             let path = self.root.socket("wconfd.sock");
             let text = format!("wconfd does not answer on {} since {AWAY:?}: {why}", path.display());
             return Err(OpFail::Error(GanetiError::exec(text)));
@@ -228,6 +233,30 @@ impl Master {
         Ok((reply.index, results))
     }
 
+    /// Whether the last error means that wconfd was looked for in vain, not that it refused.
+    pub fn is_away(&self) -> bool {
+        self.away
+    }
+
+    /// The VM of a lease is about to be touched: durable when it returns. A command of the lease, not of this job, so it
+    /// names no owner; asked again it changes nothing.
+    pub async fn lease_open(
+        &mut self,
+        lease: LeaseUuid,
+        slot: InstanceUuid,
+        generation: Generation,
+    ) -> Result<u64, OpFail> {
+        let commands = Json::of(&vec![Command::LeaseOpen { lease, slot, generation }])
+            .map_err(|why| OpFail::exec(why.to_string()))?;
+        Ok(self.call::<Apply>(&ApplyRequest { owner: None, seq: 0, commands }).await?.index)
+    }
+
+    /// Nodes that the master has claimed and that answer it.
+    pub async fn claimed_nodes(&mut self) -> Result<HashSet<NodeUuid>, OpFail> {
+        let states = self.call::<NodeStates>(&()).await?;
+        Ok(states.into_iter().filter(|state| state.claimed).map(|state| state.node).collect())
+    }
+
     /// Waits until wconfd has claimed a node (P5.2), without which nothing may be made there. `told` hears once why it
     /// waits.
     pub async fn claimed(&mut self, node: &Node, told: impl FnOnce(&str)) -> Result<(), OpFail> {
@@ -257,7 +286,7 @@ impl Master {
     /// Has wconfd sign a node's certificate request.
     pub async fn sign(
         &mut self,
-        node: gantry_model::ids::NodeUuid,
+        node: NodeUuid,
         csr: String,
     ) -> Result<gantry_proto::wconfd::CertSignReply, OpFail> {
         let request = gantry_proto::wconfd::CertSignRequest { owner: self.owner, node, csr };
@@ -307,6 +336,31 @@ impl Master {
         self.named(kind::GROUP, "Group", name).await
     }
 
+    /// The blueprint of that name or uuid.
+    pub async fn blueprint(&mut self, name: &str) -> Result<Blueprint, OpFail> {
+        self.named(kind::BLUEPRINT, "Blueprint", name).await
+    }
+
+    /// The pool of that name or uuid.
+    pub async fn pool(&mut self, name: &str) -> Result<Pool, OpFail> {
+        self.named(kind::POOL, "Pool", name).await
+    }
+
+    /// The slots of a pool with their records, node by node.
+    pub async fn slots_of(&mut self, pool: &str) -> Result<Vec<(Instance, Slot)>, OpFail> {
+        let mut all = Vec::new();
+        for node in self.nodes().await? {
+            let (instances, slots) = self.instances_of(node.uuid).await?;
+            let slots: HashMap<_, _> = slots.into_iter().map(|slot| (slot.uuid, slot)).collect();
+            let own = instances.into_iter().filter(|instance| instance.pool.as_deref() == Some(pool));
+            all.extend(
+                own.filter_map(|instance| Some((slots.get(&instance.uuid)?.clone(), instance)))
+                    .map(|(slot, instance)| (instance, slot)),
+            );
+        }
+        Ok(all)
+    }
+
     /// The instance of that name or uuid.
     pub async fn instance(&mut self, name: &str) -> Result<Instance, OpFail> {
         self.named(kind::INSTANCE, "Instance", name).await
@@ -326,10 +380,7 @@ impl Master {
     }
 
     /// Instances whose home the node is, with their slots.
-    pub async fn instances_of(
-        &mut self,
-        node: gantry_model::ids::NodeUuid,
-    ) -> Result<(Vec<Instance>, Vec<Slot>), OpFail> {
+    pub async fn instances_of(&mut self, node: NodeUuid) -> Result<(Vec<Instance>, Vec<Slot>), OpFail> {
         let (_, objects) = self.read(vec![ReadKey::InstancesOf(node)]).await?;
         let (instances, slots): (Vec<_>, Vec<_>) =
             objects.iter().partition(|object| object.kind != kind::SLOT);
@@ -340,7 +391,7 @@ impl Master {
     }
 
     /// The slot record of an instance.
-    pub async fn slot(&mut self, uuid: gantry_model::ids::InstanceUuid) -> Result<Slot, OpFail> {
+    pub async fn slot(&mut self, uuid: InstanceUuid) -> Result<Slot, OpFail> {
         let key = ReadKey::Key(kind::SLOT.to_owned(), uuid.to_string());
         let (_, objects) = self.read(vec![key]).await?;
         let object =

@@ -1,5 +1,6 @@
 //! Sockets, files and connections of a job. Decides nothing.
 
+pub mod bodies;
 pub mod master;
 pub mod nodes;
 pub mod server;

@@ -1,17 +1,19 @@
 //! Calls to the nodes, by mutual TLS. Connections are kept for the life of the job.
 
-use crate::error::OpFail;
-use crate::error::failed;
+use crate::error::{OpFail, failed};
 use gantry_model::config::Node;
 use gantry_model::ids::{ClusterUuid, Fence, NodeUuid};
 use gantry_model::root::Root;
+use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::hello::Hello;
 use gantry_proto::noded::PROTOCOL;
 use gantry_proto::verb::Verb;
-use gantry_rpc::Client;
 use gantry_rpc::tls::Identity;
+use gantry_rpc::{CallError, Client, Stream};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,19 +22,89 @@ pub const CALL: Duration = Duration::from_secs(60);
 /// How long making or destroying a VM may take.
 pub const VM_CALL: Duration = Duration::from_secs(300);
 
-/// Connections by node.
+/// Class of a driver's failure that a node names in the failure's body: a disk is full.
+const NO_SPACE: &[u8] = b"no-space";
+
+/// A node's connection, made by one caller at a time.
+type Place = Rc<tokio::sync::Mutex<Option<Client>>>;
+
+/// Connections by node. Calls to several nodes, or several to one, may be under way at once.
 pub struct Nodes {
     root: Root,
     cluster: ClusterUuid,
     fence: Fence,
-    identity: Option<Arc<Identity>>,
-    clients: HashMap<NodeUuid, Client>,
+    identity: RefCell<Option<Arc<Identity>>>,
+    places: RefCell<HashMap<NodeUuid, Place>>,
+}
+
+/// Why a node gave no answer.
+#[derive(Debug)]
+pub enum NodeFail {
+    /// It is not reached, or left in the middle, or can't now: asking again may help.
+    Away(String),
+    /// It says no.
+    Refused(Fail),
+    /// Not asked, or an answer that is none.
+    Broken(OpFail),
+}
+
+impl NodeFail {
+    fn of(why: CallError) -> Self {
+        match why {
+            CallError::Closed(_) | CallError::Deadline { .. } => Self::Away(why.to_string()),
+            // Asking again makes no room.
+            CallError::Fail(fail) if fail.body == NO_SPACE => Self::Refused(fail),
+            CallError::Fail(fail) => match fail.code {
+                Code::NotReady | Code::Busy | Code::Unknown | Code::Deadline => Self::Away(fail.text),
+                Code::UnknownVerb
+                | Code::BadRequest
+                | Code::Denied
+                | Code::Ganeti
+                | Code::Fenced
+                | Code::Stale
+                | Code::NotFound
+                | Code::Internal => Self::Refused(fail),
+            },
+            CallError::Protocol(text) => Self::Broken(OpFail::exec(text)),
+        }
+    }
+
+    /// The text of a refusal of what was sent itself: it is malformed, or there is no room for it.
+    pub fn unfit(&self) -> Option<&str> {
+        match self {
+            Self::Refused(fail) if fail.code == Code::BadRequest || fail.body == NO_SPACE => Some(&fail.text),
+            Self::Refused(_) | Self::Away(_) | Self::Broken(_) => None,
+        }
+    }
+
+    /// The code of a refusal.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused(fail) => Some(fail.code),
+            Self::Away(_) | Self::Broken(_) => None,
+        }
+    }
+
+    /// What it means for the opcode; the node is named.
+    pub fn into_op(self, node: &Node) -> OpFail {
+        let failed = match self {
+            Self::Away(why) => OpFail::exec(why),
+            Self::Refused(fail) => failed(CallError::Fail(fail)),
+            Self::Broken(why) => why,
+        };
+        match failed {
+            OpFail::Error(error) if error.class == "OpExecError" => {
+                OpFail::exec(format!("node {}: {error}", node.name))
+            }
+            other => other,
+        }
+    }
 }
 
 impl Nodes {
     /// Nothing is connected yet.
     pub fn new(root: Root, cluster: ClusterUuid, fence: Fence) -> Self {
-        Self { root, cluster, fence, identity: None, clients: HashMap::new() }
+        Self { root, cluster, fence, identity: RefCell::default(), places: RefCell::default() }
     }
 
     /// The master's claim that every changing call carries.
@@ -40,14 +112,14 @@ impl Nodes {
         self.fence
     }
 
-    fn identity(&mut self) -> Result<Arc<Identity>, OpFail> {
-        if let Some(identity) = &self.identity {
+    fn identity(&self) -> Result<Arc<Identity>, OpFail> {
+        if let Some(identity) = &*self.identity.borrow() {
             return Ok(Arc::clone(identity));
         }
         let identity = Identity::load(&self.root.secrets())
             .map_err(|why| OpFail::exec(format!("can't read this node's certificate: {why}")))?;
         let identity = Arc::new(identity);
-        self.identity = Some(Arc::clone(&identity));
+        *self.identity.borrow_mut() = Some(Arc::clone(&identity));
         Ok(identity)
     }
 
@@ -60,43 +132,56 @@ impl Nodes {
         hello
     }
 
-    async fn client(&mut self, node: &Node) -> Result<Client, OpFail> {
-        if let Some(client) = self.clients.get(&node.uuid).filter(|client| !client.is_closed()) {
+    async fn client(&self, node: &Node) -> Result<Client, NodeFail> {
+        let place = Rc::clone(self.places.borrow_mut().entry(node.uuid).or_default());
+        let mut place = place.lock().await;
+        if let Some(client) = place.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());
         }
-        let address = address(node)?;
-        let identity = self.identity()?;
+        let address = address(node).map_err(NodeFail::Broken)?;
+        let identity = self.identity().map_err(NodeFail::Broken)?;
         let client = Client::tls(address, &self.hello(node.uuid), &identity, node.uuid)
             .await
-            .map_err(|why| OpFail::exec(format!("node {} ({address}) is not reached: {why}", node.name)))?;
-        self.clients.insert(node.uuid, client.clone());
+            .map_err(|why| NodeFail::Away(format!("{address} is not reached: {why}")))?;
+        *place = Some(client.clone());
         Ok(client)
     }
 
     /// One call to a node. Verbs are idempotent: a connection found broken is made anew once.
+    pub async fn ask<V: Verb>(
+        &self,
+        node: &Node,
+        request: &V::Request,
+        within: Duration,
+    ) -> Result<V::Reply, NodeFail> {
+        for attempt in 0..2 {
+            match self.client(node).await?.call::<V>(request, within).await {
+                Ok(reply) => return Ok(reply),
+                Err(CallError::Closed(_)) if attempt == 0 => {}
+                Err(why) => return Err(NodeFail::of(why)),
+            }
+        }
+        Err(NodeFail::Away("it closes connections at once".to_owned()))
+    }
+
+    /// Opens a stream to a node. Its errors are read with [`Nodes::stream_failed`].
+    pub async fn open<V: Verb>(&self, node: &Node, request: &V::Request) -> Result<Stream<V>, NodeFail> {
+        self.client(node).await?.open::<V>(request).await.map_err(NodeFail::of)
+    }
+
+    /// Why a stream ended before its reply.
+    pub fn stream_failed(why: CallError) -> NodeFail {
+        NodeFail::of(why)
+    }
+
+    /// As [`Nodes::ask`], with what a failure means for the opcode.
     pub async fn call<V: Verb>(
-        &mut self,
+        &self,
         node: &Node,
         request: &V::Request,
         within: Duration,
     ) -> Result<V::Reply, OpFail> {
-        for attempt in 0..2 {
-            match self.client(node).await?.call::<V>(request, within).await {
-                Ok(reply) => return Ok(reply),
-                Err(gantry_rpc::CallError::Closed(_)) if attempt == 0 => {
-                    self.clients.remove(&node.uuid);
-                }
-                Err(why) => {
-                    return Err(match failed(why) {
-                        OpFail::Error(error) if error.class == "OpExecError" => {
-                            OpFail::exec(format!("node {}: {error}", node.name))
-                        }
-                        other => other,
-                    });
-                }
-            }
-        }
-        Err(OpFail::exec(format!("node {} closes connections at once", node.name)))
+        self.ask::<V>(node, request, within).await.map_err(|why| why.into_op(node))
     }
 }
 

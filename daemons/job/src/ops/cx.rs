@@ -9,6 +9,7 @@ use gantry_model::config::{Instance, Node};
 use gantry_model::ids::{GroupUuid, JobOwner, NodeUuid};
 use gantry_model::opcode;
 use gantry_model::root::Root;
+use gantry_model::task::TaskState;
 use gantry_model::time;
 use gantry_proto::job::GoRequest;
 use gantry_proto::wconfd::{Command, LockBlocked, Want};
@@ -89,7 +90,7 @@ pub struct Cx<'a> {
     /// wconfd.
     pub master: &'a mut Master,
     /// The nodes.
-    pub nodes: &'a mut Nodes,
+    pub nodes: &'a Nodes,
 }
 
 impl<'a> Cx<'a> {
@@ -100,7 +101,7 @@ impl<'a> Cx<'a> {
         request: &'a GoRequest,
         index: usize,
         master: &'a mut Master,
-        nodes: &'a mut Nodes,
+        nodes: &'a Nodes,
     ) -> Self {
         master.work_for(desk, index);
         Self { root, desk, request, index, master, nodes }
@@ -230,6 +231,60 @@ impl<'a> Cx<'a> {
         }
         let _ = opcode::redact(&mut input); // luxid keeps the values.
         self.desk.update(|board| board.expanded(self.index, input));
+    }
+
+    /// Whether cancelling was asked for; a receiver to wait for it.
+    pub fn cancelled(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.desk.cancelled()
+    }
+
+    /// Ends the opcode when cancelling was asked for.
+    pub fn go_on(&self) -> Result<(), OpFail> {
+        if *self.desk.cancelled().borrow() { Err(OpFail::Canceled) } else { Ok(()) }
+    }
+
+    /// Notes the W index of an effect.
+    pub fn saw(&self, index: u64) {
+        self.desk.update(|board| board.saw(index));
+    }
+
+    /// Shows where the attempt of a task stands.
+    pub fn stage(&self, stage: TaskState) {
+        self.desk.update(|board| board.stage(stage));
+    }
+
+    /// Applies groups of commands in one batch; when that is refused, group by group, so that one that is out of date
+    /// does not keep the others. Per group its results, or why it was refused.
+    pub async fn apply_each(
+        &mut self,
+        groups: Vec<Vec<Command>>,
+    ) -> Result<Vec<Result<Vec<Value>, String>>, OpFail> {
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.apply(groups.concat()).await {
+            Ok(results) => {
+                let mut results = results.into_iter();
+                return Ok(groups
+                    .iter()
+                    .map(|group| Ok(results.by_ref().take(group.len()).collect()))
+                    .collect());
+            }
+            Err(OpFail::Error(why)) if !self.master.is_away() && groups.len() == 1 => {
+                return Ok(vec![Err(why.to_string())]);
+            }
+            Err(OpFail::Error(_)) if !self.master.is_away() => {}
+            Err(why) => return Err(why),
+        }
+        let mut done = Vec::new();
+        for group in groups {
+            match self.apply(group).await {
+                Ok(results) => done.push(Ok(results)),
+                Err(OpFail::Error(why)) if !self.master.is_away() => done.push(Err(why.to_string())),
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(done)
     }
 
     /// Applies commands in one batch, all or none; durable when it returns. A result per command.

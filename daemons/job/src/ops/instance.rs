@@ -4,10 +4,11 @@
 //! Order of every effect: the intent is committed (CREATING, g+1 or DESTROYING), then the node acts, then the new state is
 //! committed. A job that dies in between leaves the slot DIRTY; the next startup or shutdown destroys what is there first.
 
-use crate::core::place::{self, Need, Offer};
+use crate::core::place::{self, Offer};
 use crate::error::OpFail;
 use crate::io::nodes::{CALL, VM_CALL};
 use crate::ops::cluster::memory_split;
+use crate::ops::room::{Sizes, beparams, own_need};
 use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{
     AdminState, Cluster, Disk, Group, Instance, Nic, Node, Params, Slot, SlotState, Stamp, filled, kind,
@@ -199,16 +200,16 @@ async fn placed(
     nodes: &[Node],
     args: &Args<'_>,
 ) -> Result<Node, OpFail> {
-    let groups = cx.master.groups().await?;
+    let sizes = Sizes::read(cx).await?;
     let mut offers = Vec::new();
     for node in nodes {
-        match offer(cx, cluster, &groups, node).await {
+        match offer(cx, &sizes, node).await {
             Ok(offer) => offers.push(offer),
             Err(OpFail::Error(why)) if args.str("pnode").is_none() => cx.warn(why.to_string()),
             Err(why) => return Err(why),
         }
     }
-    let chosen = place::choose(&offers, need(cluster, instance)).map_err(|why| {
+    let chosen = place::choose(&offers, own_need(cluster, instance)).map_err(|why| {
         let text = format!("Can't place instance {}: {why}", instance.name);
         OpFail::prereq(text, Ecode::InsufficientResources)
     })?;
@@ -216,45 +217,11 @@ async fn placed(
     node.ok_or_else(|| OpFail::exec("the chosen node is not among the candidates"))
 }
 
-/// What a node has, and what the instances homed there were promised.
-async fn offer(cx: &mut Cx<'_>, cluster: &Cluster, groups: &[Group], node: &Node) -> Result<Offer, OpFail> {
+/// What a node has, and what the instances and slots homed there were promised.
+async fn offer(cx: &mut Cx<'_>, sizes: &Sizes, node: &Node) -> Result<Offer, OpFail> {
     let facts = cx.nodes.call::<NodeInfo>(node, &(), CALL).await?;
     let (instances, _) = cx.master.instances_of(node.uuid).await?;
-    let mut promised = Need { memory_mib: 0, disk_mib: 0, vcpus: 0 };
-    for instance in &instances {
-        let one = need(cluster, instance);
-        promised.memory_mib += one.memory_mib;
-        promised.disk_mib += one.disk_mib;
-        promised.vcpus += one.vcpus;
-    }
-    let group = groups.iter().find(|group| group.uuid == node.group);
-    let policy = filled(&cluster.ipolicy, group.map_or(&Params::new(), |group| &group.ipolicy));
-    Ok(Offer {
-        node: node.uuid,
-        name: node.name.clone(),
-        has: Need {
-            memory_mib: facts.memory_total_mib.saturating_sub(facts.memory_host_mib),
-            disk_mib: facts.disk_total_mib,
-            vcpus: facts.cpus,
-        },
-        promised,
-        vcpu_ratio: policy.get("vcpu-ratio").and_then(Value::as_f64).unwrap_or(4.0),
-    })
-}
-
-/// Effective backend parameters.
-fn beparams(cluster: &Cluster, instance: &Instance) -> Params {
-    filled(cluster.beparams.get("default").unwrap_or(&Params::new()), &instance.beparams)
-}
-
-fn need(cluster: &Cluster, instance: &Instance) -> Need {
-    let effective = beparams(cluster, instance);
-    let number = |key: &str, default| effective.get(key).and_then(Value::as_u64).unwrap_or(default);
-    Need {
-        memory_mib: number("maxmem", 128),
-        disk_mib: instance.disks.iter().map(|disk| disk.size).sum(),
-        vcpus: number("vcpus", 1),
-    }
+    Ok(sizes.offer(node, &facts, &instances))
 }
 
 /// Makes the next generation live: begin (durable), create on the node, ready (durable).
@@ -274,7 +241,7 @@ async fn bring_up(
         .first()
         .and_then(|value| serde_json::from_value(value.clone()).ok())
         .ok_or_else(|| OpFail::exec("wconfd named no generation"))?;
-    let wants = need(cluster, instance);
+    let wants = own_need(cluster, instance);
     let spec = VmSpec {
         name: instance.name.clone(),
         driver: instance.hypervisor.clone(),
@@ -343,7 +310,7 @@ async fn locked(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<(Instance, Node), Op
         return Err(OpFail::prereq(text, Ecode::WrongState));
     }
     if let Some(pool) = &now.pool {
-        let text = format!("Instance {} is a slot of pool {pool}; use gnt-slot recycle", now.name);
+        let text = format!("Instance {0} belongs to pool {pool}: use gnt-slot recycle {0}", now.name);
         return Err(OpFail::prereq(text, Ecode::WrongState));
     }
     let node = cx.master.node(&now.primary_node.to_string()).await?;

@@ -4,12 +4,21 @@
 //! To add an opcode: write its function, name it in [`dispatch`]; its parameters are in `gantry_model::opcode`.
 
 mod args;
+mod audit;
+mod blueprint;
 mod cluster;
 mod cx;
+mod expand;
 mod group;
+mod image;
 mod instance;
 mod node;
+mod pool;
+mod pool_remove;
+mod room;
+mod slot;
 mod tags;
+mod task;
 mod test_delay;
 mod verify;
 
@@ -35,13 +44,13 @@ use std::sync::Arc;
 pub async fn execute(root: &Root, desk: &Arc<Desk>, request: GoRequest) -> Result<(), RunError> {
     let ops = request.ops.read().unwrap_or_default(); // The desk has read them before.
     let mut master = Master::new(root.clone(), request.owner, request.cluster);
-    let mut nodes = Nodes::new(root.clone(), request.cluster, request.fence);
+    let nodes = Nodes::new(root.clone(), request.cluster, request.fence);
     for (index, op) in ops.iter().enumerate().filter(|(_, op)| !op.status.is_final()) {
         if *desk.cancelled().borrow() {
             desk.update(|board| board.canceled(time::now()));
             break;
         }
-        let mut cx = Cx::new(root, desk, &request, index, &mut master, &mut nodes);
+        let mut cx = Cx::new(root, desk, &request, index, &mut master, &nodes);
         let ended = one(&mut cx, &op.input).await;
         let freed = master.free_all().await;
         match ended.and_then(|value| freed.map(|()| value)) {
@@ -102,6 +111,24 @@ async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         "OP_INSTANCE_STARTUP" => Box::pin(instance::startup(cx, args)).await,
         "OP_INSTANCE_SHUTDOWN" => Box::pin(instance::shutdown(cx, args)).await,
         "OP_INSTANCE_QUERY_DATA" => Box::pin(instance::query_data(cx, args)).await,
+        "OP_BLUEPRINT_ADD" => blueprint::add(cx, args).await,
+        "OP_BLUEPRINT_MODIFY" => blueprint::modify(cx, args).await,
+        "OP_BLUEPRINT_REMOVE" => blueprint::remove(cx, args).await,
+        "OP_POOL_ADD" => pool::add(cx, args).await,
+        "OP_POOL_MODIFY" => pool::modify(cx, args).await,
+        "OP_POOL_RESIZE" => pool::resize(cx, args).await,
+        "OP_POOL_DRAIN" => pool::drain(cx, args).await,
+        "OP_POOL_REMOVE" => Box::pin(pool_remove::remove(cx, args)).await,
+        "OP_POOL_EXPAND" => Box::pin(expand::expand(cx, args)).await,
+        "OP_SLOT_CREATE" => Box::pin(slot::create(cx, args)).await,
+        "OP_SLOT_DESTROY" => Box::pin(slot::destroy(cx, args)).await,
+        "OP_SLOT_VERIFY" => Box::pin(slot::verify(cx, args)).await,
+        "OP_SLOT_DRAIN" => Box::pin(slot::drain(cx, args)).await,
+        "OP_SLOT_RECYCLE" => Box::pin(slot::recycle(cx, args)).await,
+        "OP_NODE_AUDIT" => audit::run(cx, args).await,
+        "OP_OS_IMPORT" => image::import(cx, args).await,
+        "OP_OS_REMOVE" => image::remove(cx, args).await,
+        "OP_TASK_RUN" => Box::pin(task::run(cx, args)).await,
         other => {
             let text = format!("{other} is not supported by this version of Gantry; nothing was done");
             Err(OpFail::prereq(text, Ecode::WrongState))

@@ -2,15 +2,14 @@
 //! durable step and each order to the node; the operator types the same command again; that must lead where it was to
 //! lead, and an order of the dead that arrives late must do no harm.
 
+use crate::bed::Bed;
 use crate::luxid::{Luxid, go};
 use crate::master::{Master, Side};
 use crate::{SOON, start};
 use gantry_model::config::{AdminState, SlotState};
-use gantry_model::ids::JobOwner;
-use gantry_model::job::{Outcome, Report, Status};
+use gantry_model::job::{Outcome, Status};
 use gantry_proto::envelope::Code;
 use gantry_proto::job::{Cancel, Confirm, ConfirmRequest, Go};
-use gantry_rpc::Event;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,12 +18,6 @@ use tokio_util::sync::CancellationToken;
 const NAME: &str = "inst1.example.test";
 /// More steps than any opcode here takes.
 const STEPS_MAX: usize = 20;
-
-struct Bed {
-    luxid: Luxid,
-    master: Master,
-    starts: u64,
-}
 
 fn op(id: &str) -> Value {
     json!({"OP_ID": id, "instance_name": NAME})
@@ -44,47 +37,6 @@ enum Goal {
 }
 
 impl Bed {
-    async fn new() -> Self {
-        let luxid = Luxid::new();
-        let master = Master::start(&luxid.root).await;
-        Self { luxid, master, starts: 0 }
-    }
-
-    /// Runs a job; None when it was killed. `kill`: at which step.
-    async fn run(&mut self, op: &Value, kill: Option<(usize, Side)>) -> (JobOwner, Option<Report>) {
-        self.starts += 1;
-        let owner = start(self.starts);
-        let mut job = self.luxid.spawn(owner).await;
-        match kill {
-            Some((step, side)) => self.master.state().kill_at(step, side, job.child.id().unwrap()),
-            None => self.master.state().let_live(),
-        }
-        let client = self.luxid.connect(owner).await;
-        let mut stream = client.open::<Go>(&go(owner, std::slice::from_ref(op))).await.unwrap();
-        let outcome = async {
-            while let Ok(Event::Item(item)) = stream.next().await {
-                let report = item.read().unwrap();
-                if report.outcome == Outcome::Ended {
-                    let confirm = ConfirmRequest { number: report.number, log_serial: 0 };
-                    client.call::<Confirm>(&confirm, SOON).await.unwrap();
-                    return Some(report);
-                }
-            }
-            None
-        };
-        let report = tokio::time::timeout(SOON, outcome).await.expect("the job ends or dies");
-        drop((stream, client));
-        job.exit().await;
-        (owner, report)
-    }
-
-    async fn succeeds(&mut self, op: &Value) {
-        let (owner, report) = self.run(op, None).await;
-        let report = report.expect("nobody kills it");
-        assert_eq!(report.ops[0].status, Status::Success, "{op}: {}", report.ops[0].result);
-        self.master.state().owner_gone(owner);
-    }
-
     /// What an operator does: the same again, and for a create that got half-way, a start.
     async fn again(&mut self, same: &Value, goal: Goal) {
         let there = self.master.state().instance(NAME).is_some();

@@ -2,9 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+mod bed;
 mod crash;
+mod guest;
 mod luxid;
 mod master;
+mod pool;
+mod slot;
+mod task;
 
 use gantry_model::ids::{JobId, JobOwner, StartNo};
 use gantry_model::job::{Outcome, Report, Status};

@@ -1,9 +1,11 @@
 //! wconfd and a noded in this test's process: the real rules (`gantry_wconfd::core`, `gantry_noded::core`) behind real
 //! sockets, on a disk that never fails. A job can be killed just before or just after any step that changes something.
 
+use crate::guest::{self, Guests};
 use crate::luxid::CLUSTER;
 use gantry_model::config::{Instance, Node, Slot, kind};
-use gantry_model::ids::{Generation, InstanceUuid, JobOwner, NodeUuid};
+use gantry_model::ids::{Generation, InstanceUuid, JobOwner, LeaseUuid, NodeUuid};
+use gantry_model::lease::{LeaseOwner, LeasedVm};
 use gantry_model::root::Root;
 use gantry_noded::core::Rules;
 use gantry_noded::core::slot::{self, Action, Answer, Record, State as Life, Step, Verb};
@@ -12,10 +14,12 @@ use gantry_proto::wconfd::{self as wire, Command, NodeState};
 use gantry_proto::{codec::Json, hello::Hello};
 use gantry_rpc::tls::{self, Identity, ca};
 use gantry_rpc::{Call, Code, Fail, Handled, Limits, Peer, Service, route};
-use gantry_wconfd::core::config::{Config, Context, Ids, Object};
+use gantry_wconfd::core::config::{Config, Context, Ids, Object, Refusal};
 use gantry_wconfd::seed;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -50,8 +54,26 @@ pub struct State {
     pub left: bool,
     /// Instead of their answers the next batches get these; they are applied all the same.
     pub lost_answers: VecDeque<Code>,
+    /// What happens just before the next batch of a job.
+    pub before_apply: Option<Meanwhile>,
     ids: u128,
+    /// The time.
+    pub now: f64,
+    /// What lives in the VMs. A lock of its own: commands run while the rest goes on.
+    pub guests: Arc<Mutex<Guests>>,
+    /// Creates of these slots fail, with this text.
+    pub broken: BTreeMap<InstanceUuid, String>,
+    /// Images VMs are made from are asked for.
+    pub wants_images: bool,
+    /// Most creates that were under way at the same time; each waits until `gather` are.
+    pub gather: usize,
+    pub gathered: usize,
+    /// What an audit finds.
+    pub strangers: Vec<String>,
 }
+
+/// Something that somebody else does.
+pub type Meanwhile = Box<dyn FnOnce(&mut State) + Send>;
 
 /// Ids that differ.
 struct Numbers<'a>(&'a mut u128);
@@ -92,20 +114,89 @@ impl State {
     }
 
     fn apply(&mut self, request: &wire::ApplyRequest) -> Result<wire::ApplyReply, Fail> {
-        let owner = request.owner.expect("jobs name themselves");
-        let reply = |results| wire::ApplyReply { index: request.seq, results: Json::of(&results).unwrap() };
-        if let Some(last) = self.config.applied(owner).filter(|last| last.seq == request.seq) {
-            return Ok(reply(last.results.clone()));
-        }
+        let reply = |results: Vec<serde_json::Value>| wire::ApplyReply {
+            index: request.seq,
+            results: Json::of(&results).unwrap(),
+        };
         let commands: Vec<Command> = request.commands.read().unwrap();
+        if let Some(owner) = request.owner {
+            if let Some(last) = self.config.applied(owner).filter(|last| last.seq == request.seq) {
+                return Ok(reply(last.results.clone()));
+            }
+        } else {
+            let of_leases = |command: &Command| matches!(command, Command::LeaseOpen { .. });
+            assert!(commands.iter().all(of_leases), "jobs name themselves: {commands:?}");
+        }
+        let owner = request.owner.map(|owner| (owner, request.seq));
         let ids = &mut Numbers(&mut self.ids);
-        let mut context = Context { now: 1e9, clock: 0, owner: Some((owner, request.seq)), ids };
-        let effect = self.config.apply(&commands, &mut context)?;
+        let mut context = Context { now: self.now, clock: 1, owner, ids };
+        let effect = self.config.apply(&commands, &mut context).map_err(refused)?;
         self.config.check();
         match self.lost_answers.pop_front() {
             Some(code) => Err(Fail::new(code, "the answer is lost")),
             None => Ok(reply(effect.results)),
         }
+    }
+
+    /// Takes a VM of a pool, as luxid does for a user.
+    pub fn lease(&mut self, pool: &str, lease: LeaseUuid) -> LeasedVm {
+        let owner = LeaseOwner::User { name: "test".to_owned() };
+        let (pool, count, for_ms, ttl_ms) = (pool.to_owned(), 1, 60_000, None);
+        let grab = Command::LeaseGrab { lease, owner, pool, count, for_ms, ttl_ms };
+        let ids = &mut Numbers(&mut self.ids);
+        let mut context = Context { now: self.now, clock: 1, owner: None, ids };
+        let granted = self.config.apply(&[grab], &mut context).unwrap();
+        serde_json::from_value(granted.results[0]["vms"][0].clone()).expect("a clean VM")
+    }
+
+    /// Another home for a slot in which nothing ever lived.
+    pub fn move_slot(&mut self, uuid: InstanceUuid, node: NodeUuid) {
+        self.edit(|objects| {
+            for object in objects.iter_mut().filter(|object| object.key == uuid.to_string()) {
+                let mut value: serde_json::Value = serde_json::from_slice(&object.body).unwrap();
+                let field = if object.kind == kind::SLOT { "node" } else { "primary_node" };
+                value[field] = serde_json::json!(node);
+                object.body = serde_json::to_vec(&value).unwrap();
+            }
+        });
+    }
+
+    fn edit(&mut self, change: impl FnOnce(&mut Vec<Object>)) {
+        let mut objects: Vec<Object> = self.config.snapshot().objects().collect();
+        change(&mut objects);
+        let nodes: Vec<NodeUuid> = self.config.nodes().map(|node| node.uuid).collect();
+        self.config = Config::load(objects).unwrap();
+        nodes.into_iter().for_each(|node| self.config.set_claimed(node, true));
+    }
+
+    /// Changes a stored object behind everybody's back.
+    pub fn meddle<T: Serialize + DeserializeOwned>(
+        &mut self,
+        kind: &str,
+        key: impl ToString,
+        change: impl FnOnce(&mut T),
+    ) {
+        let key = key.to_string();
+        self.edit(|objects| {
+            let object = objects.iter_mut().find(|object| object.kind == kind && object.key == key).unwrap();
+            let mut value: T = serde_json::from_slice(&object.body).unwrap();
+            change(&mut value);
+            object.body = serde_json::to_vec(&value).unwrap();
+        });
+    }
+
+    /// The slots of a pool by name.
+    pub fn slots(&self, pool: &str) -> BTreeMap<String, Slot> {
+        let own =
+            self.all::<Instance>(kind::INSTANCE).into_iter().filter(|one| one.pool.as_deref() == Some(pool));
+        own.map(|one| (one.name.clone(), self.config.slot(one.uuid).unwrap().slot.clone())).collect()
+    }
+
+    /// Objects of a kind.
+    pub fn all<T: DeserializeOwned>(&self, kind: &str) -> Vec<T> {
+        let all: Vec<Object> = self.config.snapshot().objects().collect();
+        let own = all.iter().filter(|object| object.kind == kind);
+        own.map(|object| serde_json::from_slice(&object.body).unwrap()).collect()
     }
 
     /// Does what a noded does, step by step.
@@ -138,7 +229,7 @@ impl State {
 
     /// What luxid's word of a death does.
     pub fn owner_gone(&mut self, owner: JobOwner) {
-        let effect = self.config.owner_gone(owner, 1e9);
+        let effect = self.config.owner_gone(owner, self.now);
         drop(effect);
     }
 
@@ -155,6 +246,14 @@ impl State {
     }
 }
 
+/// As wconfd says it.
+fn refused(why: Refusal) -> Fail {
+    match why {
+        Refusal::Ganeti(error) => Fail::from(error),
+        Refusal::Stale(text) => Fail::new(Code::Stale, text),
+    }
+}
+
 fn end(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
 }
@@ -165,11 +264,55 @@ pub struct Master {
     pub node: NodeUuid,
     addresses: [SocketAddr; 2],
     stop: CancellationToken,
+    seats: Arc<Seats>,
 }
 
 impl Drop for Master {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.seats.stop.lock().unwrap().cancel();
+    }
+}
+
+/// Where the nodes' services are, so that they can be started anew.
+pub struct Seats {
+    state: Arc<Mutex<State>>,
+    nodes: [NodeUuid; 2],
+    addresses: [SocketAddr; 2],
+    tls: [Identity; 2],
+    stop: Mutex<CancellationToken>,
+}
+
+impl Seats {
+    fn serve(&self, listeners: [tokio::net::TcpListener; 2]) {
+        let stop = CancellationToken::new();
+        *self.stop.lock().unwrap() = stop.clone();
+        for ((listener, node), tls) in listeners.into_iter().zip(self.nodes).zip(&self.tls) {
+            let leaves = node == self.nodes[1];
+            let service = Arc::new(NodeService { state: Arc::clone(&self.state), node, leaves });
+            let tls = tls::server_config(tls).unwrap();
+            tokio::spawn(gantry_rpc::serve_tls(listener, tls, service, Limits::default(), stop.clone()));
+        }
+    }
+
+    /// A VM dies while a job runs.
+    pub fn lose(&self, slot: InstanceUuid) {
+        self.state.lock().unwrap().lose_vm(slot);
+    }
+
+    /// What a restart of noded does to its callers: all connections end, and new ones are taken.
+    pub async fn nodes(&self) {
+        self.stop.lock().unwrap().cancel();
+        let mut listeners = Vec::new();
+        for address in self.addresses {
+            listeners.push(loop {
+                match tokio::net::TcpListener::bind(address).await {
+                    Ok(listener) => break listener,
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                }
+            });
+        }
+        self.serve(listeners.try_into().unwrap_or_else(|_| unreachable!()));
     }
 }
 
@@ -191,17 +334,25 @@ impl Master {
             silent: false,
             left: false,
             lost_answers: VecDeque::new(),
+            before_apply: None,
             ids: 0,
+            now: 1e9,
+            guests: Arc::default(),
+            broken: BTreeMap::new(),
+            wants_images: false,
+            gather: 0,
+            gathered: 0,
+            strangers: Vec::new(),
         };
         let (state, stop) = (Arc::new(Mutex::new(state)), CancellationToken::new());
         let authority = ca::make_ca(CLUSTER).unwrap();
-        for (listener, node) in listeners.into_iter().zip(nodes).rev() {
-            let service = Arc::new(NodeService { state: Arc::clone(&state), node, leaves: node == nodes[1] });
-            // The jobs use the first node's, which is written last.
-            let tls = tls::server_config(&identity(root, &authority, node)).unwrap();
-            tokio::spawn(gantry_rpc::serve_tls(listener, tls, service, Limits::default(), stop.clone()));
-        }
-        let master = Self { state, node: nodes[0], addresses, stop: stop.clone() };
+        let tls = nodes.map(|node| identity(root, &authority, node));
+        // The jobs use the first node's, which is written last.
+        drop(identity(root, &authority, nodes[0]));
+        let seats =
+            Arc::new(Seats { state: Arc::clone(&state), nodes, addresses, tls, stop: Mutex::default() });
+        seats.serve(listeners);
+        let master = Self { state, node: nodes[0], addresses, stop: stop.clone(), seats };
         master.serve_wconfd(root, stop);
         master
     }
@@ -211,6 +362,11 @@ impl Master {
         let listener = gantry_rpc::unix::bind(&root.socket("wconfd.sock"), 0o600).unwrap();
         let service = Arc::new(ConfigService { state: Arc::clone(&self.state), node: self.node });
         tokio::spawn(gantry_rpc::serve_unix(listener, service, Limits::default(), stop));
+    }
+
+    /// For a restart of the nodes while a job runs.
+    pub fn restart(&self) -> Arc<Seats> {
+        Arc::clone(&self.seats)
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -225,6 +381,8 @@ impl Master {
         state.vms.clear();
         state.buried.clear();
         (state.late, state.left) = (None, false);
+        state.broken.clear();
+        *state.guests.lock().unwrap() = Guests::default();
         state.let_live();
     }
 }
@@ -294,6 +452,12 @@ impl ConfigService {
     }
 
     async fn apply(&self, request: wire::ApplyRequest) -> Result<wire::ApplyReply, Fail> {
+        {
+            let mut state = self.state.lock().unwrap();
+            if let Some(meanwhile) = state.before_apply.take() {
+                meanwhile(&mut state);
+            }
+        }
         let done = self.state.lock().unwrap().step("apply", |state| state.apply(&request));
         answered(done).await
     }
@@ -342,6 +506,17 @@ impl NodeService {
 
     async fn create(&self, request: node_wire::VmCreateRequest) -> Result<VmCreateReply, Fail> {
         let (slot, generation) = (request.slot, request.generation);
+        self.gather().await;
+        {
+            let state = self.state.lock().unwrap();
+            if let Some(why) = state.broken.get(&slot) {
+                return Err(Fail::new(Code::Internal, why.clone()));
+            }
+            let image = request.spec.image_digest.as_ref().filter(|_| state.wants_images);
+            if image.is_some_and(|digest| !state.guests.lock().unwrap().images.contains_key(digest)) {
+                return Err(Fail::new(Code::NotFound, "the image is not here"));
+            }
+        }
         let verb = Verb::Create { generation, driver: request.spec.driver };
         let Answer::Created { attached } = self.order("create", slot, verb).await? else { unreachable!() };
         Ok(VmCreateReply { attached, runtime_id: String::new() })
@@ -351,6 +526,65 @@ impl NodeService {
         let verb = Verb::Destroy { generation: vm.generation };
         let Answer::Destroyed { floor } = self.order("destroy", vm.slot, verb).await? else { unreachable!() };
         Ok(VmDestroyReply { floor })
+    }
+
+    /// Holds a create until as many as wanted are under way.
+    async fn gather(&self) {
+        let wanted = {
+            let mut state = self.state.lock().unwrap();
+            state.gathered += 1;
+            state.gather
+        };
+        while self.state.lock().unwrap().gathered < wanted {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+
+    fn guests(&self) -> Arc<Mutex<Guests>> {
+        Arc::clone(&self.state.lock().unwrap().guests)
+    }
+
+    async fn open(&self, request: node_wire::VmOpenRequest) -> Result<(), Fail> {
+        let (slot, generation, lease) = (request.at.vm.slot, request.at.vm.generation, request.at.lease);
+        let opened = self.config_says_opened(slot, lease);
+        assert!(opened, "the node hears of a lease that is not durably opened (I12)");
+        self.order("open", slot, Verb::Open { generation, lease }).await?;
+        self.guests().lock().unwrap().open(&request);
+        Ok(())
+    }
+
+    fn config_says_opened(&self, slot: InstanceUuid, lease: LeaseUuid) -> bool {
+        let state = self.state.lock().unwrap();
+        state.config.slot(slot).is_some_and(|row| row.slot.opened && row.slot.lease == Some(lease))
+    }
+
+    /// A step in a VM.
+    async fn inside<T>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce(&mut Guests) -> Result<T, Fail>,
+    ) -> Result<T, Fail> {
+        let done = self.state.lock().unwrap().step(name, |state| work(&mut state.guests.lock().unwrap()));
+        answered(done).await
+    }
+
+    fn inventory(&self) -> Vec<node_wire::SlotFacts> {
+        let state = self.state.lock().unwrap();
+        let facts = |(slot, record): (&InstanceUuid, &Record)| node_wire::SlotFacts {
+            slot: *slot,
+            floor: record.floor,
+            generation: record.generation,
+            state: record.state.into(),
+            holder: record.holder,
+            opened: record.opened,
+        };
+        state.records.iter().map(facts).collect()
+    }
+
+    fn audit(&self) -> node_wire::AuditReply {
+        let killed = std::mem::take(&mut self.state.lock().unwrap().strangers);
+        let failed = vec![("gantry-bad".to_owned(), "busy".to_owned())];
+        node_wire::AuditReply { killed, failed, seen: 3 }
     }
 
     async fn leave(&self) -> Result<(), Fail> {
@@ -408,6 +642,18 @@ impl Service for NodeService {
                 node_wire::VmCreate => |request, _call| self.create(request).await,
                 node_wire::VmDestroy => |request, _call| self.destroy(request).await,
                 node_wire::Leave => |_fence, _call| self.leave().await,
+                node_wire::Inventory => |_fence, _call| Ok(self.inventory()),
+                node_wire::Audit => |_fence, _call| Ok(self.audit()),
+                node_wire::VmOpen => |request, _call| self.open(request).await,
+                node_wire::VmPut => |request, _call| self.inside("put", |vms| vms.put(&request)).await,
+                node_wire::VmExec => |request, _call| self.inside("exec", |vms| vms.exec(&request)).await,
+                node_wire::VmCancel => |of, _call| self.inside("cancel", |vms| vms.cancel(&of)).await,
+                node_wire::VmUsage => |vm, _call| self.guests().lock().unwrap().usage(&vm),
+                node_wire::VmWait => |request, call| guest::wait(&self.guests(), request, call).await,
+                node_wire::VmGet => |request, call| guest::get(&self.guests(), request, call).await,
+                node_wire::ImagePut => |request, _call| {
+                    Ok(self.guests().lock().unwrap().image_put(request))
+                },
             })
         })
     }

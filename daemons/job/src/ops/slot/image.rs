@@ -1,0 +1,53 @@
+//! Imported images on their way to nodes: one transfer per node and job, whoever of a lot needs it first.
+
+use crate::error::OpFail;
+use crate::io::bodies::{self, Piece};
+use crate::io::nodes::{CALL, Nodes};
+use gantry_model::config::Node;
+use gantry_model::ids::NodeUuid;
+use gantry_model::root::Root;
+use gantry_proto::noded::{ImagePut, ImagePutRequest};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use tokio::sync::Mutex;
+
+/// Whether this job has sent it; locked while it is sent.
+type Sent = Rc<Mutex<bool>>;
+
+/// See the module.
+pub struct Images<'a> {
+    root: Root,
+    nodes: &'a Nodes,
+    sent: RefCell<HashMap<(NodeUuid, String), Sent>>,
+}
+
+impl<'a> Images<'a> {
+    /// Nothing was sent.
+    pub fn new(root: &Root, nodes: &'a Nodes) -> Self {
+        Self { root: root.clone(), nodes, sent: RefCell::default() }
+    }
+
+    /// Returns when the node has the image.
+    pub async fn send(&self, node: &Node, digest: &str) -> Result<(), OpFail> {
+        let key = (node.uuid, digest.to_owned());
+        let sent = Rc::clone(self.sent.borrow_mut().entry(key).or_default());
+        let mut sent = sent.lock().await;
+        if *sent {
+            return Ok(());
+        }
+        let path = self.root.blob(digest);
+        if !path.is_file() {
+            return Err(OpFail::exec(format!("the image {digest} is not in the body store of the master")));
+        }
+        bodies::send(&path, async |piece: Piece| {
+            let Piece { offset, bytes, last } = piece;
+            let (fence, digest) = (self.nodes.fence(), digest.to_owned());
+            let request = ImagePutRequest { fence, digest, offset, bytes, last };
+            self.nodes.call::<ImagePut>(node, &request, CALL).await
+        })
+        .await?;
+        *sent = true;
+        Ok(())
+    }
+}
