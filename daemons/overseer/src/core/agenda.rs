@@ -9,8 +9,9 @@ use gantry_model::ids::InstanceUuid;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// Time for further news to arrive, so that slots that become DIRTY together are one lot.
-pub const DEBOUNCE_MS: u64 = 2;
+/// Time for further news to arrive, so that slots that become DIRTY together are one lot. While one lot is submitted the
+/// next gathers by itself.
+pub const DEBOUNCE_MS: u64 = 1;
 /// Between two runs of a pass that news bring forward: under load news are continuous, and a pass reads whole pools.
 pub const SPACING_MS: u64 = 250;
 /// How long a slot stays ABSENT before it counts as forgotten: the job that destroyed it makes it anew, and is faster.

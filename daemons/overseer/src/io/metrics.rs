@@ -43,6 +43,9 @@ impl Numbers {
     }
 }
 
+/// One number of a pass.
+type Get = fn(Count) -> u64;
+
 #[derive(Debug)]
 struct OverseerMetrics(Numbers);
 
@@ -53,7 +56,7 @@ pub fn register(registry: &mut Registry, numbers: Numbers) {
 
 impl Collector for OverseerMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let counters: [(&str, &str, fn(Count) -> u64); 4] = [
+        let counters: [(&str, &str, Get); 4] = [
             ("overseer_runs", "Runs of a pass", |c| c.runs),
             ("overseer_submitted", "New jobs of a pass", |c| c.submitted),
             ("overseer_known", "Wants of a pass whose key a live job had", |c| c.known),

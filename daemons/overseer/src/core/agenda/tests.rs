@@ -41,11 +41,11 @@ fn a_dirty_slot_is_looked_at_alone_and_at_once_unless_it_moved_on() {
     let mut agenda = quiet();
     let (one, two) = (slot(1).to_string(), slot(2).to_string());
     agenda.heard(100_000, change(&one, "DIRTY"));
-    agenda.heard(100_001, change(&two, "DIRTY"));
-    agenda.heard(100_001, change(&two, "DESTROYING"));
+    agenda.heard(100_000, change(&two, "DIRTY"));
+    agenda.heard(100_000, change(&two, "DESTROYING"));
     assert_eq!(agenda.next_due(), 100_000 + DEBOUNCE_MS);
-    assert!(agenda.take(100_001).0.dirty.is_empty());
-    let (work, pauses) = agenda.take(100_002);
+    assert!(agenda.take(100_000).0.dirty.is_empty());
+    let (work, pauses) = agenda.take(100_000 + DEBOUNCE_MS);
     assert_eq!(work, Work { dirty: vec![slot(1)], ..Work::default() });
     assert_eq!(pauses[&slot(1)], AGAIN_MS);
     assert_eq!(agenda.next_due(), HOUR, "told once, looked at once");
