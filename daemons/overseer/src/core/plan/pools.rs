@@ -73,11 +73,9 @@ pub(super) fn drain_slots(seen: &Seen, now: f64) -> Vec<KeyedJob> {
     for slot in &seen.slots {
         let leaving = surplus.contains(&slot.uuid) || draining.contains(slot.pool.as_str());
         match slot.state {
-            // Marked before, and nothing lives there any more: it goes.
-            SlotState::Absent if slot.drained => lots.drained.push(slot),
+            // Marked before: one in which nothing lives any more goes; one that became CLEAN after its mark becomes DIRTY.
+            SlotState::Absent | SlotState::Clean if slot.drained => lots.drained.push(slot),
             SlotState::Absent if !slot.node_usable => lots.homeless.push(slot),
-            // Marked while it was under way: the mark alone makes no used VM of it.
-            SlotState::Clean if slot.drained => lots.recycled.push(slot),
             _ if slot.drained => {}
             _ if leaving => lots.drained.push(slot),
             _ => {}
@@ -85,7 +83,6 @@ pub(super) fn drain_slots(seen: &Seen, now: f64) -> Vec<KeyedJob> {
     }
     let mut jobs = KeyedJob::lots(SlotWork::Drain("drained"), &lots.drained);
     jobs.extend(KeyedJob::lots(SlotWork::Drain("node takes no work"), &lots.homeless));
-    jobs.extend(KeyedJob::lots(SlotWork::Recycle("drained"), &lots.recycled));
     let (revision, lifetime) = outdated(seen, now, &surplus);
     jobs.extend(KeyedJob::lots(SlotWork::Recycle("revision"), &revision));
     jobs.extend(KeyedJob::lots(SlotWork::Recycle("lifetime"), &lifetime));
@@ -96,7 +93,6 @@ pub(super) fn drain_slots(seen: &Seen, now: f64) -> Vec<KeyedJob> {
 struct Lots<'a> {
     drained: Vec<&'a Slot>,
     homeless: Vec<&'a Slot>,
-    recycled: Vec<&'a Slot>,
 }
 
 /// CLEAN slots of an older blueprint, and those that are too old: as many as may be replaced now.

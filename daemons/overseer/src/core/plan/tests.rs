@@ -189,7 +189,7 @@ fn what_was_drained_goes_step_by_step() {
     let slots = (1..).zip(states).map(|(number, state)| drained(number, state)).collect();
     let sight = Seen { pools: vec![pool("p", 0)], ..seen(slots) };
     let jobs = plan(Pass::DrainSlots, &sight, NOW);
-    assert_eq!(work(&jobs), [(SlotWork::Drain("drained"), vec![1]), (SlotWork::Recycle("drained"), vec![4])]);
+    assert_eq!(work(&jobs), [(SlotWork::Drain("drained"), vec![1, 4])]);
     let homeless = Slot { node_usable: false, ..slot(2, Absent) };
     let jobs = plan(Pass::DrainSlots, &seen(vec![homeless]), NOW);
     assert_eq!(work(&jobs), [(SlotWork::Drain("node takes no work"), vec![2])]);
