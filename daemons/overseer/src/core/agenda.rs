@@ -68,8 +68,10 @@ pub struct Agenda {
     dirty: BTreeMap<InstanceUuid, Look>,
     absent: BTreeMap<InstanceUuid, u64>,
     nodes: bool,
-    /// Whether some CLEAN VM is outdated.
+    /// Whether some CLEAN VM is outdated: then news of CLEAN slots make room for the next.
     pub rolling: bool,
+    /// Whether some pool wants more slots the more are leased: then news of leases matter.
+    pub spare: bool,
 }
 
 impl Agenda {
@@ -88,6 +90,7 @@ impl Agenda {
             absent: BTreeMap::new(),
             nodes: true,
             rolling: false,
+            spare: false,
         }
     }
 
@@ -121,8 +124,8 @@ impl Agenda {
                 self.absent.clear();
                 self.bring(Pass::CreateSlots, now);
             }
-        } else if state == SlotState::Leased.as_str() || state.is_empty() {
-            // A pool with spare VMs wants more the more are leased; one that lost a slot wants another.
+        } else if state.is_empty() || self.spare && state == SlotState::Leased.as_str() {
+            // Gone: its pool may want another.
             self.bring(Pass::ExpandPools, now);
         } else if state == SlotState::Clean.as_str() && self.rolling {
             self.bring(Pass::DrainSlots, now);

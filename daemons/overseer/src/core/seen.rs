@@ -6,7 +6,7 @@ use gantry_model::pool::PoolState;
 use serde::Deserialize;
 
 /// Fields of [`Pool`].
-pub const POOL_FIELDS: &[&str] = &["uuid", "name", "blueprint", "state", "wanted", "lifetime"];
+pub const POOL_FIELDS: &[&str] = &["uuid", "name", "blueprint", "state", "wanted", "spare", "lifetime"];
 /// Fields of [`Blueprint`].
 pub const BLUEPRINT_FIELDS: &[&str] = &["name", "enabled"];
 /// Fields of [`Slot`].
@@ -41,6 +41,8 @@ pub struct Pool {
     pub state: PoolState,
     /// How many slots there shall be now.
     pub wanted: u64,
+    /// Clean VMs to keep beyond the leased ones.
+    pub spare: u64,
     /// Age at which a clean VM is replaced, seconds; 0 = never.
     pub lifetime: u64,
     /// Whether its blueprint makes new VMs.
@@ -165,6 +167,12 @@ impl Seen {
     #[must_use]
     pub fn node_of(&self, slot: &Slot) -> Option<&Node> {
         self.nodes.iter().find(|node| node.uuid == slot.node_uuid)
+    }
+
+    /// Whether some pool wants more slots the more are leased.
+    #[must_use]
+    pub fn has_spare(&self) -> bool {
+        self.pools.iter().any(|pool| pool.spare > 0)
     }
 
     /// Whether the slot's node can be asked; one that is not known is believed to.

@@ -188,6 +188,7 @@ impl Shell {
         }
         let seen =
             Seen { nodes: self.nodes.clone(), lost_s: self.lost_s, ..submit::whole(&mut self.luxi).await? };
+        self.agenda.spare = seen.has_spare();
         self.agenda.rolling = has_outdated(&seen, clock::now().epoch());
         for pass in work.passes {
             if pass == Pass::AuditNodes && self.nodes.is_empty() {

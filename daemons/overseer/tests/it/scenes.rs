@@ -42,6 +42,7 @@ async fn a_used_vm_is_replaced_at_once_and_nothing_else_is_read() {
     stage.with(|world| world.asked.clear());
     let mut took = Vec::new();
     for number in 1..=20 {
+        stage.with(|world| world.turn(&id(number), "LEASED"));
         let begun = Instant::now();
         stage.with(|world| world.turn(&id(number), "DIRTY"));
         stage.until("it is destroyed and made anew", |world| clean(world, [number])).await;
@@ -236,6 +237,7 @@ async fn a_want_that_cannot_be_met_is_not_repeated_at_every_event() {
     stage.with(|world| {
         world.works = false;
         world.pool(5);
+        world.set("pool", &id(700), "spare", json!(1));
         (1..=2).for_each(|number| world.slot(number, "CLEAN"));
     });
     let _luxid = stage.luxid();

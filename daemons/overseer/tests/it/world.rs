@@ -77,7 +77,7 @@ impl World {
     pub fn pool(&mut self, wanted: u64) {
         self.put(
             "pool",
-            json!({"uuid": id(700), "name": "p", "blueprint": "b", "state": "active", "wanted": wanted, "lifetime": 0}),
+            json!({"uuid": id(700), "name": "p", "blueprint": "b", "state": "active", "wanted": wanted, "spare": 0, "lifetime": 0}),
         );
         self.tell("pool", &id(700), "");
     }

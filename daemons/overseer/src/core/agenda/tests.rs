@@ -82,6 +82,9 @@ fn news_bring_passes_forward_but_not_too_often() {
     let mut agenda = quiet();
     let one = slot(1).to_string();
     agenda.heard(100_000, change(&one, "LEASED"));
+    assert_eq!(agenda.take(100_000).0, Work::default(), "no pool has spare VMs");
+    agenda.spare = true;
+    agenda.heard(100_000, change(&one, "LEASED"));
     assert_eq!(agenda.take(100_000).0.passes, [Pass::ExpandPools]);
     agenda.heard(100_001, change(&one, "LEASED"));
     assert_eq!(agenda.next_due(), 100_000 + SPACING_MS);

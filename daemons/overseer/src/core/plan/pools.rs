@@ -141,11 +141,14 @@ fn is_aged(slot: &Slot, pool: &Pool, now: f64) -> bool {
     pool.lifetime > 0 && slot.ready_at.is_some_and(|ready| ready + lifetime <= now)
 }
 
-/// Whether any CLEAN VM is outdated: then news of clean ones makes room for the next.
+/// Whether any CLEAN VM is outdated and shall be replaced: then news of clean ones make room for the next.
 #[must_use]
 pub fn has_outdated(seen: &Seen, now: f64) -> bool {
-    let pools: BTreeMap<&str, &Pool> = seen.pools.iter().map(|pool| (pool.name.as_str(), pool)).collect();
-    seen.slots.iter().filter(|slot| slot.state == SlotState::Clean).any(|slot| {
-        is_old(slot) || pools.get(slot.pool.as_str()).is_some_and(|pool| is_aged(slot, pool, now))
-    })
+    let makes = |pool: &&Pool| pool.state == PoolState::Active && pool.enabled;
+    let pools: BTreeMap<&str, &Pool> =
+        seen.pools.iter().filter(makes).map(|pool| (pool.name.as_str(), pool)).collect();
+    let outdated = |slot: &Slot| {
+        pools.get(slot.pool.as_str()).is_some_and(|pool| is_old(slot) || is_aged(slot, pool, now))
+    };
+    seen.slots.iter().any(|slot| slot.state == SlotState::Clean && outdated(slot))
 }

@@ -20,6 +20,7 @@ fn pool(name: &str, wanted: u64) -> Pool {
         blueprint: Some("b".to_owned()),
         state: PoolState::Active,
         wanted,
+        spare: 0,
         lifetime: 0,
         enabled: true,
     }
@@ -222,6 +223,7 @@ fn outdated_vms_are_replaced_a_quarter_at_a_time() {
     assert!(has_outdated(&sight, NOW));
     sight.pools[0].enabled = false;
     assert_eq!(plan(Pass::DrainSlots, &sight, NOW), [], "nothing would follow them");
+    assert!(!has_outdated(&sight, NOW), "and no news matter");
     assert!(!has_outdated(&seen(vec![old(1, Leased)]), NOW));
 }
 
