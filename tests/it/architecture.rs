@@ -12,11 +12,14 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Client, socket, server. `job/` stands for any job's socket, `admin/` for any daemon's.
-const ARROWS: [(&str, &str, &str); 7] = [
+const ARROWS: [(&str, &str, &str); 10] = [
     ("gantry-luxid", "wconfd.sock", "gantry-wconfd"),
     ("gantry-luxid", "job/", "gantry-job"),
     ("gantry-job", "wconfd.sock", "gantry-wconfd"),
     ("gantry-job", "luxi.sock", "gantry-luxid"),
+    ("gantry-overseer", "luxi.sock", "gantry-luxid"),
+    ("gantry-overseer", "stream.sock", "gantry-luxid"),
+    ("gantry-noded", "vmd.sock", "gantry-vmd"),
     ("gantry", "luxi.sock", "gantry-luxid"),
     ("gantry", "boot.sock", "gantry-boot"),
     ("gantry-boot", "admin/", "any"),
@@ -24,8 +27,10 @@ const ARROWS: [(&str, &str, &str); 7] = [
 /// Who may call a node's noded.
 const NODED_CALLERS: [&str; 3] = ["gantry-wconfd", "gantry-luxid", "gantry-job"];
 /// Who listens on which Unix sockets.
-const LISTENERS: [(&str, &[&str]); 5] = [
-    ("gantry-luxid", &["luxi.sock", "admin/luxid.sock"]),
+const LISTENERS: [(&str, &[&str]); 7] = [
+    ("gantry-luxid", &["luxi.sock", "stream.sock", "admin/luxid.sock"]),
+    ("gantry-overseer", &["admin/overseer.sock"]),
+    ("gantry-vmd", &["vmd.sock", "admin/vmd.sock"]),
     ("gantry-wconfd", &["wconfd.sock", "admin/wconfd.sock"]),
     ("gantry-noded", &["admin/noded.sock"]),
     ("gantry-boot", &["boot.sock", "admin/boot.sock"]),
@@ -49,6 +54,7 @@ fn no_arrow_but_the_drawn_ones() {
             ("gantry-job", "wconfd.sock"),
             ("gantry-wconfd", "noded"),
             ("gantry-job", "noded"),
+            ("gantry-overseer", "luxi.sock"),
         ] {
             ensure!(
                 seen.iter().any(|arrow| arrow.client == client && arrow.place.starts_with(place)),

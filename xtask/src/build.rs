@@ -7,8 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The programs of the one call.
-const PROGRAMS: [&str; 6] =
-    ["gantry-wconfd", "gantry-luxid", "gantry-noded", "gantry-vmd", "gantry-boot", "gantry"];
+const PROGRAMS: [&str; 7] = [
+    "gantry-wconfd",
+    "gantry-luxid",
+    "gantry-overseer",
+    "gantry-noded",
+    "gantry-vmd",
+    "gantry-boot",
+    "gantry",
+];
 /// Those of the other.
 const STATIC_PROGRAMS: [&str; 2] = ["gantry-job", "gantry-init"];
 /// Most bytes of gantry-init, which is started for every command: a static program that does nothing has some

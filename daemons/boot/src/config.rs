@@ -11,8 +11,26 @@ use std::time::Duration;
 /// Names the directory of the programs, for boot and for the daemons it starts.
 pub const LIBEXEC_ENV: &str = "GANTRY_LIBEXEC";
 
-/// The daemons, in order of starting, and whether only a master runs them.
-pub const DAEMONS: &[(&str, bool)] = &[("noded", false), ("wconfd", true), ("luxid", true)];
+/// On which nodes a daemon runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runs {
+    /// On members that make real VMs. It holds nobody up for longer than its first try: a node whose VMs cannot be had
+    /// still answers its master.
+    WithVms,
+    /// Everywhere.
+    Always,
+    /// On the master.
+    Master,
+}
+
+/// The daemons, in order of starting, and where they run.
+pub const DAEMONS: &[(&str, Runs)] = &[
+    ("vmd", Runs::WithVms),
+    ("noded", Runs::Always),
+    ("wconfd", Runs::Master),
+    ("luxid", Runs::Master),
+    ("overseer", Runs::Master),
+];
 
 /// How long stopping everything may take: each daemon its time, one after the other, and some for boot.
 pub const STOP_ALL: Duration = Duration::from_millis((DAEMONS.len() as u64 + 1) * STOP_MS);
@@ -67,11 +85,29 @@ fn whole(path: &Path) -> anyhow::Result<PathBuf> {
     std::fs::canonicalize(path).with_context(|| format!("cannot use the directory {}", path.display()))
 }
 
-/// Whether a node of this role (none: not joined) runs a daemon of [`DAEMONS`].
+/// Whether a node of this role (none: not joined), which makes real VMs or not, runs a daemon of [`DAEMONS`].
 #[must_use]
-pub fn wants(role: Option<Role>, master_only: bool) -> bool {
-    match role {
-        Some(Role::Master) => true,
-        Some(Role::Candidate | Role::Regular) | None => !master_only,
+pub fn wants(role: Option<Role>, vms: bool, runs: Runs) -> bool {
+    match (runs, role) {
+        (Runs::Always, _) | (Runs::Master, Some(Role::Master)) => true,
+        (Runs::WithVms, Some(_)) => vms,
+        (Runs::Master, Some(Role::Candidate | Role::Regular) | None) | (Runs::WithVms, None) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_where() {
+        let named = |role, vms| -> Vec<&str> {
+            DAEMONS.iter().filter(|(_, runs)| wants(role, vms, *runs)).map(|(name, _)| *name).collect()
+        };
+        assert_eq!(named(None, true), ["noded"]);
+        assert_eq!(named(Some(Role::Regular), false), ["noded"]);
+        assert_eq!(named(Some(Role::Candidate), true), ["vmd", "noded"]);
+        assert_eq!(named(Some(Role::Master), false), ["noded", "wconfd", "luxid", "overseer"]);
+        assert_eq!(named(Some(Role::Master), true), ["vmd", "noded", "wconfd", "luxid", "overseer"]);
     }
 }

@@ -51,6 +51,45 @@ pub struct NodeToml {
     /// For Ganeti's own programs.
     #[serde(default)]
     pub compat: Compat,
+    /// How often the overseer looks at what, should this node be the master.
+    #[serde(default, skip_serializing_if = "OverseerToml::is_default")]
+    pub overseer: OverseerToml,
+}
+
+/// Periods of the overseer's passes, seconds; None = its default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OverseerToml {
+    /// DIRTY slots are destroyed; news of them do not wait for this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destroy_dirty_s: Option<u64>,
+    /// ABSENT slots get VMs; as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create_slots_s: Option<u64>,
+    /// Pools get slots; as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expand_pools_s: Option<u64>,
+    /// Pools lose slots, outdated VMs are replaced; as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_slots_s: Option<u64>,
+    /// CLEAN VMs are looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check_s: Option<u64>,
+    /// Nodes are asked whether they are there; leases on lost ones are broken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_repair_s: Option<u64>,
+    /// Nodes compare what lives with what should.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_nodes_s: Option<u64>,
+    /// A node that is away for longer is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_lost_s: Option<u64>,
+}
+
+impl OverseerToml {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a node offers to VMs.
@@ -127,6 +166,7 @@ impl NodeToml {
             capacity: None,
             drivers: Vec::new(),
             compat: Compat::default(),
+            overseer: OverseerToml::default(),
         }
     }
 
@@ -187,6 +227,7 @@ mod tests {
         settings.capacity = Some(Capacity { memory_mib: 1, cpus: 2, disk_mib: 3 });
         settings.drivers = vec!["fake".to_owned()];
         settings.compat.ganeti_paths = true;
+        settings.overseer.health_check_s = Some(1);
         settings.save(&root).expect("written");
         assert_eq!(load(&root).expect("read"), settings);
     }

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const PLAYED: &str = "GANTRY_TEST_PLAYS";
 /// Nothing here takes longer on any machine that works.
 pub const LIMIT: Duration = Duration::from_secs(30);
+/// Every daemon boot may start.
+const DAEMONS: [&str; 5] = ["vmd", "noded", "wconfd", "luxid", "overseer"];
 /// Between looks at a condition.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -53,7 +55,7 @@ impl Stage {
         let stage = Self { dir, root };
         std::fs::create_dir(stage.libexec()).unwrap();
         std::fs::create_dir(stage.path().join("fail")).unwrap();
-        for name in ["noded", "wconfd", "luxid"] {
+        for name in DAEMONS {
             stage.program(name);
         }
         stage
@@ -93,6 +95,12 @@ impl Stage {
         gantry_rt::files::write_role(&self.root, &file).unwrap();
     }
 
+    /// Settings that name these drivers.
+    pub fn drivers(&self, list: &str) {
+        let text = format!("name = \"n1\"\naddress = \"127.0.0.2\"\ndrivers = [{list}]\n");
+        std::fs::write(self.root.node_toml(), text).unwrap();
+    }
+
     /// A boot in the foreground.
     pub fn boot(&self) -> Boot<'_> {
         let child = self.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -127,11 +135,16 @@ impl Stage {
 
     /// Waits until exactly these are ready and no other has a process.
     pub async fn ready(&self, names: &[&str]) -> Vec<DaemonStatus> {
+        self.ready_among(names, &[]).await
+    }
+
+    /// The same, whatever `others` do.
+    pub async fn ready_among(&self, names: &[&str], others: &[&str]) -> Vec<DaemonStatus> {
         eventually(&format!("{names:?} are ready"), async || {
             let all = self.status().await;
             let fits = |d: &DaemonStatus| match names.contains(&d.name.as_str()) {
                 true => d.state == DaemonState::Ready,
-                false => d.pid.is_none(),
+                false => d.pid.is_none() || others.contains(&d.name.as_str()),
             };
             all.iter().all(fits).then_some(all)
         })
@@ -155,12 +168,16 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
     }
 }
 
+pub fn one<'a>(all: &'a [DaemonStatus], name: &str) -> &'a DaemonStatus {
+    all.iter().find(|d| d.name == name).expect("is in the table")
+}
+
 pub fn pid(all: &[DaemonStatus], name: &str) -> u32 {
-    all.iter().find(|d| d.name == name).and_then(|d| d.pid).expect("runs")
+    one(all, name).pid.expect("runs")
 }
 
 pub fn starts(all: &[DaemonStatus], name: &str) -> u64 {
-    all.iter().find(|d| d.name == name).expect("is in the table").starts
+    one(all, name).starts
 }
 
 pub fn signal(pid: u32, signal: Signal) {
@@ -197,7 +214,7 @@ impl Drop for Boot<'_> {
         // A failed test: ends the daemons with their boot. They are known by their pid files.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for name in ["luxid", "wconfd", "noded"] {
+        for name in DAEMONS {
             let text = std::fs::read_to_string(self.stage.root.pid_file(name)).unwrap_or_default();
             let found = serde_json::from_str::<serde_json::Value>(&text).ok().and_then(|v| v["pid"].as_i64());
             if let Some(raw) = found.and_then(|pid| i32::try_from(pid).ok()) {

@@ -1,11 +1,11 @@
 //! What boot promises, one scene each.
 
-use crate::play::{LIMIT, Stage, eventually, lives, pid, signal, starts};
+use crate::play::{LIMIT, Stage, eventually, lives, one, pid, signal, starts};
 use gantry_model::role::Role;
 use gantry_proto::boot::{self as wire, DaemonState};
 use nix::sys::signal::Signal;
 
-const ALL: &[&str] = &["noded", "wconfd", "luxid"];
+const ALL: &[&str] = &["noded", "wconfd", "luxid", "overseer"];
 
 #[tokio::test]
 async fn an_unjoined_node_runs_noded_and_a_master_all_stopped_in_reverse() {
@@ -16,7 +16,7 @@ async fn an_unjoined_node_runs_noded_and_a_master_all_stopped_in_reverse() {
     stage.ready(ALL).await;
     boot.signal(Signal::SIGTERM);
     assert!(boot.wait().success());
-    assert_eq!(stage.order(), "luxid wconfd noded ");
+    assert_eq!(stage.order(), "overseer luxid wconfd noded ");
     assert!(!stage.root.socket("boot.sock").exists() && !stage.root.pid_file("noded").exists());
 }
 
@@ -29,7 +29,7 @@ async fn losing_the_role_stops_the_masters_daemons_only() {
     stage.role(Role::Regular);
     let after = stage.ready(&["noded"]).await;
     assert_eq!(pid(&before, "noded"), pid(&after, "noded"));
-    assert_eq!(stage.order(), "luxid wconfd ");
+    assert_eq!(stage.order(), "overseer luxid wconfd ");
     boot.signal(Signal::SIGINT);
     assert!(boot.wait().success());
 }
@@ -42,7 +42,9 @@ async fn a_killed_daemon_is_back_at_once_and_one_that_keeps_failing_says_why() {
     signal(pid(&before, "noded"), Signal::SIGKILL);
     let after = eventually("a new noded is ready", async || {
         let all = stage.status().await;
-        (all[0].state == DaemonState::Ready && all[0].pid != before[0].pid).then_some(all)
+        (one(&all, "noded").state == DaemonState::Ready
+            && one(&all, "noded").pid != Some(pid(&before, "noded")))
+        .then_some(all)
     })
     .await;
     assert_eq!(starts(&after, "noded"), 2);
@@ -50,13 +52,14 @@ async fn a_killed_daemon_is_back_at_once_and_one_that_keeps_failing_says_why() {
     signal(pid(&after, "noded"), Signal::SIGKILL);
     eventually("it waits and says why", async || {
         let all = stage.status().await;
-        (all[0].state == DaemonState::Waiting && all[0].why == "ended with exit status 3").then_some(())
+        let noded = one(&all, "noded");
+        (noded.state == DaemonState::Waiting && noded.why == "ended with exit status 3").then_some(())
     })
     .await;
     stage.fails("noded", false);
     let client = stage.client().await;
     client.call::<wire::Start>(&vec!["noded".to_owned()], LIMIT).await.unwrap();
-    assert_eq!(stage.status().await[0].state, DaemonState::Ready, "answered when ready");
+    assert_eq!(one(&stage.status().await, "noded").state, DaemonState::Ready, "answered when ready");
     boot.signal(Signal::SIGTERM);
     boot.wait();
 }
@@ -76,18 +79,19 @@ async fn a_killed_boot_leaves_its_daemons_to_the_next_one() {
     let boot = stage.boot();
     let after = stage.ready(ALL).await;
     assert_eq!(ALL.iter().map(|name| pid(&after, name)).collect::<Vec<_>>(), pids);
-    assert_eq!(after.iter().map(|d| d.starts).collect::<Vec<_>>(), [0, 0, 0]);
+    assert_eq!(ALL.iter().map(|name| starts(&after, name)).collect::<Vec<_>>(), [0; 4]);
     // An adopted one is restarted too.
     signal(pids[2], Signal::SIGKILL);
     eventually("luxid is new", async || {
         let all = stage.status().await;
-        (all[2].state == DaemonState::Ready && all[2].pid != Some(pids[2])).then_some(())
+        let luxid = one(&all, "luxid");
+        (luxid.state == DaemonState::Ready && luxid.pid != Some(pids[2])).then_some(())
     })
     .await;
     boot.signal(Signal::SIGTERM);
     assert!(boot.wait().success());
     assert!(pids.iter().all(|pid| !lives(*pid)));
-    assert_eq!(stage.order(), "luxid wconfd noded ");
+    assert_eq!(stage.order(), "overseer luxid wconfd noded ");
 }
 
 #[tokio::test]
@@ -131,14 +135,15 @@ async fn commands_stop_start_hold_and_refuse() {
     let client = stage.client().await;
     let luxid = vec!["luxid".to_owned()];
     client.call::<wire::Stop>(&luxid, LIMIT).await.unwrap();
-    assert_eq!(stage.status().await[2].state, DaemonState::Stopped);
+    assert_eq!(one(&stage.status().await, "luxid").state, DaemonState::Stopped);
     client.call::<wire::Start>(&luxid, LIMIT).await.unwrap();
     client.call::<wire::Hold>(&luxid, LIMIT).await.unwrap();
     let all = stage.status().await;
-    assert!(all[2].held && all[2].state == DaemonState::Ready);
+    assert!(one(&all, "luxid").held && one(&all, "luxid").state == DaemonState::Ready);
     signal(pid(&all, "luxid"), Signal::SIGKILL);
-    eventually("its end is seen", async || stage.status().await[2].pid.is_none().then_some(())).await;
-    assert_eq!(stage.status().await[2].starts, 2, "held: no restart");
+    eventually("its end is seen", async || one(&stage.status().await, "luxid").pid.is_none().then_some(()))
+        .await;
+    assert_eq!(starts(&stage.status().await, "luxid"), 2, "held: no restart");
     let error = client.call::<wire::Start>(&vec!["nosuch".to_owned()], LIMIT).await.unwrap_err();
     assert!(error.to_string().contains("there is no daemon 'nosuch'"), "{error}");
     stage.role(Role::Regular);
@@ -164,4 +169,49 @@ async fn one_boot_a_root_and_one_in_the_background() {
     let client = stage.client().await;
     client.call::<wire::Shutdown>(&(), LIMIT).await.unwrap();
     eventually("boot is gone", async || (!stage.root.socket("boot.sock").exists()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_member_that_makes_vms_runs_vmd_first_and_stops_it_last() {
+    let stage = Stage::new();
+    stage.drivers("\"fake\", \"oci\"");
+    let boot = stage.boot();
+    stage.ready(&["noded"]).await;
+    stage.role(Role::Master);
+    stage.ready(&["vmd", "noded", "wconfd", "luxid", "overseer"]).await;
+    boot.signal(Signal::SIGTERM);
+    assert!(boot.wait().success());
+    assert_eq!(stage.order(), "overseer luxid wconfd noded vmd ");
+}
+
+#[tokio::test]
+async fn a_member_with_the_fake_driver_alone_runs_no_vmd() {
+    let stage = Stage::new();
+    stage.drivers("\"fake\"");
+    stage.role(Role::Regular);
+    let boot = stage.boot();
+    let all = stage.ready(&["noded"]).await;
+    assert_eq!(one(&all, "vmd").state, DaemonState::Off);
+    boot.signal(Signal::SIGTERM);
+    boot.wait();
+}
+
+#[tokio::test]
+async fn a_vmd_that_keeps_failing_holds_nobody_up() {
+    let stage = Stage::new();
+    stage.drivers("\"oci\"");
+    stage.fails("vmd", true);
+    stage.role(Role::Regular);
+    let boot = stage.boot();
+    let all = stage.ready_among(&["noded"], &["vmd"]).await;
+    eventually("vmd says why it waits", async || {
+        let all = stage.status().await;
+        (one(&all, "vmd").why == "ended with exit status 3").then_some(())
+    })
+    .await;
+    stage.fails("vmd", false);
+    let after = stage.ready(&["vmd", "noded"]).await;
+    assert_eq!(pid(&all, "noded"), pid(&after, "noded"));
+    boot.signal(Signal::SIGTERM);
+    boot.wait();
 }

@@ -8,8 +8,8 @@
 //!    └──────── gone ── Stopping ◀───────┴──── stop, not wanted ─┘ (straight to Down)
 //! ```
 //!
-//! Order: a daemon starts for the first time when all wanted ones before it are ready; once it has begun,
-//! it is restarted whatever the others do. Stopping goes backwards: each waits until those after it are gone.
+//! Order: a daemon starts for the first time when all wanted ones before it are ready, or, if others can do without
+//! one of these, when that has failed; once it has begun, it is restarted whatever the others do. Stopping goes backwards: each waits until those after it are gone.
 
 #[cfg(test)]
 mod tests;
@@ -146,6 +146,8 @@ pub struct Daemon {
     pub starts: u64,
     /// Why it is not ready, for people.
     pub why: String,
+    /// Whether those after it can do without it: they wait for its first try only.
+    spared: bool,
     /// Begun since it was last wanted: restarts no longer wait for those before it.
     begun: bool,
     /// Deaths in a row without [`HEALTHY_MS`] of health between.
@@ -162,9 +164,15 @@ impl Daemon {
             held: false,
             starts: 0,
             why: String::new(),
+            spared: false,
             begun: false,
             deaths: 0,
         }
+    }
+
+    /// Whether those after it must wait.
+    fn holds_up(&self) -> bool {
+        !self.is_ready() && !(self.spared && (self.deaths > 0 || self.held))
     }
 
     /// Whether it is ready.
@@ -187,6 +195,13 @@ impl Table {
     #[must_use]
     pub fn new(names: &[&'static str]) -> Self {
         Self { daemons: names.iter().map(|n| Daemon::new(n)).collect(), shutdown: false, exited: false }
+    }
+
+    /// The same, but those after `daemon` can do without it.
+    #[must_use]
+    pub fn spare(mut self, daemon: Index) -> Self {
+        self.with(daemon, |d| d.spared = true);
+        self
     }
 
     /// The daemons, in order of starting.
@@ -300,7 +315,7 @@ impl Table {
 
     /// Towards a process, if nothing holds it back.
     fn bring_up(&mut self, now: Millis, i: Index, actions: &mut Vec<Action>) {
-        let before = (0..i).find(|j| self.should_run(*j) && !self.daemons[*j].is_ready());
+        let before = (0..i).find(|j| self.should_run(*j) && self.daemons[*j].holds_up());
         let waits_for = before.map(|j| self.daemons[j].name);
         let daemon = &mut self.daemons[i];
         let due = match daemon.state {

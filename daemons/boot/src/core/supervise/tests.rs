@@ -89,6 +89,20 @@ fn each_starts_when_the_one_before_is_ready() {
 }
 
 #[test]
+fn one_that_is_spared_is_waited_for_until_it_has_failed() {
+    let mut world = World::new();
+    world.table = world.table.spare(0);
+    world.send(Event::Wanted(ALL.into()));
+    assert_eq!(world.state(1), State::Down, "it may be ready in a moment");
+    world.die(0);
+    assert!(world.state(1).pid().is_some());
+    world.die(1);
+    assert_eq!(world.state(2), State::Down, "the others are needed");
+    world.ready(1);
+    assert!(world.state(2).pid().is_some());
+}
+
+#[test]
 fn a_death_is_followed_by_a_start_at_once_then_by_growing_pauses() {
     let mut world = World::master();
     let mut pauses = Vec::new();
@@ -206,9 +220,13 @@ fn event(world: &World, kind: u8, i: Index, odd: u32) -> Event {
 proptest! {
     #[test]
     fn the_rules_hold_whatever_happens(
-        steps in prop::collection::vec((0u8..10, 0usize..3, any::<u32>(), 0u64..4000), 1..120)
+        steps in prop::collection::vec((0u8..10, 0usize..3, any::<u32>(), 0u64..4000), 1..120),
+        spared in prop::option::of(0usize..3),
     ) {
         let mut world = World::new();
+        if let Some(spared) = spared {
+            world.table = world.table.spare(spared);
+        }
         for (kind, i, odd, passed) in steps {
             world.now += passed;
             let before = world.table.clone();
@@ -235,7 +253,11 @@ fn check_actions(world: &World, before: &Table, actions: &[Action]) -> Result<()
                 prop_assert!(!matches!(had, State::Spawning), "never two processes");
                 let begun = before.daemons()[i].begun;
                 let earlier = (0..i).filter(|j| world.table.should_run(*j));
-                prop_assert!(begun || earlier.into_iter().all(|j| world.table.daemons()[j].is_ready()));
+                let lets = |j: Index| {
+                    let daemon = &world.table.daemons()[j];
+                    daemon.is_ready() || daemon.spared && (daemon.deaths > 0 || daemon.held)
+                };
+                prop_assert!(begun || earlier.into_iter().all(lets));
             }
             Action::Terminate(i, pid) => {
                 prop_assert_eq!(before.daemons()[i].state.pid(), Some(pid));
