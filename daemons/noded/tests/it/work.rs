@@ -464,7 +464,7 @@ async fn strangers_are_killed_and_others_left() {
     node.process.kill().expect("killed");
     node.process.wait().expect("waited");
     let db = rusqlite::Connection::open(&records).expect("opens");
-    let gone = db.execute("DELETE FROM slot WHERE slot = ?1", [slot(2).to_string()]).expect("deleted");
+    let gone = db.execute("DELETE FROM slot WHERE key = ?1", [slot(2).to_string()]).expect("deleted");
     assert_eq!(gone, 1);
     drop(db);
     // And a group nobody knows, with a process in it.
