@@ -3,6 +3,7 @@
 //!
 //! All verbs may be repeated. Failures carry a [`Code`](crate::envelope::Code) and, as body, the name of the driver's error class.
 
+use crate::noded::OutputPiece;
 use crate::verbs;
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +73,18 @@ verbs! {
     12 Usage(VmName) as VmUsage;
     /// Lowers or restores the limits of a running VM; never above those it was created with.
     13 Limit(LimitRequest) as ();
+    /// One VM. Not there: `not-found`.
+    14 Show(VmName) as VmFacts;
+    /// Output of a command from these offsets on, both streams as they grow, then its end.
+    15 Follow(FollowRequest) => OutputPiece as CommandEnd;
+    /// Asks PID 1 for a sign of life; answers when it comes.
+    16 Ping(VmName) as ();
+    /// Ends every process of a VM but its PID 1. Commands that ran count as cancelled.
+    17 EndWork(VmName) as ();
+    /// Sets the size of a VM's scratch room, at most the one it was created with. Below what is used: `no-space`.
+    18 Room(RoomRequest) as ();
+    /// Removes what is below these control groups and is no noted VM's, and what else of no noted VM is there.
+    19 Sweep(SweepRequest) as SweepReply;
 }
 
 /// See [`Info`].
@@ -327,6 +340,42 @@ pub struct LimitRequest {
     pub vm: String,
     /// From now on.
     pub limits: VmLimits,
+}
+
+/// See [`Follow`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowRequest {
+    /// Whose.
+    pub of: CommandName,
+    /// First byte of standard output wanted; None = none of it.
+    pub out: Option<u64>,
+    /// The same of standard error.
+    pub err: Option<u64>,
+}
+
+/// See [`Room`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomRequest {
+    /// Which.
+    pub vm: String,
+    /// MiB.
+    pub scratch_mib: u64,
+}
+
+/// See [`Sweep`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepRequest {
+    /// Path below every cgroup hierarchy that holds this node's VMs and nothing else, `gantry/NODE`.
+    pub cgroup: String,
+}
+
+/// See [`Sweep`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepReply {
+    /// What was removed, by name.
+    pub removed: Vec<String>,
+    /// What stays, and why.
+    pub failed: Vec<(String, String)>,
 }
 
 /// Whether `name` may name a VM or a command.

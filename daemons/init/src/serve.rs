@@ -76,6 +76,7 @@ impl Init {
                 }
             }
             ToInit::Signal { number, signal } => self.signal(number, signal),
+            ToInit::Ping => self.say(&FromInit::Alive)?,
         }
         Ok(true)
     }

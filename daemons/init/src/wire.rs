@@ -39,6 +39,8 @@ pub enum ToInit {
         /// What.
         signal: i32,
     },
+    /// Asks for [`FromInit::Alive`].
+    Ping,
 }
 
 /// What init says.
@@ -60,6 +62,8 @@ pub enum FromInit {
         /// Why.
         why: String,
     },
+    /// The answer to [`ToInit::Ping`]; one a question, in order.
+    Alive,
 }
 
 /// How a process ended.
@@ -172,6 +176,7 @@ impl ToInit {
                 writer.text(&exec.cwd).list(&exec.argv).list(&exec.env).done()
             }
             Self::Signal { number, signal } => Writer::new(2).u32(*number).i32(*signal).done(),
+            Self::Ping => Writer::new(3).done(),
         }
     }
 
@@ -192,6 +197,7 @@ impl ToInit {
                 env: reader.list()?,
             }),
             [2] => Self::Signal { number: reader.u32()?, signal: reader.i32()? },
+            [3] => Self::Ping,
             _ => return Err(WireError::Bad),
         };
         reader.end(message)
@@ -211,6 +217,7 @@ impl FromInit {
                 Writer::new(3).u32(*number).i32(*signal).done()
             }
             Self::Refused { number, why } => Writer::new(4).u32(*number).text(why).done(),
+            Self::Alive => Writer::new(5).done(),
         }
     }
 
@@ -225,6 +232,7 @@ impl FromInit {
             [2] => Self::Ended { number: reader.u32()?, how: How::Exit(reader.i32()?) },
             [3] => Self::Ended { number: reader.u32()?, how: How::Signal(reader.i32()?) },
             [4] => Self::Refused { number: reader.u32()?, why: reader.text()? },
+            [5] => Self::Alive,
             _ => return Err(WireError::Bad),
         };
         reader.end(message)
@@ -243,7 +251,9 @@ mod tests {
 
     #[test]
     fn messages_survive_and_pieces_are_refused() {
-        for message in [exec(vec!["sh".into(), "-c".into()]), ToInit::Signal { number: 3, signal: -9 }] {
+        for message in
+            [exec(vec!["sh".into(), "-c".into()]), ToInit::Signal { number: 3, signal: -9 }, ToInit::Ping]
+        {
             let bytes = message.encode().expect("short");
             assert_eq!(ToInit::decode(&bytes), Ok(message));
             for end in 0..bytes.len() {
@@ -253,7 +263,9 @@ mod tests {
         }
         let ended = |how| FromInit::Ended { number: u32::MAX, how };
         let refused = FromInit::Refused { number: 0, why: "no".into() };
-        for message in [FromInit::Ready, ended(How::Exit(-1)), ended(How::Signal(9)), refused] {
+        for message in
+            [FromInit::Ready, FromInit::Alive, ended(How::Exit(-1)), ended(How::Signal(9)), refused]
+        {
             let bytes = message.encode().expect("short");
             assert_eq!(FromInit::decode(&bytes), Ok(message));
             for end in 0..bytes.len() {

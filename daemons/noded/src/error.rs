@@ -46,6 +46,8 @@ pub fn refused(refusal: &Refusal, facts: &SlotFacts) -> Fail {
         | Refusal::NotLive { .. }
         | Refusal::Held { .. }
         | Refusal::Over { .. }
+        | Refusal::NotOpened { .. }
+        | Refusal::Settled { .. }
         | Refusal::WornOut { .. } => Code::Stale,
     };
     let body = codec::encode(facts).unwrap_or_default();
@@ -56,7 +58,7 @@ pub fn refused(refusal: &Refusal, facts: &SlotFacts) -> Fail {
 #[must_use]
 pub fn driver(error: &DriverError) -> Fail {
     let code = match error.class {
-        Class::BadImage => Code::BadRequest,
+        Class::BadImage | Class::Refused => Code::BadRequest,
         Class::NoSpace | Class::Locked => Code::Busy,
         Class::Timeout => Code::Unknown,
         Class::NotFound | Class::Lost => Code::NotFound,

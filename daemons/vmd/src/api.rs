@@ -1,6 +1,8 @@
 //! `vmd.sock`: a function per verb. What changes a VM is done by tasks, so that noded's death interrupts nothing.
 
 use crate::error::{Class, fail};
+use crate::io::cgroup::Cgroup;
+use crate::io::stage;
 use crate::vm::{Shared, Vm};
 use gantry_proto::vmd::{
     self, CommandEnd, CommandName, CreateRequest, ReadReply, ReadRequest, VmName, is_name,
@@ -126,6 +128,40 @@ impl Api {
         if command.cancel() { Ok(()) } else { Err(fail(Class::NotRunning, "the command has ended")) }
     }
 
+    async fn follow(&self, request: vmd::FollowRequest, call: Call) -> Result<CommandEnd, Fail> {
+        let command = self.vm(&request.of.vm)?.command(&request.of.command)?;
+        command.follow((request.out, request.err), &call.items::<vmd::Follow>()).await
+    }
+
+    /// Removes what no noted VM has: control groups with what runs in them, and what is on the stage.
+    async fn sweep(&self, request: &vmd::SweepRequest) -> Result<vmd::SweepReply, Fail> {
+        if !request.cgroup.split('/').all(is_name) {
+            return Err(Fail::new(Code::BadRequest, "not a plain path of control groups"));
+        }
+        let mut strangers = self.shared.layout.below(&request.cgroup);
+        strangers.extend(stage::names());
+        let mut reply = vmd::SweepReply { removed: Vec::new(), failed: Vec::new() };
+        for name in strangers {
+            // One that came meanwhile is noted before anything of it is made.
+            if self.vms().contains_key(&name) {
+                continue;
+            }
+            match self.clear(&format!("{}/{name}", request.cgroup), &name).await {
+                Ok(()) => reply.removed.push(name),
+                Err(error) => reply.failed.push((name, error.to_string())),
+            }
+        }
+        Ok(reply)
+    }
+
+    async fn clear(&self, cgroup: &str, name: &str) -> std::io::Result<()> {
+        let group = Cgroup::new(&self.shared.layout, cgroup);
+        group.kill().await?;
+        group.remove()?;
+        self.shared.runtime.delete(name).await;
+        stage::remove(name)
+    }
+
     /// Ends every VM that runs: vmd stops.
     pub async fn end_all(&self) {
         let all: Vec<_> = self.vms().values().cloned().collect();
@@ -189,6 +225,12 @@ impl Service for Api {
                 vmd::List => |(), _call| Ok(self.vms().values().map(|vm| vm.facts()).collect()),
                 vmd::Usage => |VmName { vm }, _call| Ok(self.vm(&vm)?.usage()),
                 vmd::Limit => |request, _call| self.vm(&request.vm)?.limit(&request.limits),
+                vmd::Show => |VmName { vm }, _call| Ok(self.vm(&vm)?.facts()),
+                vmd::Follow => |request, call| self.follow(request, call).await,
+                vmd::Ping => |VmName { vm }, _call| self.vm(&vm)?.ping().await,
+                vmd::EndWork => |VmName { vm }, _call| self.carry(self.vm(&vm)?.end_work()).await,
+                vmd::Room => |request, _call| self.vm(&request.vm)?.room(request.scratch_mib),
+                vmd::Sweep => |request, _call| self.sweep(&request).await,
             })
         })
     }

@@ -5,8 +5,10 @@ use crate::error::{Class, fail, io as io_fail};
 use crate::io::spool::{self, Spool};
 use crate::vm::Vm;
 use gantry_init::wire::How;
-use gantry_proto::envelope::Fail;
-use gantry_proto::vmd::{CommandEnd, ReadReply, Stream, Why};
+use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::noded::OutputPiece;
+use gantry_proto::vmd::{self, CommandEnd, ReadReply, Stream, Why};
+use gantry_rpc::ItemSender;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -167,6 +169,40 @@ impl Command {
         let state = self.state();
         let last = state.closed[at] && offset.saturating_add(bytes.len() as u64) >= state.kept[at];
         Ok(ReadReply { bytes, last, truncated })
+    }
+
+    /// Sends what both outputs have from these offsets on, as they grow, then answers the end.
+    ///
+    /// # Errors
+    /// The disk's, or the follower is gone.
+    pub async fn follow(
+        &self,
+        (out, err): (Option<u64>, Option<u64>),
+        items: &ItemSender<vmd::Follow>,
+    ) -> Result<CommandEnd, Fail> {
+        tokio::try_join!(self.relay(Stream::Out, out, items), self.relay(Stream::Err, err, items))?;
+        Ok(self.wait().await)
+    }
+
+    async fn relay(
+        &self,
+        stream: Stream,
+        from: Option<u64>,
+        items: &ItemSender<vmd::Follow>,
+    ) -> Result<(), Fail> {
+        let Some(mut offset) = from else { return Ok(()) };
+        loop {
+            let ReadReply { bytes, last, truncated: _ } = self.read(stream, offset, READ_BYTES_MAX).await?;
+            let next = offset + bytes.len() as u64;
+            if !bytes.is_empty() {
+                let piece = OutputPiece { stream, offset, bytes };
+                items.send(&piece).await.map_err(|error| Fail::new(Code::Internal, error.to_string()))?;
+            }
+            if last {
+                return Ok(());
+            }
+            offset = next;
+        }
     }
 
     /// Takes one output to its end. What passes the cap is read and thrown away, so that the command does not hang.

@@ -23,6 +23,8 @@ pub enum Class {
     Timeout,
     /// Gone.
     Lost,
+    /// Not what this VM allows.
+    Refused,
 }
 
 impl Class {
@@ -37,6 +39,7 @@ impl Class {
             Self::BadImage => "bad-image",
             Self::Timeout => "timeout",
             Self::Lost => "lost",
+            Self::Refused => "refused",
         }
     }
 
@@ -45,7 +48,7 @@ impl Class {
             Self::NotFound => Code::NotFound,
             Self::Exists | Self::Running | Self::NotRunning => Code::Stale,
             Self::Locked | Self::NoSpace => Code::Busy,
-            Self::BadImage => Code::BadRequest,
+            Self::BadImage | Self::Refused => Code::BadRequest,
             Self::Timeout => Code::Unknown,
             Self::Lost => Code::Internal,
         }

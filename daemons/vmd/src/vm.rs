@@ -73,6 +73,11 @@ struct Inner {
     next: u32,
     /// The last counts of a VM that has ended.
     counts: Option<Counts>,
+    /// Signs of life asked for, and those that came. Both count on over starts.
+    pings: u64,
+    pongs: u64,
+    /// What its scratch room has now, MiB.
+    scratch_mib: u64,
     /// It shall end, or is ending.
     ending: bool,
     /// It is being removed: nothing starts any more.
@@ -101,6 +106,9 @@ impl Vm {
             commands: BTreeMap::new(),
             next: 0,
             counts: None,
+            pings: 0,
+            pongs: 0,
+            scratch_mib: request.scratch_mib,
             ending: false,
             removed: false,
         };
@@ -284,6 +292,7 @@ impl Vm {
         let link = Arc::new(link);
         self.change(|inner| {
             inner.state = VmState::Running;
+            inner.pongs = inner.pings;
             inner.link = Some(Arc::clone(&link));
         });
         let vm = Arc::clone(self);
@@ -345,6 +354,7 @@ impl Vm {
     fn take(&self, message: FromInit) {
         let (number, how) = match message {
             FromInit::Ready => return,
+            FromInit::Alive => return self.change(|inner| inner.pongs += 1),
             FromInit::Ended { number, how } => (number, how),
             FromInit::Refused { number, why } => {
                 tracing::warn!(vm = self.request.vm, why, "a command could not be started");
@@ -452,9 +462,83 @@ impl Vm {
             || limits.cpu_percent > own.cpu_percent
             || limits.pids > own.pids
         {
-            return Err(fail(Class::NoSpace, "limits above those the VM was created with"));
+            return Err(fail(Class::Refused, "limits above those the VM was created with"));
         }
         self.cgroup.limit(limits).map_err(|error| io_fail("set limits", &error))
+    }
+
+    /// Sets the size of its scratch room, at most its own.
+    ///
+    /// # Errors
+    /// Above its own; less than is in use; the kernel's.
+    pub fn room(&self, mib: u64) -> Result<(), Fail> {
+        if mib == 0 || mib > self.request.scratch_mib {
+            return Err(fail(
+                Class::Refused,
+                "a scratch room of nothing, or above the one the VM was created with",
+            ));
+        }
+        let mut inner = self.inner();
+        if inner.scratch_mib != mib {
+            stage::resize(&self.request.vm, mib).map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidInput => {
+                    fail(Class::NoSpace, format!("more than {mib} MiB are in use"))
+                }
+                _ => io_fail("resize the scratch room", &error),
+            })?;
+            inner.scratch_mib = mib;
+        }
+        Ok(())
+    }
+
+    /// Asks PID 1 for a sign of life and waits for it; the caller bounds that.
+    ///
+    /// # Errors
+    /// It does not run, or ends meanwhile.
+    pub async fn ping(&self) -> Result<(), Fail> {
+        let asked = {
+            let mut inner = self.inner();
+            let Some(link) = inner.link.clone().filter(|_| inner.state == VmState::Running) else {
+                return Err(self.not_running(&inner));
+            };
+            // Questions that were not answered yet stand for this one, too: a silent PID 1's queue must not fill.
+            if inner.pings == inner.pongs {
+                let bytes = ToInit::Ping.encode().map_err(|error| fail(Class::Locked, error.to_string()))?;
+                link::send(link.get_ref(), &bytes, &[]).map_err(|error| io_fail("ask PID 1", &error))?;
+                inner.pings += 1;
+            }
+            inner.pings
+        };
+        let heard = |inner: &Inner| match inner.state {
+            VmState::Running if inner.pongs >= asked => Some(true),
+            VmState::Running => None,
+            _ => Some(false),
+        };
+        if self.until(heard).await { Ok(()) } else { Err(self.not_running(&self.inner())) }
+    }
+
+    /// Ends every process but PID 1; commands that ran count as cancelled.
+    ///
+    /// # Errors
+    /// It does not run; something does not die.
+    pub async fn end_work(self: Arc<Self>) -> Result<(), Fail> {
+        let (pid, commands) = {
+            let inner = self.inner();
+            let Some(pid) = inner.pid.filter(|_| inner.state == VmState::Running) else {
+                return Err(self.not_running(&inner));
+            };
+            (pid, inner.commands.values().filter(|command| command.runs()).cloned().collect::<Vec<_>>())
+        };
+        for command in &commands {
+            let _ = command.cancel();
+        }
+        self.cgroup.kill_but(Some(pid)).await.map_err(|error| io_fail("end a VM's work", &error))?;
+        for command in commands {
+            command.wait().await;
+        }
+        // Killing left no room for processes.
+        let limits = self.request.limits;
+        self.cgroup.limit(&limits).map_err(|error| io_fail("restore limits", &error))
     }
 
     /// Sends a signal to a command's process group.

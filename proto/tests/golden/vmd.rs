@@ -1,6 +1,7 @@
 //! vmd.
 
 use crate::sheet::Sheet;
+use gantry_proto::noded::OutputPiece;
 use gantry_proto::vmd::{self, CommandName, Why};
 
 fn name() -> vmd::VmName {
@@ -117,6 +118,18 @@ fn vmd_keeps_its_bytes() {
     sheet.verb::<vmd::List>(&[()], &[], &[facts()]);
     sheet.verb::<vmd::Usage>(&[name()], &[], &[usage()]);
     sheet.verb::<vmd::Limit>(&[limit], &[], &[()]);
+    sheet.verb::<vmd::Show>(&[name()], &[], &[facts().remove(0)]);
+    let follow = vmd::FollowRequest { of: command(), out: Some(3), err: None };
+    let piece = OutputPiece { stream: vmd::Stream::Err, offset: 3, bytes: b"out".to_vec() };
+    sheet.verb::<vmd::Follow>(&[follow], &[piece], &ends()[..1]);
+    sheet.verb::<vmd::Ping>(&[name()], &[], &[()]);
+    sheet.verb::<vmd::EndWork>(&[name()], &[], &[()]);
+    let room = vmd::RoomRequest { vm: "gantry-1".to_owned(), scratch_mib: 5 };
+    sheet.verb::<vmd::Room>(&[room], &[], &[()]);
+    let sweep = vmd::SweepRequest { cgroup: "gantry/node".to_owned() };
+    let failed = vec![("gantry-3".to_owned(), "why".to_owned())];
+    let swept = vmd::SweepReply { removed: vec!["gantry-2".to_owned()], failed };
+    sheet.verb::<vmd::Sweep>(&[sweep], &[], &[swept]);
     sheet.covers(vmd::VERBS);
     sheet.check();
 }

@@ -27,6 +27,9 @@ pub struct Record {
     pub holder: Option<LeaseUuid>,
     /// Whether any lease ever touched this generation.
     pub opened: bool,
+    /// The VM was stopped for good so that its files stay as they are: that it does not run is no loss.
+    #[serde(default)]
+    pub settled: bool,
     /// Leases of this generation whose work was ended: they never open it again.
     #[serde(default)]
     pub closed: Vec<LeaseUuid>,
@@ -221,6 +224,20 @@ pub enum Refusal {
         /// Which lease.
         lease: LeaseUuid,
     },
+    /// A command by a lease that has not opened the VM.
+    #[error("lease {lease} has not opened generation {generation}")]
+    NotOpened {
+        /// Which VM.
+        generation: Generation,
+        /// Which lease.
+        lease: LeaseUuid,
+    },
+    /// The VM was stopped to read its files.
+    #[error("generation {generation} was stopped to read its files: nothing runs in it any more")]
+    Settled {
+        /// Which.
+        generation: Generation,
+    },
     /// [`LEASES_MAX`] is reached.
     #[error("generation {generation} was used by {LEASES_MAX} leases: destroy it")]
     WornOut {
@@ -313,6 +330,9 @@ fn open(rules: Rules, record: &Record, asked: Generation, lease: LeaseUuid) -> R
     if record.state != State::Live {
         return Err(Refusal::NotLive { generation: asked, state: record.state });
     }
+    if record.settled && record.holder != Some(lease) {
+        return Err(Refusal::Settled { generation: asked });
+    }
     if rules.closed_leases && record.closed.contains(&lease) {
         return Err(Refusal::Over { generation: asked, lease });
     }
@@ -356,6 +376,46 @@ fn close(rules: Rules, record: &Record, asked: Generation, lease: LeaseUuid) -> 
     Ok(plan([Step::Drive(Action::EndWork(asked, lease)), Step::Store(closed)], Answer::Done))
 }
 
+/// What a lease wants in a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// To change something: the VM must live and be opened by it.
+    Work,
+    /// To look at what it did, also after its end, as long as something is there.
+    Look,
+}
+
+/// Whether `lease` may do so in this generation.
+///
+/// # Errors
+/// When generation, state or holder forbid it.
+pub fn admit(record: &Record, asked: Generation, lease: LeaseUuid, need: Need) -> Result<(), Refusal> {
+    working(record, asked)?;
+    if need == Need::Look && (record.holder == Some(lease) || record.closed.contains(&lease)) {
+        return Ok(());
+    }
+    match record.state {
+        State::Live => {}
+        state => return Err(Refusal::NotLive { generation: asked, state }),
+    }
+    match record.holder {
+        Some(holder) if holder == lease && record.settled => Err(Refusal::Settled { generation: asked }),
+        Some(holder) if holder == lease => Ok(()),
+        Some(holder) => Err(Refusal::Held { generation: asked, holder }),
+        None if record.closed.contains(&lease) => Err(Refusal::Over { generation: asked, lease }),
+        None => Err(Refusal::NotOpened { generation: asked, lease }),
+    }
+}
+
+/// Whether commands of `asked` can only be lost: its VM is gone, or is going.
+#[must_use]
+pub fn is_gone(record: &Record, asked: Generation) -> bool {
+    if asked != record.generation {
+        return asked != Generation(0) && asked <= record.floor;
+    }
+    matches!(record.state, State::Absent | State::Destroying)
+}
+
 fn working(record: &Record, asked: Generation) -> Result<(), Refusal> {
     if asked == Generation(0) {
         return Err(Refusal::Zero);
@@ -375,7 +435,7 @@ fn plan<const N: usize>(steps: [Step; N], answer: Answer) -> Plan {
 #[must_use]
 pub fn observe(record: &Record, runs: bool) -> Option<Record> {
     match record.state {
-        State::Live if !runs => Some(Record { state: State::Lost, ..record.clone() }),
+        State::Live if !runs && !record.settled => Some(Record { state: State::Lost, ..record.clone() }),
         State::Live | State::Absent | State::Creating | State::Destroying | State::Lost => None,
     }
 }

@@ -2,28 +2,30 @@
 //! ([`faults`]). VMs are in `run/gantry/fake/`: they outlive noded and die with the machine's boot id, as real ones
 //! do. Knows the image `noop` only, and counts memory and disk against what the node offers.
 //!
-//! Commands are a few words it plays itself: `true`, `false`, `echo WORDS…`, `exit N`; any other ends with 127.
+//! Commands end at once. A few words it plays itself: `true`, `false`, `echo WORDS…`, `exit N`; any other says `ran:` with
+//! its words, and ends well.
 
 pub mod faults;
 
+use super::home::Home;
 use super::{
     Answer, CallKind, Chunk, Class, Driver, DriverError, Ended, ExecSpec, Execution, Output, Probe, Seen,
-    Stats, VmId,
+    Stats, Swept, VmId,
 };
 use faults::{Faults, Played, When};
 use gantry_model::ids::ClusterUuid;
 use gantry_model::root::Root;
-use gantry_proto::noded::VmSpec;
+use gantry_proto::noded::{CommandEnd, OpenLimits, OutputPiece, PIECE_BYTES_MAX, Stream, VmSpec, Why};
+use gantry_proto::vmd::VmUsage;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// The one image.
 pub const IMAGE: &str = "noop";
-/// Exit code of a command it does not know, as a shell's.
-const EXIT_UNKNOWN: i32 = 127;
 
 /// What the node offers to VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,10 +232,45 @@ impl Inner {
         self.save(&found)
     }
 
-    fn exec(&self, vm: &VmId, command: &ExecSpec) -> Result<CommandFile, DriverError> {
+    fn home(&self, vm: &VmId) -> PathBuf {
+        self.dir.join(format!("{vm}.home"))
+    }
+
+    fn remove_home(&self, vm: &VmId) -> Result<(), DriverError> {
+        remove_dir(&self.home(vm))
+    }
+
+    /// Homes of VMs that are gone: a fault or a reboot took the VMs' own files only.
+    fn sweep(&self) -> Result<Swept, DriverError> {
+        let known: Vec<String> = self.all()?.iter().map(|vm| vm.vm.to_string()).collect();
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut swept = Swept::default();
+        for name in names.filter_map(|name| name.strip_suffix(".home").map(str::to_owned)) {
+            if !known.contains(&name) {
+                remove_dir(&self.dir.join(format!("{name}.home")))?;
+                swept.removed.push(name);
+            }
+        }
+        Ok(swept)
+    }
+
+    fn running(&self, vm: &VmId) -> Result<VmFile, DriverError> {
+        let found = self.load(vm)?;
+        let text = || format!("{vm} does not run");
+        if found.running { Ok(found) } else { Err(DriverError::new(Class::NotRunning, text())) }
+    }
+
+    fn command(&self, vm: &VmId, command: &str) -> Result<CommandFile, DriverError> {
+        let none = || DriverError::new(Class::NotFound, format!("no command {command} in {vm}"));
+        self.load(vm)?.commands.remove(command).ok_or_else(none)
+    }
+
+    /// The command, and whether it was known.
+    fn exec(&self, vm: &VmId, command: &ExecSpec) -> Result<(CommandFile, bool), DriverError> {
         let mut found = self.load(vm)?;
         if let Some(known) = found.commands.get(&command.id) {
-            return Ok(known.clone());
+            return Ok((known.clone(), true));
         }
         if !found.running {
             return Err(DriverError::new(Class::NotRunning, format!("{vm} does not run")));
@@ -241,7 +278,14 @@ impl Inner {
         let ended = run(&command.argv);
         found.commands.insert(command.id.clone(), ended.clone());
         self.save(&found)?;
-        Ok(ended)
+        Ok((ended, false))
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<(), DriverError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(io_error(path)),
     }
 }
 
@@ -258,10 +302,7 @@ fn run(argv: &[String]) -> CommandFile {
         ["false"] => (String::new(), String::new(), 1),
         ["echo", words @ ..] => (format!("{}\n", words.join(" ")), String::new(), 0),
         ["exit", code] => (String::new(), String::new(), code.parse().unwrap_or(2)),
-        _ => {
-            let name = words.first().copied().unwrap_or_default();
-            (String::new(), format!("{name}: not found\n"), EXIT_UNKNOWN)
-        }
+        words => (format!("ran: {}\n", words.join(" ")), String::new(), 0),
     };
     CommandFile { out: out.into_bytes(), err: err.into_bytes(), ended: Ended::Exit(code) }
 }
@@ -273,6 +314,7 @@ fn seen(vm: &VmFile) -> Seen {
         memory_mib: vm.spec.memory_mib,
         vcpus: vm.spec.vcpus,
         disk_mib: vm.spec.disk_mib,
+        image_digest: vm.spec.image_digest.clone(),
     }
 }
 
@@ -328,9 +370,13 @@ impl Driver for Fake {
 
     fn exec<'a>(&'a self, vm: &'a VmId, command: &'a ExecSpec) -> Answer<'a, Box<dyn Execution>> {
         Box::pin(self.play(CallKind::Exec, |inner, _| {
-            let command = inner.exec(vm, command)?;
+            let (command, _) = inner.exec(vm, command)?;
             Ok(Box::new(Over { command }) as Box<dyn Execution>)
         }))
+    }
+
+    fn begin<'a>(&'a self, vm: &'a VmId, command: &'a ExecSpec) -> Answer<'a, bool> {
+        Box::pin(self.play(CallKind::Exec, |inner, _| Ok(inner.exec(vm, command)?.1)))
     }
 
     fn stop<'a>(&'a self, vm: &'a VmId, _grace: Duration) -> Answer<'a, ()> {
@@ -339,6 +385,7 @@ impl Driver for Fake {
 
     fn destroy<'a>(&'a self, vm: &'a VmId) -> Answer<'a, ()> {
         Box::pin(self.play(CallKind::Destroy, |inner, _| {
+            inner.remove_home(vm)?;
             let path = inner.file(vm);
             std::fs::remove_file(&path).map_err(io_error(&path))
         }))
@@ -350,6 +397,94 @@ impl Driver for Fake {
 
     fn info<'a>(&'a self, vm: &'a VmId) -> Answer<'a, Seen> {
         Box::pin(self.play(CallKind::Info, |inner, _| Ok(seen(&inner.load(vm)?))))
+    }
+
+    fn alive<'a>(&'a self, vm: &'a VmId) -> Answer<'a, ()> {
+        Box::pin(self.play(CallKind::Alive, |inner, _| inner.running(vm).map(drop)))
+    }
+
+    fn limit_work<'a>(&'a self, vm: &'a VmId, limits: Option<OpenLimits>) -> Answer<'a, ()> {
+        Box::pin(self.play(CallKind::Limit, move |inner, _| {
+            let own = inner.running(vm)?.spec;
+            let fits = |of: OpenLimits| {
+                (1..=own.memory_mib).contains(&of.memory_mib)
+                    && (1..=own.pids).contains(&of.pids)
+                    && (1..=own.disk_mib).contains(&of.disk_mib)
+            };
+            if limits.is_none_or(fits) {
+                return Ok(());
+            }
+            Err(DriverError::new(Class::Refused, format!("limits above those of {vm}")))
+        }))
+    }
+
+    fn end_work<'a>(&'a self, vm: &'a VmId) -> Answer<'a, ()> {
+        Box::pin(self.play(CallKind::End, |inner, _| inner.running(vm).map(drop)))
+    }
+
+    fn signal<'a>(&'a self, vm: &'a VmId, command: &'a str, _signal: i32) -> Answer<'a, ()> {
+        Box::pin(self.play(CallKind::Signal, |inner, _| {
+            inner.command(vm, command)?;
+            Err(DriverError::new(Class::NotRunning, "the command has ended"))
+        }))
+    }
+
+    fn cancel<'a>(&'a self, vm: &'a VmId, command: &'a str) -> Answer<'a, ()> {
+        self.signal(vm, command, 0)
+    }
+
+    fn follow<'a>(
+        &'a self,
+        vm: &'a VmId,
+        command: &'a str,
+        from: (Option<u64>, Option<u64>),
+        pieces: mpsc::Sender<OutputPiece>,
+    ) -> Answer<'a, CommandEnd> {
+        Box::pin(async move {
+            let CommandFile { out, err, ended } =
+                self.play(CallKind::Exec, |inner, _| inner.command(vm, command)).await?;
+            for (stream, all, from) in [(Stream::Out, out, from.0), (Stream::Err, err, from.1)] {
+                let Some(offset) = from else { continue };
+                let at = usize::try_from(offset).unwrap_or(usize::MAX).min(all.len());
+                for (index, bytes) in all[at..].chunks(PIECE_BYTES_MAX).enumerate() {
+                    let offset = offset + (index * PIECE_BYTES_MAX) as u64;
+                    let gone = |_| DriverError::new(Class::Lost, "the follower is gone");
+                    pieces.send(OutputPiece { stream, offset, bytes: bytes.to_vec() }).await.map_err(gone)?;
+                }
+            }
+            let why = match ended {
+                Ended::Exit(code) => Why::Exit(code),
+                _ => Why::Lost,
+            };
+            Ok(CommandEnd { why, wall_ms: 0, cpu_us: 0, memory_peak_bytes: 0, truncated: false })
+        })
+    }
+
+    fn home<'a>(&'a self, vm: &'a VmId) -> Answer<'a, Home> {
+        Box::pin(self.play(CallKind::Home, |inner, _| {
+            inner.load(vm)?;
+            let dir = inner.home(vm);
+            std::fs::create_dir_all(&dir).map_err(io_error(&dir))?;
+            Home::at(&dir, nix::unistd::geteuid().as_raw())
+        }))
+    }
+
+    fn usage<'a>(&'a self, vm: &'a VmId) -> Answer<'a, VmUsage> {
+        Box::pin(self.play(CallKind::Usage, |inner, _| {
+            let found = inner.load(vm)?;
+            let running = u64::from(found.running);
+            Ok(VmUsage {
+                memory_bytes: (found.spec.memory_mib << 20) * running,
+                memory_peak_bytes: found.spec.memory_mib << 20,
+                pids: running,
+                scratch_free_bytes: found.spec.disk_mib << 20,
+                ..VmUsage::default()
+            })
+        }))
+    }
+
+    fn sweep(&self) -> Answer<'_, Swept> {
+        Box::pin(self.play(CallKind::Sweep, |inner, _| inner.sweep()))
     }
 
     fn stats<'a>(&'a self, vm: &'a VmId) -> Answer<'a, Stats> {

@@ -11,16 +11,21 @@
 //!   ([`Class::Timeout`]) and the same call comes again. Dropping must leave no process of the tool behind.
 //! - **Only its own.** A driver shows and touches only what carries this cluster's label and this node's root.
 
+pub mod archive;
 pub mod fake;
+pub mod home;
 pub mod oci;
 
 use gantry_model::ids::{ClusterUuid, Generation, InstanceUuid};
-use gantry_proto::noded::VmSpec;
+use gantry_proto::noded::{CommandEnd, OpenLimits, OutputPiece, VmSpec};
+use gantry_proto::vmd::VmUsage;
+use home::Home;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// What a driver call returns: a future that the trait object can carry.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, DriverError>> + Send + 'a>>;
@@ -65,6 +70,20 @@ pub enum CallKind {
     Info,
     /// [`Driver::stats`].
     Stats,
+    /// [`Driver::alive`].
+    Alive,
+    /// [`Driver::limit_work`].
+    Limit,
+    /// [`Driver::end_work`].
+    End,
+    /// [`Driver::signal`], [`Driver::cancel`].
+    Signal,
+    /// [`Driver::home`].
+    Home,
+    /// [`Driver::usage`].
+    Usage,
+    /// [`Driver::sweep`].
+    Sweep,
 }
 
 impl CallKind {
@@ -81,6 +100,13 @@ impl CallKind {
             Self::List => "list",
             Self::Info => "info",
             Self::Stats => "stats",
+            Self::Alive => "alive",
+            Self::Limit => "limit",
+            Self::End => "end",
+            Self::Signal => "signal",
+            Self::Home => "home",
+            Self::Usage => "usage",
+            Self::Sweep => "sweep",
         }
     }
 
@@ -90,9 +116,13 @@ impl CallKind {
     pub fn limit(self) -> Duration {
         Duration::from_secs(match self {
             Self::Create => 120,
-            Self::Start | Self::Stop | Self::Destroy => 60,
-            Self::Probe | Self::Exec => 30,
-            Self::List | Self::Info | Self::Stats => 10,
+            Self::Start | Self::Stop | Self::Destroy | Self::Sweep => 60,
+            Self::Probe | Self::Exec | Self::End => 30,
+            Self::List | Self::Info | Self::Stats | Self::Limit | Self::Signal | Self::Home | Self::Usage => {
+                10
+            }
+            // A VM whose processors are all taken answers late; a dead one never.
+            Self::Alive => 5,
         })
     }
 }
@@ -119,6 +149,8 @@ pub enum Class {
     Timeout,
     /// The VM was there and is gone, or the driver's helper died with it.
     Lost,
+    /// The request asks for what it can't have.
+    Refused,
 }
 
 impl Class {
@@ -135,6 +167,7 @@ impl Class {
             Self::BadImage => "bad-image",
             Self::Timeout => "timeout",
             Self::Lost => "lost",
+            Self::Refused => "refused",
         }
     }
 }
@@ -176,6 +209,8 @@ pub struct Seen {
     pub vcpus: u64,
     /// Its disk, MiB.
     pub disk_mib: u64,
+    /// The imported image it is made from.
+    pub image_digest: Option<String>,
 }
 
 /// What a VM has used so far.
@@ -187,6 +222,15 @@ pub struct Stats {
     pub memory_mib: u64,
     /// Disk in use now, MiB.
     pub disk_mib: u64,
+}
+
+/// What [`Driver::sweep`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Removed, by runtime id.
+    pub removed: Vec<String>,
+    /// What stays, and why.
+    pub failed: Vec<(String, String)>,
 }
 
 /// A command for a VM. `id` is (lease, attempt, n) in text: the same id attaches and never runs twice.
@@ -288,6 +332,9 @@ pub trait Driver: Send + Sync + 'static {
     /// before the command runs; a known id without process and without end is [`Ended::Lost`].
     fn exec<'a>(&'a self, vm: &'a VmId, command: &'a ExecSpec) -> Answer<'a, Box<dyn Execution>>;
 
+    /// Starts a command unless its id is known; true = it was. As [`Driver::exec`] in all else.
+    fn begin<'a>(&'a self, vm: &'a VmId, command: &'a ExecSpec) -> Answer<'a, bool>;
+
     /// Ends every command and the VM itself, politely for at most `grace`, then by force. What it holds stays.
     /// Not running: [`Class::NotRunning`].
     fn stop<'a>(&'a self, vm: &'a VmId, grace: Duration) -> Answer<'a, ()>;
@@ -304,6 +351,40 @@ pub trait Driver: Send + Sync + 'static {
 
     /// What it used so far. Not there: [`Class::NotFound`].
     fn stats<'a>(&'a self, vm: &'a VmId) -> Answer<'a, Stats>;
+
+    /// Asks its PID 1, and answers when that does. Not running: [`Class::NotRunning`].
+    fn alive<'a>(&'a self, vm: &'a VmId) -> Answer<'a, ()>;
+
+    /// Gives the work in a running VM these limits; None = the VM's own. Above the VM's own: [`Class::Refused`].
+    fn limit_work<'a>(&'a self, vm: &'a VmId, limits: Option<OpenLimits>) -> Answer<'a, ()>;
+
+    /// Ends every command and what commands left running; the VM stays.
+    fn end_work<'a>(&'a self, vm: &'a VmId) -> Answer<'a, ()>;
+
+    /// Sends a signal to a command's process group. Ended: [`Class::NotRunning`]; unknown: [`Class::NotFound`].
+    fn signal<'a>(&'a self, vm: &'a VmId, command: &'a str, signal: i32) -> Answer<'a, ()>;
+
+    /// Ends a command; it counts as cancelled. Errors as of [`Driver::signal`].
+    fn cancel<'a>(&'a self, vm: &'a VmId, command: &'a str) -> Answer<'a, ()>;
+
+    /// Sends what a command's outputs have from `from` on (standard output, standard error; None = none of it) as they
+    /// grow, and answers its end. Any number of followers; dropping one ends nothing. Not bounded in time.
+    fn follow<'a>(
+        &'a self,
+        vm: &'a VmId,
+        command: &'a str,
+        from: (Option<u64>, Option<u64>),
+        pieces: mpsc::Sender<OutputPiece>,
+    ) -> Answer<'a, CommandEnd>;
+
+    /// The directory that commands have as their home, also after a stop, until the VM is destroyed.
+    fn home<'a>(&'a self, vm: &'a VmId) -> Answer<'a, Home>;
+
+    /// Everything that is counted of a VM.
+    fn usage<'a>(&'a self, vm: &'a VmId) -> Answer<'a, VmUsage>;
+
+    /// Removes what is left of VMs that the driver does not know any more.
+    fn sweep(&self) -> Answer<'_, Swept>;
 }
 
 /// Waits for a driver's call no longer than its limit.

@@ -3,3 +3,6 @@
 pub mod data;
 pub mod facts;
 pub mod files;
+pub mod images;
+pub mod rootfs;
+pub mod uploads;

@@ -84,6 +84,13 @@ impl Gate {
         Ok(Pass { gate: self.clone(), fence: given })
     }
 
+    /// Waits until another fence than `ours` is in force: for what only looks, and holds nobody up.
+    pub async fn overruled(&self, ours: Fence) {
+        let mut fence = self.0.fence.subscribe();
+        // The sender lives as long as self.
+        let _ = fence.wait_for(|now| *now != Some(ours)).await;
+    }
+
     /// Puts a fence in force that is already durable.
     pub fn raise(&self, fence: Fence) {
         self.inside().fence = Some(fence);

@@ -8,19 +8,25 @@
 //! Verbs run to their end whoever waits; only the answer is lost when the caller is gone. Repeated verbs queue
 //! behind the first and then attach to what it did.
 
+mod audit;
 pub mod gate;
+mod images;
 mod node;
+mod put;
 mod verbs;
+mod work;
 
 use crate::config::Settings;
 use crate::core::slot::{self, Record};
 use crate::core::{Rules, fence};
 use crate::driver::fake::{Fake, Room};
 use crate::driver::oci::{Node, Oci};
-use crate::driver::{CallKind, Driver, Seen, VmId, bounded};
+use crate::driver::{Driver, Seen, VmId};
 use crate::error;
 use crate::io::data::{Change, Data, Loaded, SsconfMark};
 use crate::io::facts;
+use crate::io::images::Images;
+use crate::io::uploads::Uploads;
 use crate::metrics::Metrics;
 use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, NodeUuid};
 use gantry_model::role::RoleFile;
@@ -41,6 +47,12 @@ pub const VERBS_MAX: usize = 1024;
 pub const SLOT_VERBS_MAX: usize = 32;
 /// Sleeping [`gantry_proto::noded::TestDelay`] calls on one node.
 pub const DELAYS_MAX: usize = 256;
+/// Followers of commands on one node: what vmd's connections carry.
+pub const FOLLOWERS_MAX: usize = 1_000;
+/// VMs asked at once for a sign of life: the places of a connection to vmd, with room for others.
+pub const LOOKS_MAX: usize = 64;
+/// Callers fetching files at once: each has a thread that reads.
+pub const GETTERS_MAX: usize = 32;
 /// Records of one node: the inventory of so many (some 70 bytes each) fits one frame with room to spare.
 pub const SLOTS_MAX: usize = 40_000;
 
@@ -48,7 +60,7 @@ pub const SLOTS_MAX: usize = 40_000;
 #[derive(Debug, Default)]
 struct Slot {
     /// Held by the verb in work.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// What is on disk; changed by the verb in work, after the flush.
     record: Mutex<Record>,
     verbs: AtomicUsize,
@@ -78,6 +90,12 @@ pub struct Member {
     filing: tokio::sync::Mutex<()>,
     verbs: Arc<Semaphore>,
     delays: Semaphore,
+    /// Places of those who follow commands.
+    followers: Semaphore,
+    /// Places of those who fetch files.
+    getters: Semaphore,
+    uploads: Uploads,
+    images: Images,
     tasks: Tasks,
     metrics: Metrics,
     /// Names of the drivers that worked when last probed, and when that was.
@@ -111,6 +129,10 @@ impl Member {
     ) -> std::io::Result<Arc<Self>> {
         let boot_id = facts::boot_id()?;
         let drivers = drivers(&settings, &role, &boot_id)?;
+        let images = Images::open(&settings.root)?;
+        let uploads = Uploads::open(&settings.root.lib().join("put"))?;
+        let live = loaded.slots.iter().filter(|(_, record)| record.state == slot::State::Live);
+        uploads.keep(&live.map(|(slot, record)| put::name(*slot, record.generation)).collect())?;
         let slots = loaded.slots.into_iter().map(|(slot, record)| {
             // Records outlive a reboot like any other start; VMs that did not are found lost when looked for.
             let record = slot::after_start(Rules::ALL, record, false);
@@ -130,6 +152,10 @@ impl Member {
             filing: tokio::sync::Mutex::default(),
             verbs: Arc::new(Semaphore::new(VERBS_MAX)),
             delays: Semaphore::new(DELAYS_MAX),
+            followers: Semaphore::new(FOLLOWERS_MAX),
+            getters: Semaphore::new(GETTERS_MAX),
+            uploads,
+            images,
             tasks,
             metrics,
             probed: tokio::sync::Mutex::default(),
@@ -203,7 +229,7 @@ impl Member {
         self.detached("claim", async move { member.claim_now(request.fence).await }).await
     }
 
-    async fn claim_now(&self, given: Fence) -> Result<Vec<SlotFacts>, Fail> {
+    async fn claim_now(self: &Arc<Self>, given: Fence) -> Result<Vec<SlotFacts>, Fail> {
         {
             let _one = self.claiming.lock().await;
             match fence::claim(Rules::ALL, self.gate.fence(), given).map_err(|why| error::fenced(&why))? {
@@ -230,7 +256,7 @@ impl Member {
         self.detached("inventory", async move { member.inventory_now(given).await }).await
     }
 
-    async fn inventory_now(&self, given: Fence) -> Result<Vec<SlotFacts>, Fail> {
+    async fn inventory_now(self: &Arc<Self>, given: Fence) -> Result<Vec<SlotFacts>, Fail> {
         self.find_lost().await?;
         let slots = lock(&self.slots);
         let mut all: Vec<_> =
@@ -243,35 +269,54 @@ impl Member {
     }
 
     /// Marks live records without a running VM as lost.
-    async fn find_lost(&self) -> Result<(), Fail> {
-        let running: HashSet<VmId> =
+    async fn find_lost(self: &Arc<Self>) -> Result<(), Fail> {
+        let all: HashSet<VmId> =
             self.seen().await?.into_iter().filter(|seen| seen.running).map(|seen| seen.vm).collect();
-        let live = |record: &Record| record.state == slot::State::Live;
-        let suspects: Vec<_> = lock(&self.slots)
-            .iter()
-            .filter(|(slot, of)| {
-                let record = lock(&of.record);
-                live(&record) && !running.contains(&self.vm(**slot, record.generation))
-            })
-            .map(|(slot, of)| (*slot, Arc::clone(of)))
-            .collect();
-        for (slot, of) in suspects {
-            // Whoever has the turn looks for itself.
-            if let Ok(_turn) = of.turn.try_lock() {
-                self.observe(slot, &of).await?;
-            }
+        let looks = Arc::new(Semaphore::new(LOOKS_MAX));
+        let mut tasks = tokio::task::JoinSet::new();
+        for (slot, of) in self.live() {
+            let vm = self.vm(slot, of.record().generation);
+            let (member, looks, listed) = (Arc::clone(self), Arc::clone(&looks), all.contains(&vm));
+            tasks.spawn(async move {
+                let _place = looks.acquire().await;
+                // Whoever has the turn looks for itself.
+                let turn = of.turn.try_lock();
+                match turn {
+                    Ok(_turn) if !listed || !member.gives_sign(&of, &vm).await? => {
+                        member.observe(slot, &of).await
+                    }
+                    _ => Ok(()),
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.map_err(|_| error::stopping())??;
         }
         Ok(())
+    }
+
+    async fn gives_sign(&self, of: &Slot, vm: &VmId) -> Result<bool, Fail> {
+        let record = of.record();
+        let driver = self.driver(&record.driver)?;
+        Ok(record.settled || verbs::is_alive(&**driver, vm).await?)
     }
 
     /// Every VM of this cluster that the drivers have.
     async fn seen(&self) -> Result<Vec<Seen>, Fail> {
         let mut all = Vec::new();
         for driver in self.drivers.values() {
-            let listed = bounded(&**driver, CallKind::List, driver.list()).await;
-            all.extend(listed.map_err(|why| error::driver(&why))?);
+            all.extend(self.listed(&**driver).await?.into_iter().flatten());
         }
         Ok(all)
+    }
+
+    /// Whether some record says that the driver may have a VM.
+    fn has_records_of(&self, driver: &str) -> bool {
+        let slots = lock(&self.slots);
+        slots.values().any(|of| {
+            let record = lock(&of.record);
+            record.driver == driver && record.state != slot::State::Absent
+        })
     }
 
     fn vm(&self, slot: InstanceUuid, generation: Generation) -> VmId {
@@ -316,13 +361,20 @@ impl Drop for Place {
     }
 }
 
+/// Drivers used where node.toml names none; those that do not work here are not told. `fake` is never among them.
+const FOUND: [&str; 1] = ["oci"];
+
 fn drivers(
     settings: &Settings,
     role: &RoleFile,
     boot_id: &str,
 ) -> std::io::Result<BTreeMap<&'static str, Arc<dyn Driver>>> {
     let mut drivers: BTreeMap<&'static str, Arc<dyn Driver>> = BTreeMap::new();
-    for name in &settings.drivers {
+    let names = match settings.drivers.as_slice() {
+        [] => FOUND.map(str::to_owned).to_vec(),
+        named => named.to_vec(),
+    };
+    for name in &names {
         let offer = facts::offer(&settings.root, settings.capacity)?;
         let room = Room { memory_mib: offer.memory_mib(), disk_mib: offer.disk_total_mib };
         let driver: Arc<dyn Driver> = match name.as_str() {

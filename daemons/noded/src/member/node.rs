@@ -19,6 +19,8 @@ pub const DELAY_MS_MAX: u64 = 60 * 60 * 1000;
 
 /// How long the answer of a driver's probe is good for.
 const PROBED_MS_MAX: u64 = 60 * 1000;
+/// The same when one did not work: its helper may just be starting.
+const FAILED_MS_MAX: u64 = 2 * 1000;
 
 /// Runs blocking file work beside the async threads.
 async fn blocking<T: Send + 'static>(
@@ -69,7 +71,8 @@ impl Member {
         let mut probed = self.probed.lock().await;
         let now = clock::millis();
         if let Some((at, names)) = &*probed
-            && now.saturating_sub(*at) < PROBED_MS_MAX
+            && now.saturating_sub(*at)
+                < if names.len() < self.drivers.len() { FAILED_MS_MAX } else { PROBED_MS_MAX }
         {
             return names.clone();
         }

@@ -8,7 +8,9 @@ use crate::error;
 use crate::io::data::Change;
 use gantry_model::ids::{Fence, InstanceUuid};
 use gantry_proto::envelope::{Code, Fail};
-use gantry_proto::noded::{VmCreateReply, VmCreateRequest, VmDestroyReply, VmLeaseRef, VmRef, VmSpec};
+use gantry_proto::noded::{
+    OpenLimits, VmCreateReply, VmCreateRequest, VmDestroyReply, VmLeaseRef, VmOpenRequest, VmRef, VmSpec,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ struct Work {
     verb: Verb,
     /// For creates.
     spec: Option<VmSpec>,
+    /// For opens; None = the VM's own.
+    limits: Option<OpenLimits>,
 }
 
 impl Member {
@@ -34,9 +38,14 @@ impl Member {
     pub async fn create(self: &Arc<Self>, request: VmCreateRequest) -> Result<VmCreateReply, Fail> {
         let VmCreateRequest { fence, slot, generation, spec } = request;
         self.driver(&spec.driver)?;
+        // Until this create has ended, so that the image does not go meanwhile.
+        let _image = match &spec.image_digest {
+            Some(digest) => Some(self.images.hold(digest).await?),
+            None => None,
+        };
         let runtime_id = self.vm(slot, generation).to_string();
         let verb = Verb::Create { generation, driver: spec.driver.clone() };
-        match self.submit("vm_create", Work { fence, slot, verb, spec: Some(spec) }).await? {
+        match self.submit("vm_create", Work { fence, slot, verb, spec: Some(spec), limits: None }).await? {
             Answer::Created { attached } => Ok(VmCreateReply { attached, runtime_id }),
             Answer::Destroyed { .. } | Answer::Done => unreachable!("a create is answered as one"),
         }
@@ -49,7 +58,7 @@ impl Member {
     pub async fn destroy(self: &Arc<Self>, request: VmRef) -> Result<VmDestroyReply, Fail> {
         let VmRef { fence, slot, generation } = request;
         let verb = Verb::Destroy { generation };
-        match self.submit("vm_destroy", Work { fence, slot, verb, spec: None }).await? {
+        match self.submit("vm_destroy", Work { fence, slot, verb, spec: None, limits: None }).await? {
             Answer::Destroyed { floor } => Ok(VmDestroyReply { floor }),
             Answer::Created { .. } | Answer::Done => unreachable!("a destroy is answered as one"),
         }
@@ -58,11 +67,12 @@ impl Member {
     /// `vm_open`: see P5.4.
     ///
     /// # Errors
-    /// `Fenced`, `Stale`.
-    pub async fn open(self: &Arc<Self>, request: VmLeaseRef) -> Result<(), Fail> {
-        let VmRef { fence, slot, generation } = request.vm;
-        let verb = Verb::Open { generation, lease: request.lease };
-        self.submit("vm_open", Work { fence, slot, verb, spec: None }).await.map(|_| ())
+    /// `Fenced`, `Stale`; `BadRequest` for limits above the VM's.
+    pub async fn open(self: &Arc<Self>, request: VmOpenRequest) -> Result<(), Fail> {
+        let VmOpenRequest { at, limits } = request;
+        let VmRef { fence, slot, generation } = at.vm;
+        let verb = Verb::Open { generation, lease: at.lease };
+        self.submit("vm_open", Work { fence, slot, verb, spec: None, limits }).await.map(|_| ())
     }
 
     /// `vm_close`: see P5.6.
@@ -72,7 +82,7 @@ impl Member {
     pub async fn close(self: &Arc<Self>, request: VmLeaseRef) -> Result<(), Fail> {
         let VmRef { fence, slot, generation } = request.vm;
         let verb = Verb::Close { generation, lease: request.lease };
-        self.submit("vm_close", Work { fence, slot, verb, spec: None }).await.map(|_| ())
+        self.submit("vm_close", Work { fence, slot, verb, spec: None, limits: None }).await.map(|_| ())
     }
 
     async fn submit(self: &Arc<Self>, name: &'static str, work: Work) -> Result<Answer, Fail> {
@@ -124,13 +134,13 @@ impl Member {
         Ok(plan.answer)
     }
 
-    fn refusal(&self, slot: InstanceUuid, record: &Record, refusal: &slot::Refusal) -> Fail {
+    pub(super) fn refusal(&self, slot: InstanceUuid, record: &Record, refusal: &slot::Refusal) -> Fail {
         let facts = slot::facts(Rules::ALL, slot, record).expect("with all rules each slot has its line");
         error::refused(refusal, &facts)
     }
 
     /// Durable when it returns.
-    async fn store(&self, id: InstanceUuid, slot: &Slot, next: Record) -> Result<(), Fail> {
+    pub(super) async fn store(&self, id: InstanceUuid, slot: &Slot, next: Record) -> Result<(), Fail> {
         let change = Change::Slot(id, Box::new(next.clone()));
         self.data.put(change).await.map_err(|why| error::data(&why))?;
         *lock(&slot.record) = next;
@@ -146,7 +156,7 @@ impl Member {
         let driver = self.driver(&record.driver)?;
         let vm = self.vm(id, record.generation);
         let runs = match bounded(&**driver, CallKind::Info, driver.info(&vm)).await {
-            Ok(seen) => seen.running,
+            Ok(seen) => seen.running && is_alive(&**driver, &vm).await?,
             Err(DriverError { class: Class::NotFound | Class::Lost, .. }) => false,
             Err(why) => return Err(error::driver(&why)),
         };
@@ -181,11 +191,34 @@ impl Member {
                 let spec = work.spec.as_ref().expect("a create brings its specification");
                 make(driver, &self.vm(work.slot, generation), spec).await
             }
-            Action::Kill(generation) => kill(driver, &self.vm(work.slot, generation)).await,
-            // A lease's limits and commands come with exec; until then an open VM has neither.
-            Action::Touch(_) | Action::EndWork(..) => Ok(()),
+            Action::Kill(generation) => {
+                kill(driver, &self.vm(work.slot, generation)).await.map_err(|why| error::driver(&why))?;
+                return self.forget_uploads(work.slot, generation).await;
+            }
+            Action::Touch(generation) => {
+                let vm = self.vm(work.slot, generation);
+                bounded(driver, CallKind::Limit, driver.limit_work(&vm, work.limits)).await
+            }
+            Action::EndWork(generation, _) => {
+                let vm = self.vm(work.slot, generation);
+                let ended = bounded(driver, CallKind::End, driver.end_work(&vm)).await;
+                // Nothing runs in a VM that does not.
+                accept(ended, Class::NotRunning)
+            }
         };
         done.map_err(|why| error::driver(&why))
+    }
+}
+
+/// Whether a running VM gives a sign of life in time: one whose PID 1 stands still does not run.
+pub(super) async fn is_alive(driver: &dyn Driver, vm: &crate::driver::VmId) -> Result<bool, Fail> {
+    match bounded(driver, CallKind::Alive, driver.alive(vm)).await {
+        Ok(()) => Ok(true),
+        Err(DriverError {
+            class: Class::NotFound | Class::Lost | Class::NotRunning | Class::Timeout,
+            ..
+        }) => Ok(false),
+        Err(why) => Err(error::driver(&why)),
     }
 }
 
@@ -207,7 +240,7 @@ async fn kill(driver: &dyn Driver, vm: &crate::driver::VmId) -> Result<(), Drive
 }
 
 /// Takes `fine` as success: it is done already.
-fn accept(done: Result<(), DriverError>, fine: Class) -> Result<(), DriverError> {
+pub(super) fn accept(done: Result<(), DriverError>, fine: Class) -> Result<(), DriverError> {
     match done {
         Err(why) if why.class == fine => Ok(()),
         other => other,

@@ -3,7 +3,9 @@
 mod bed;
 mod crash;
 mod fence;
+mod image;
 mod join;
 mod node;
 mod oci;
 mod vm;
+mod work;

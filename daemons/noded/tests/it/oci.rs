@@ -2,15 +2,18 @@
 //! OCI runtime.
 
 use crate::bed::*;
+use gantry_model::ids::InstanceUuid;
 use gantry_proto::noded::{self as wire, VmState};
+use gantry_rpc::Client;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// vmd of a node, killed when dropped; its VMs end with it.
-struct Vmd(Child);
+pub struct Vmd(Child);
 
 impl Vmd {
-    fn start(node: &Node) -> Self {
+    pub fn start(node: &Node) -> Self {
         let built = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--package", "gantry-vmd", "--package", "gantry-init"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -20,7 +23,16 @@ impl Vmd {
         Self(Command::new(program).arg("--root").arg(node.root.path()).spawn().expect("vmd starts"))
     }
 
-    fn stop(&mut self) {
+    pub fn kill(&mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("waited");
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn stop(&mut self) {
         let pid = i32::try_from(self.0.id()).expect("a pid");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGTERM).expect("sent");
         assert!(self.0.wait().expect("waited").success());
@@ -34,32 +46,48 @@ impl Drop for Vmd {
     }
 }
 
-#[tokio::test]
-async fn vms_outlive_noded_and_are_lost_with_vmd() {
-    let cluster = Cluster::new();
+/// First uid of the next node's VMs.
+fn uid_base() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    900_000_000 + NEXT.fetch_add(1, Ordering::Relaxed) * 64 * 65_536
+}
+
+/// A member whose one driver is `oci`, with its vmd.
+pub async fn member(cluster: &Cluster) -> (Node, Client, Vmd) {
     let (mut node, _) = cluster.member("n1").await;
     let mut toml = gantry_rt::node_toml::load(&node.root).expect("node.toml");
-    toml.drivers = vec!["oci".to_owned()];
-    toml.uid_base = 900_000_000;
+    // None named: all that work here.
+    toml.drivers = Vec::new();
+    toml.uid_base = uid_base();
     toml.save(&node.root).expect("written");
-    let mut vmd = Vmd::start(&node);
-    // As boot does: vmd serves before noded starts.
-    let socket = node.root.socket("vmd.sock");
-    wait_for("vmd", async || socket.exists().then_some(())).await;
+    let vmd = Vmd::start(&node);
     node.kill_and_start();
     let client = cluster.connect(&node).await;
+    ready(&client).await;
+    (node, client, vmd)
+}
+
+/// Waits until the driver works.
+pub async fn ready(client: &Client) {
     let probed = async || {
         let info = client.call::<wire::NodeInfo>(&(), PATIENCE).await.ok()?;
         (info.drivers == ["oci"]).then_some(())
     };
     wait_for("the driver", probed).await;
-    let request = |slot, generation| {
-        let mut request = create_request(fence(1), slot, generation);
-        request.spec.driver = "oci".to_owned();
-        request.spec.image = "host".to_owned();
-        request.spec.disk_mib = 16;
-        request
-    };
+}
+
+pub fn request(slot: InstanceUuid, generation: u64) -> wire::VmCreateRequest {
+    let mut request = create_request(fence(1), slot, generation);
+    request.spec.driver = "oci".to_owned();
+    request.spec.image = "host".to_owned();
+    request.spec.disk_mib = 16;
+    request
+}
+
+#[tokio::test]
+async fn vms_outlive_noded_and_are_lost_with_vmd() {
+    let cluster = Cluster::new();
+    let (mut node, client, mut vmd) = member(&cluster).await;
     let made = client.call::<wire::VmCreate>(&request(slot(1), 1), PATIENCE).await.expect("created");
     assert!(!made.attached);
     node.kill_and_start();
@@ -67,14 +95,18 @@ async fn vms_outlive_noded_and_are_lost_with_vmd() {
     let again = client.call::<wire::VmCreate>(&request(slot(1), 1), PATIENCE).await.expect("attached");
     assert!(again.attached);
     assert_eq!(state(&client, slot(1)).await, Some(VmState::Live));
-    vmd.stop();
+    vmd.kill();
     let mut vmd = Vmd::start(&node);
     wait_for("the new vmd", async || {
         let info = client.call::<wire::NodeInfo>(&(), PATIENCE).await.ok()?;
         info.vms.first().is_some_and(|vm| !vm.running).then_some(())
     })
     .await;
-    assert_eq!(destroy(&client, slot(1), 1).await.expect("destroyed"), 1);
-    assert_eq!(state(&client, slot(1)).await, Some(VmState::Absent));
+    assert_eq!(state(&client, slot(1)).await, Some(VmState::Lost));
+    client.call::<wire::VmCreate>(&request(slot(2), 1), PATIENCE).await.expect("it goes on with the new one");
+    for slot in [slot(1), slot(2)] {
+        assert_eq!(destroy(&client, slot, 1).await.expect("destroyed"), 1);
+        assert_eq!(state(&client, slot).await, Some(VmState::Absent));
+    }
     vmd.stop();
 }

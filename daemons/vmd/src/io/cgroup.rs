@@ -7,10 +7,10 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Controllers that a VM needs on version 1.
 const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "cpuacct"];
@@ -20,8 +20,10 @@ const CONTROLLERS_V2: [&str; 3] = ["memory", "pids", "cpu"];
 const PERIOD_US: u64 = 100_000;
 /// Smallest quota the kernel takes, µs.
 const QUOTA_US_MIN: u64 = 1_000;
-/// Looks at a group that was told to die, and the pause between two; in all 5 s. A kill needs a few ms.
-const KILL_LOOKS: u32 = 1_000;
+/// How long a group that was told to die may take: a kill needs a few ms.
+const KILL_TIME: Duration = Duration::from_secs(5);
+/// Pauses between two looks at it, growing: most are gone at the second look.
+const KILL_PAUSE_MIN: Duration = Duration::from_micros(500);
 const KILL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Where the controllers are.
@@ -101,6 +103,15 @@ impl Layout {
             Self::V1(_) => "v1",
             Self::V2(_) => "v2",
         }
+    }
+
+    /// Names of the groups right below `path`, in any hierarchy.
+    #[must_use]
+    pub fn below(&self, path: &str) -> BTreeSet<String> {
+        let dirs = self.roots().into_iter().filter_map(|root| std::fs::read_dir(root.join(path)).ok());
+        let entries =
+            dirs.flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
     /// The roots of its hierarchies, each once.
@@ -274,13 +285,23 @@ impl Cgroup {
     /// # Errors
     /// `TimedOut` when something does not die within 5 s.
     pub async fn kill(&self) -> io::Result<()> {
+        self.kill_but(None).await
+    }
+
+    /// The same, sparing one process. Whoever calls this sets limits anew.
+    ///
+    /// # Errors
+    /// As [`Cgroup::kill`].
+    pub async fn kill_but(&self, spared: Option<i32>) -> io::Result<()> {
         let pids = self.of("pids").join("pids.max");
         if pids.exists() {
             write(pids, 0)?;
         }
         let mut seen = Vec::new();
-        for _ in 0..KILL_LOOKS {
-            let procs = self.procs();
+        let (mut pause, begun) = (KILL_PAUSE_MIN, Instant::now());
+        while begun.elapsed() < KILL_TIME {
+            let mut procs = self.procs();
+            procs.retain(|pid| Some(*pid) != spared);
             if procs.is_empty() {
                 return Ok(());
             }
@@ -288,7 +309,8 @@ impl Cgroup {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 seen.push(pid);
             }
-            tokio::time::sleep(KILL_PAUSE).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(KILL_PAUSE);
             reap(&seen);
         }
         let text = format!("{}: processes do not die", self.path);
@@ -322,11 +344,13 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
 
 /// Takes the end of a process that was killed, if it is vmd's child: a runtime left it to vmd.
 pub async fn reap_one(pid: i32) {
-    for _ in 0..KILL_LOOKS {
+    let (mut pause, begun) = (KILL_PAUSE_MIN, Instant::now());
+    while begun.elapsed() < KILL_TIME {
         match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => tokio::time::sleep(KILL_PAUSE).await,
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => tokio::time::sleep(pause).await,
             _ => return,
         }
+        pause = (pause * 2).min(KILL_PAUSE);
     }
 }
 

@@ -119,9 +119,31 @@ fn bind_read_only(from: &str, to: &str) -> io::Result<()> {
     Ok(mount(none, to, none, flags, none)?)
 }
 
+fn sizes(mib: u64) -> String {
+    let bytes = mib << 20;
+    format!("size={bytes},nr_inodes={}", bytes / BYTES_PER_INODE)
+}
+
+/// Gives a scratch room another size.
+///
+/// # Errors
+/// `InvalidInput` when more is in use.
+pub fn resize(vm: &str, mib: u64) -> io::Result<()> {
+    let (none, at) = (None::<&str>, place::scratch(vm));
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    Ok(mount(none, at.as_str(), none, flags, Some(sizes(mib).as_str()))?)
+}
+
+/// VMs that have something on the stage, by name.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let dirs = [place::vm(""), format!("{STATE}/")];
+    let entries = dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
 fn mount_scratch(vm: &CreateRequest, at: &Path) -> io::Result<()> {
-    let bytes = vm.scratch_mib << 20;
-    let options = format!("mode=755,size={bytes},nr_inodes={}", bytes / BYTES_PER_INODE);
+    let options = format!("mode=755,{}", sizes(vm.scratch_mib));
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("gantry-scratch"), at, Some("tmpfs"), flags, Some(options.as_str()))?;
     let user = vm.uid_base + UID_USER;

@@ -1,15 +1,19 @@
 //! The connection to gantry-vmd: made when needed, made again when lost.
 
 use crate::driver::{Class, DriverError};
-use gantry_proto::vmd::PROTOCOL;
-use gantry_rpc::{CallError, Client, Code, Fail, Hello, Verb};
+use gantry_proto::noded::OutputPiece;
+use gantry_proto::vmd::{self, CommandEnd, PROTOCOL, Stream};
+use gantry_rpc::{CallError, Client, Code, Event, Fail, Hello, Verb};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep};
 
 /// How long a command that is being waited for may be without vmd: boot starts it again at once.
 const AWAY: Duration = Duration::from_secs(10);
+/// Connections for followers: with the calls of one connection they carry as many as a node allows.
+const FOLLOWER_CLIENTS: usize = 4;
 /// Between two tries to reach it.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -18,6 +22,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Helper {
     socket: PathBuf,
     client: Mutex<Option<Client>>,
+    /// For calls that wait long, so that they never take the places of others.
+    followers: [Mutex<Option<Client>>; FOLLOWER_CLIENTS],
+    next: AtomicUsize,
 }
 
 /// Why there was no answer.
@@ -40,6 +47,7 @@ fn class_of(fail: &Fail) -> Class {
         Class::BadImage,
         Class::Timeout,
         Class::Lost,
+        Class::Refused,
     ];
     all.into_iter().find(|class| class.name() == name).unwrap_or(match fail.code {
         Code::BadRequest => Class::BadImage,
@@ -48,15 +56,27 @@ fn class_of(fail: &Fail) -> Class {
     })
 }
 
+fn failed(error: CallError) -> Failed {
+    match error {
+        CallError::Fail(fail) if fail.code == Code::NotReady => Failed::Away(fail.text),
+        CallError::Fail(fail) => Failed::Told(DriverError::new(class_of(&fail), fail.text)),
+        other => Failed::Away(format!("gantry-vmd went away: {other}")),
+    }
+}
+
 impl Helper {
     /// The vmd of that socket.
     #[must_use]
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket, client: Mutex::new(None) }
+        Self { socket, client: Mutex::default(), followers: Default::default(), next: AtomicUsize::new(0) }
     }
 
     async fn client(&self) -> Result<Client, Failed> {
-        let mut kept = self.client.lock().await;
+        self.connected(&self.client).await
+    }
+
+    async fn connected(&self, kept: &Mutex<Option<Client>>) -> Result<Client, Failed> {
+        let mut kept = kept.lock().await;
         if let Some(client) = kept.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());
         }
@@ -67,11 +87,57 @@ impl Helper {
 
     async fn once<V: Verb>(&self, request: &V::Request) -> Result<V::Reply, Failed> {
         let client = self.client().await?;
-        client.call_waiting::<V>(request).await.map_err(|error| match error {
-            CallError::Fail(fail) if fail.code == Code::NotReady => Failed::Away(fail.text),
-            CallError::Fail(fail) => Failed::Told(DriverError::new(class_of(&fail), fail.text)),
-            other => Failed::Away(format!("gantry-vmd went away: {other}")),
-        })
+        client.call_waiting::<V>(request).await.map_err(failed)
+    }
+
+    async fn relay_once(
+        &self,
+        request: &mut vmd::FollowRequest,
+        pieces: &mpsc::Sender<OutputPiece>,
+    ) -> Result<CommandEnd, Failed> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % FOLLOWER_CLIENTS;
+        let client = self.connected(&self.followers[turn]).await?;
+        let mut stream = client.open::<vmd::Follow>(request).await.map_err(failed)?;
+        loop {
+            let piece = match stream.next().await.map_err(failed)? {
+                Event::End(end) => return Ok(end),
+                Event::Item(piece) => piece,
+            };
+            let after = Some(piece.offset + piece.bytes.len() as u64);
+            match piece.stream {
+                Stream::Out => request.out = after,
+                Stream::Err => request.err = after,
+            }
+            let gone = |_| Failed::Told(DriverError::new(Class::Lost, "the follower is gone"));
+            pieces.send(piece).await.map_err(gone)?;
+        }
+    }
+
+    /// Follows a command to its end. When vmd dies meanwhile this goes on where it was, once vmd is back.
+    ///
+    /// # Errors
+    /// As [`Helper::follow`].
+    pub async fn relay(
+        &self,
+        mut request: vmd::FollowRequest,
+        pieces: &mpsc::Sender<OutputPiece>,
+    ) -> Result<CommandEnd, DriverError> {
+        let mut away = None::<Instant>;
+        loop {
+            let before = (request.out, request.err);
+            match self.relay_once(&mut request, pieces).await {
+                Ok(end) => return Ok(end),
+                Err(Failed::Told(error)) => return Err(error),
+                Err(Failed::Away(text)) => {
+                    let since = away.filter(|_| before == (request.out, request.err));
+                    let since = *away.insert(since.unwrap_or_else(Instant::now));
+                    if since.elapsed() > AWAY {
+                        return Err(DriverError::new(Class::Lost, text));
+                    }
+                    sleep(PAUSE).await;
+                }
+            }
+        }
     }
 
     /// Calls a verb that changes or shows VMs; vmd away is [`Class::Locked`]: boot starts it again.

@@ -1,5 +1,5 @@
-//! Images. So far the built-in `host`: the node's /usr, read-only, and a root of its own with a private /etc
-//! (DESIGN §7). Other images come with `gnt-os import`.
+//! Images. The built-in `host`: the node's /usr, read-only, and a root of its own with a private /etc (DESIGN §7). Others
+//! are imported, and unpacked by noded before a VM names them.
 
 use crate::driver::{Class, DriverError};
 use std::fs::{self, Permissions};
@@ -57,11 +57,19 @@ pub struct Image {
     pub host_dirs: &'static [&'static str],
 }
 
-/// The image of that name, made if need be below `dir`. Blocks on the disk.
+/// The image of that name, made if need be below `dir`, or the one unpacked at `imported`. Blocks on the disk.
 ///
 /// # Errors
 /// [`Class::BadImage`] for a name that is not known, and when the host's files can't be used.
-pub fn open(dir: &Path, name: &str) -> Result<Image, DriverError> {
+pub fn open(dir: &Path, name: &str, imported: Option<PathBuf>) -> Result<Image, DriverError> {
+    if let Some(root) = imported {
+        let text = || format!("image {name} is not at {}", root.display());
+        return if root.is_dir() {
+            Ok(Image { root, host_dirs: &[] })
+        } else {
+            Err(DriverError::new(Class::BadImage, text()))
+        };
+    }
     if name != HOST {
         let text = format!("this node has the image '{HOST}', not '{name}'");
         return Err(DriverError::new(Class::BadImage, text));

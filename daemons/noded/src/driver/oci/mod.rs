@@ -3,19 +3,20 @@
 //! costs none. All state is vmd's: the driver has none of its own.
 
 pub mod bundle;
-pub mod files;
 pub mod helper;
 pub mod image;
 pub mod seccomp;
 
+use super::Swept;
 use super::fake::Room;
+use super::home::Home;
 use super::{
     Answer, Chunk, Class, Driver, DriverError, Ended, ExecSpec, Execution, Output, Probe, Seen, Stats, VmId,
 };
-use files::Home;
+use crate::io::images;
 use gantry_model::ids::{ClusterUuid, NodeUuid};
 use gantry_model::root::Root;
-use gantry_proto::noded::VmSpec;
+use gantry_proto::noded::{OpenLimits, OutputPiece, VmSpec};
 use gantry_proto::vmd::{
     self, CommandEnd, CommandName, CreateRequest, ExecRequest, Stream, UID_RANGE, VmFacts, VmLimits, VmName,
     VmState, VmUsage, Why,
@@ -25,10 +26,12 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
-/// Processes and threads of a VM, PID 1 included (DESIGN §7).
-pub const PIDS: u64 = 64;
+/// Least processes of a VM: PID 1, a shell and its child.
+pub const PIDS_MIN: u64 = 3;
+/// Most: a command can't number more on common kernels.
+pub const PIDS_MAX: u64 = 32_768;
 /// Least memory of a VM: PID 1 and a small program.
 pub const MEMORY_MIB_MIN: u64 = 16;
 /// From start to PID 1's first word; in practice 10 to 50 ms.
@@ -115,7 +118,7 @@ impl Oci {
     /// # Errors
     /// [`Class::NotFound`] when there is none.
     pub async fn home(&self, vm: &VmId) -> Result<Home, DriverError> {
-        let facts = self.facts(&vm.to_string()).await?;
+        let facts = self.facts(vm).await?;
         Home::open(self.helper.pid().await?, &facts.vm, facts.uid_base)
     }
 
@@ -130,7 +133,7 @@ impl Oci {
     /// Lowers a running VM's limits, or restores them; never above its own.
     ///
     /// # Errors
-    /// [`Class::NotRunning`]; [`Class::NoSpace`] above its own.
+    /// [`Class::NotRunning`]; [`Class::Refused`] above its own.
     pub async fn limit(&self, vm: &VmId, limits: VmLimits) -> Result<(), DriverError> {
         self.helper.call::<vmd::Limit>(&vmd::LimitRequest { vm: vm.to_string(), limits }).await
     }
@@ -140,23 +143,38 @@ impl Oci {
     /// # Errors
     /// [`Class::NotFound`]; [`Class::Lost`] when vmd stays away.
     pub async fn wait(&self, vm: &VmId, command: &str) -> Result<CommandEnd, DriverError> {
-        let of = CommandName { vm: vm.to_string(), command: command.to_owned() };
-        self.helper.follow::<vmd::Wait>(&of).await
+        self.helper.follow::<vmd::Wait>(&Self::command(vm, command)).await
     }
 
-    /// Ends a command for its owner: it counts as cancelled.
-    ///
-    /// # Errors
-    /// [`Class::NotFound`]; [`Class::NotRunning`] when it has ended.
-    pub async fn cancel(&self, vm: &VmId, command: &str) -> Result<(), DriverError> {
-        let of = CommandName { vm: vm.to_string(), command: command.to_owned() };
-        self.helper.call::<vmd::Cancel>(&of).await
+    async fn facts(&self, vm: &VmId) -> Result<VmFacts, DriverError> {
+        self.helper.call::<vmd::Show>(&name(vm)).await
     }
 
-    async fn facts(&self, vm: &str) -> Result<VmFacts, DriverError> {
-        let all = self.helper.call::<vmd::List>(&()).await?;
-        let none = || DriverError::new(Class::NotFound, format!("no VM {vm}"));
-        all.into_iter().find(|facts| facts.vm == vm).ok_or_else(none)
+    async fn limit_all(&self, vm: &VmId, limits: Option<OpenLimits>) -> Result<(), DriverError> {
+        let facts = self.facts(vm).await?;
+        let own = facts.limits;
+        let (limits, scratch_mib) = match limits {
+            None => (own, facts.scratch_mib),
+            Some(OpenLimits { memory_mib, pids, disk_mib }) => {
+                (VmLimits { memory_mib, pids, cpu_percent: own.cpu_percent }, disk_mib)
+            }
+        };
+        let above =
+            limits.memory_mib > own.memory_mib || limits.pids > own.pids || scratch_mib > facts.scratch_mib;
+        if above || limits.memory_mib == 0 || limits.pids == 0 || scratch_mib == 0 {
+            let text = format!(
+                "limits must be from 1 to the VM's own: {} MiB of memory, {} processes, {} MiB of disk",
+                own.memory_mib, own.pids, facts.scratch_mib
+            );
+            return Err(DriverError::new(Class::Refused, text));
+        }
+        self.limit(vm, limits).await?;
+        let request = vmd::RoomRequest { vm: facts.vm, scratch_mib };
+        self.helper.call::<vmd::Room>(&request).await
+    }
+
+    fn command(vm: &VmId, command: &str) -> CommandName {
+        CommandName { vm: vm.to_string(), command: command.to_owned() }
     }
 
     /// This cluster's VMs with what vmd says of them.
@@ -172,7 +190,8 @@ impl Oci {
     /// Notes a VM with vmd, under ids that no other has.
     async fn note(&self, vm: String, label: String, spec: &VmSpec) -> Result<(), DriverError> {
         let (images, image) = (self.images.clone(), spec.image.clone());
-        let image = tokio::task::spawn_blocking(move || image::open(&images, &image))
+        let imported = spec.image_digest.as_ref().map(|digest| images::dir(&self.node.root).join(digest));
+        let image = tokio::task::spawn_blocking(move || image::open(&images, &image, imported))
             .await
             .map_err(|error| DriverError::new(Class::Locked, error.to_string()))??;
         let all = self.helper.call::<vmd::List>(&()).await?;
@@ -190,7 +209,7 @@ impl Oci {
             limits: VmLimits {
                 memory_mib: spec.memory_mib,
                 cpu_percent: spec.vcpus.saturating_mul(100),
-                pids: PIDS,
+                pids: spec.pids,
             },
             ready_ms: READY_MS,
         };
@@ -262,7 +281,7 @@ impl Oci {
         }
     }
 
-    async fn run(&self, vm: &VmId, command: &ExecSpec) -> Result<Box<dyn Execution>, DriverError> {
+    async fn begin_one(&self, vm: &VmId, command: &ExecSpec) -> Result<bool, DriverError> {
         let request = ExecRequest {
             vm: vm.to_string(),
             command: command.id.clone(),
@@ -274,16 +293,17 @@ impl Oci {
             wall_ms: command.wall_ms,
             cpu_ms: command.cpu_ms,
         };
-        self.helper.follow::<vmd::Exec>(&request).await?;
-        let of = CommandName { vm: request.vm, command: request.command };
-        Ok(Box::new(Attached { helper: Arc::clone(&self.helper), of }))
+        Ok(self.helper.follow::<vmd::Exec>(&request).await?.known)
     }
 }
 
 fn check(spec: &VmSpec) -> Result<(), DriverError> {
-    let bad = |text: String| Err(DriverError::new(Class::NoSpace, text));
+    let bad = |text: String| Err(DriverError::new(Class::Refused, text));
     if spec.memory_mib < MEMORY_MIB_MIN || spec.vcpus == 0 || spec.disk_mib == 0 {
         return bad(format!("a VM needs {MEMORY_MIB_MIN} MiB of memory, 1 MiB of disk and a CPU at least"));
+    }
+    if !(PIDS_MIN..=PIDS_MAX).contains(&spec.pids) {
+        return bad(format!("a VM can have {PIDS_MIN} to {PIDS_MAX} processes, not {}", spec.pids));
     }
     if spec.disk_mib >= spec.memory_mib {
         let (disk, memory) = (spec.disk_mib, spec.memory_mib);
@@ -314,6 +334,7 @@ fn seen(label: &Label, facts: &VmFacts) -> Seen {
         memory_mib: label.spec.memory_mib,
         vcpus: label.spec.vcpus,
         disk_mib: label.spec.disk_mib,
+        image_digest: label.spec.image_digest.clone(),
     }
 }
 
@@ -366,7 +387,15 @@ impl Driver for Oci {
     }
 
     fn exec<'a>(&'a self, vm: &'a VmId, command: &'a ExecSpec) -> Answer<'a, Box<dyn Execution>> {
-        Box::pin(self.run(vm, command))
+        Box::pin(async move {
+            self.begin_one(vm, command).await?;
+            let of = Self::command(vm, &command.id);
+            Ok(Box::new(Attached { helper: Arc::clone(&self.helper), of }) as Box<dyn Execution>)
+        })
+    }
+
+    fn begin<'a>(&'a self, vm: &'a VmId, command: &'a ExecSpec) -> Answer<'a, bool> {
+        Box::pin(self.begin_one(vm, command))
     }
 
     fn stop<'a>(&'a self, vm: &'a VmId, grace: Duration) -> Answer<'a, ()> {
@@ -391,10 +420,10 @@ impl Driver for Oci {
 
     fn info<'a>(&'a self, vm: &'a VmId) -> Answer<'a, Seen> {
         Box::pin(async move {
-            let all = self.labelled().await?;
-            let found = all.iter().find(|(label, _)| label.vm == *vm);
-            let none = || DriverError::new(Class::NotFound, format!("no VM {vm}"));
-            found.map(|(label, facts)| seen(label, facts)).ok_or_else(none)
+            let facts = self.facts(vm).await?;
+            let label: Option<Label> = serde_json::from_str(&facts.label).ok();
+            let none = || DriverError::new(Class::NotFound, format!("no VM {vm} with this label"));
+            label.filter(|label| label.vm == *vm).map(|label| seen(&label, &facts)).ok_or_else(none)
         })
     }
 
@@ -407,6 +436,56 @@ impl Driver for Oci {
                 memory_mib: mib(usage.memory_bytes),
                 disk_mib: mib(usage.scratch_bytes),
             })
+        })
+    }
+
+    fn alive<'a>(&'a self, vm: &'a VmId) -> Answer<'a, ()> {
+        Box::pin(async move { self.helper.call::<vmd::Ping>(&name(vm)).await })
+    }
+
+    fn limit_work<'a>(&'a self, vm: &'a VmId, limits: Option<OpenLimits>) -> Answer<'a, ()> {
+        Box::pin(self.limit_all(vm, limits))
+    }
+
+    fn end_work<'a>(&'a self, vm: &'a VmId) -> Answer<'a, ()> {
+        Box::pin(async move { self.helper.call::<vmd::EndWork>(&name(vm)).await })
+    }
+
+    fn signal<'a>(&'a self, vm: &'a VmId, command: &'a str, signal: i32) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let request = vmd::SignalRequest { to: Self::command(vm, command), signal };
+            self.helper.call::<vmd::Signal>(&request).await
+        })
+    }
+
+    fn cancel<'a>(&'a self, vm: &'a VmId, command: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.helper.call::<vmd::Cancel>(&Self::command(vm, command)).await })
+    }
+
+    fn follow<'a>(
+        &'a self,
+        vm: &'a VmId,
+        command: &'a str,
+        (out, err): (Option<u64>, Option<u64>),
+        pieces: mpsc::Sender<OutputPiece>,
+    ) -> Answer<'a, CommandEnd> {
+        let request = vmd::FollowRequest { of: Self::command(vm, command), out, err };
+        Box::pin(async move { self.helper.relay(request, &pieces).await })
+    }
+
+    fn home<'a>(&'a self, vm: &'a VmId) -> Answer<'a, Home> {
+        Box::pin(Oci::home(self, vm))
+    }
+
+    fn usage<'a>(&'a self, vm: &'a VmId) -> Answer<'a, VmUsage> {
+        Box::pin(Oci::usage(self, vm))
+    }
+
+    fn sweep(&self) -> Answer<'_, Swept> {
+        Box::pin(async move {
+            let request = vmd::SweepRequest { cgroup: format!("gantry/{}", self.node.node) };
+            let vmd::SweepReply { removed, failed } = self.helper.call::<vmd::Sweep>(&request).await?;
+            Ok(Swept { removed, failed })
         })
     }
 }

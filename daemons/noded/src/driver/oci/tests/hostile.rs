@@ -1,7 +1,6 @@
 //! What hostile code gets (`spec/drivers.md` §6).
 
 use super::bed::*;
-use crate::driver::oci::PIDS;
 use crate::driver::{Class, Driver, Ended, ExecSpec};
 use std::os::unix::ffi::OsStrExt;
 
@@ -81,7 +80,7 @@ async fn forks_are_bounded() {
     let ran = run(&oci, 1, &bomb).await;
     assert!(matches!(ran.ended, Ended::Pids), "{:?}", ran.ended);
     let usage = oci.usage(&vm(1)).await.expect("usage");
-    assert!(usage.pids <= PIDS && usage.forks_refused > 0, "{usage:?}");
+    assert!(usage.pids <= spec().pids && usage.forks_refused > 0, "{usage:?}");
     oci.destroy(&vm(1)).await.expect("destroyed");
     assert_eq!(bed.leftovers(), Vec::<String>::new());
 }

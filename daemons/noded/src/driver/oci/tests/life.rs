@@ -69,7 +69,7 @@ async fn limits_are_lowered_and_never_raised() {
     oci.limit(&vm(1), VmLimits { memory_mib: 128, ..limits }).await.expect("restored");
     assert_eq!(sh(&oci, 1, "high", hungry).await.ended, Ended::Exit(0));
     let above = oci.limit(&vm(1), VmLimits { memory_mib: 129, ..limits }).await;
-    assert_eq!(class(above), Some(Class::NoSpace));
+    assert_eq!(class(above), Some(Class::Refused));
     let half = sh(&oci, 1, "half", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done").await;
     let end = oci.wait(&vm(1), "half").await.expect("ended");
     assert_eq!(half.ended, Ended::Exit(0));
@@ -94,7 +94,11 @@ async fn room_is_counted_and_images_are_checked() {
     oci.create(&vm(2), &spec()).await.expect("fits again");
     // The disk is in memory here.
     let disk = with(|spec| spec.disk_mib = 128);
-    assert_eq!(class(oci.create(&vm(3), &disk).await), Some(Class::NoSpace));
+    assert_eq!(class(oci.create(&vm(3), &disk).await), Some(Class::Refused));
+    for pids in [2, 40_000] {
+        let crowd = VmSpec { pids, ..spec() };
+        assert_eq!(class(oci.create(&vm(3), &crowd).await), Some(Class::Refused));
+    }
 }
 
 #[tokio::test]

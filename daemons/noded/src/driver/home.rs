@@ -2,7 +2,7 @@
 //! (openat2 beneath the home, no symlinks, no other file system), nothing blocks, everything is bounded. The scratch
 //! room is in vmd's mount namespace and is reached through `/proc/PID/root`.
 
-use crate::driver::{Class, DriverError};
+use super::{Class, DriverError};
 use gantry_proto::vmd::{UID_USER, place};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -10,8 +10,9 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 /// Longest path within a home, bytes.
 const PATH_BYTES_MAX: usize = 1_024;
@@ -68,7 +69,10 @@ fn failed(what: &str) -> impl Fn(Errno) -> DriverError {
 }
 
 /// The parts of a path that may be used within a home.
-fn parts(path: &str) -> Result<Vec<&str>, DriverError> {
+///
+/// # Errors
+/// [`Class::BadImage`] when it is not plain and relative, too long or too deep.
+pub fn parts(path: &str) -> Result<Vec<&str>, DriverError> {
     let parts: Vec<&str> = path.split('/').collect();
     let plain = |part: &&str| !part.is_empty() && *part != "." && *part != ".." && !part.contains('\0');
     if path.len() > PATH_BYTES_MAX || parts.len() > DEPTH_MAX || !parts.iter().all(plain) {
@@ -106,9 +110,17 @@ impl Home {
     /// [`Class::NotFound`] when it has none.
     pub fn open(vmd: i32, vm: &str, uid_base: u32) -> Result<Self, DriverError> {
         let path = format!("/proc/{vmd}/root{}/home", place::scratch(vm));
+        Self::at(Path::new(&path), uid_base + UID_USER)
+    }
+
+    /// The directory at `path`, whose files belong to `user`.
+    ///
+    /// # Errors
+    /// [`Class::NotFound`] when it is not there.
+    pub fn at(path: &Path, user: u32) -> Result<Self, DriverError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let dir = nix::fcntl::open(path.as_str(), flags, Mode::empty()).map_err(failed("the VM's home"))?;
-        Ok(Self { dir, user: uid_base + UID_USER })
+        let dir = nix::fcntl::open(path, flags, Mode::empty()).map_err(failed("the VM's home"))?;
+        Ok(Self { dir, user })
     }
 
     /// Writes a file of the user, in place of what had the name; directories are made as needed. Mode 0755 if
@@ -116,15 +128,35 @@ impl Home {
     ///
     /// # Errors
     /// [`Class::BadImage`] for a path that is not plain or meets a link; [`Class::NoSpace`].
-    pub fn put(&self, path: &str, bytes: &[u8], executable: bool) -> Result<(), DriverError> {
+    pub fn put(&self, path: &str, mut bytes: &[u8], executable: bool) -> Result<(), DriverError> {
+        self.put_from(path, &mut bytes, executable)
+    }
+
+    /// Makes a directory and those above it, if they are missing.
+    ///
+    /// # Errors
+    /// As [`Home::put`].
+    pub fn make_dir(&self, path: &str) -> Result<(), DriverError> {
+        self.descend(&parts(path)?).map(drop).map_err(failed(path))
+    }
+
+    fn descend(&self, parts: &[&str]) -> Result<OwnedFd, Errno> {
+        let mut dir = self.dir.try_clone().map_err(|_| Errno::EMFILE)?;
+        for part in parts {
+            dir = self.enter(&dir, part)?;
+        }
+        Ok(dir)
+    }
+
+    /// As [`Home::put`], with the bytes of a reader.
+    ///
+    /// # Errors
+    /// As [`Home::put`], and the reader's.
+    pub fn put_from(&self, path: &str, bytes: &mut dyn Read, executable: bool) -> Result<(), DriverError> {
         let told = failed(path);
         let parts = parts(path)?;
         let (name, above) = parts.split_last().expect("a path has a part");
-        let mut dir =
-            self.dir.try_clone().map_err(|error| DriverError::new(Class::Locked, error.to_string()))?;
-        for part in above {
-            dir = self.enter(&dir, part).map_err(&told)?;
-        }
+        let dir = self.descend(above).map_err(&told)?;
         match unlinkat(&dir, *name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(told(errno)),
@@ -133,9 +165,25 @@ impl Home {
         let mode = Mode::from_bits_truncate(if executable { 0o755 } else { 0o644 });
         let file = open(&dir, name, flags, mode).map_err(&told)?;
         fchown(&file, Some(Uid::from_raw(self.user)), Some(Gid::from_raw(self.user))).map_err(&told)?;
-        File::from(file)
-            .write_all(bytes)
-            .map_err(|error| told(Errno::from_raw(error.raw_os_error().unwrap_or(0))))
+        std::io::copy(bytes, &mut File::from(file))
+            .map(drop)
+            .map_err(|error| told(Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO))))
+    }
+
+    /// Opens a plain file without waiting for anything; with its size now.
+    ///
+    /// # Errors
+    /// [`Class::NotFound`]; [`Class::BadImage`] for anything that is not a plain file with one name, reached without
+    /// links.
+    pub fn open_file(&self, path: &str) -> Result<(File, u64), DriverError> {
+        parts(path)?;
+        let file = open(&self.dir, path, OFlag::O_RDONLY, Mode::empty()).map_err(failed(path))?;
+        let stat = fstat(&file).map_err(failed(path))?;
+        if !is_plain_file(&stat) {
+            let text = format!("{path}: not a regular file with one name");
+            return Err(DriverError::new(Class::BadImage, text));
+        }
+        Ok((File::from(file), size(&stat)))
     }
 
     fn enter(&self, dir: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
@@ -156,21 +204,14 @@ impl Home {
     /// [`Class::NotFound`]; [`Class::NoSpace`] when it is larger; [`Class::BadImage`] for anything that is not a plain
     /// file with one name, reached without links.
     pub fn read(&self, path: &str, bytes_max: u64) -> Result<Vec<u8>, DriverError> {
-        parts(path)?;
-        let file = open(&self.dir, path, OFlag::O_RDONLY, Mode::empty()).map_err(failed(path))?;
-        let stat = fstat(&file).map_err(failed(path))?;
-        if !is_plain_file(&stat) {
-            let text = format!("{path}: not a regular file with one name");
-            return Err(DriverError::new(Class::BadImage, text));
-        }
+        let (file, bytes) = self.open_file(path)?;
         let large = || DriverError::new(Class::NoSpace, format!("{path}: over {bytes_max} bytes"));
-        if size(&stat) > bytes_max {
+        if bytes > bytes_max {
             return Err(large());
         }
         // It may grow while it is read.
         let mut bytes = Vec::new();
-        File::from(file)
-            .take(bytes_max + 1)
+        file.take(bytes_max + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| DriverError::new(Class::Lost, format!("{path}: {error}")))?;
         if bytes.len() as u64 > bytes_max { Err(large()) } else { Ok(bytes) }
@@ -181,15 +222,27 @@ impl Home {
     /// # Errors
     /// When `out` is something else.
     pub fn list_out(&self) -> Result<Listing, DriverError> {
+        self.list(OUT)
+    }
+
+    /// The regular files below a directory of it; empty = all of it. No such directory: none.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn list(&self, below: &str) -> Result<Listing, DriverError> {
+        if !below.is_empty() {
+            parts(below)?;
+        }
         let mut listing = Listing::default();
         let mut left = ENTRIES_MAX;
         let mut todo = vec![String::new()];
         while let Some(path) = todo.pop() {
-            let whole = if path.is_empty() { OUT.to_owned() } else { format!("{OUT}/{path}") };
+            let whole = join(below, &path);
+            let whole = if whole.is_empty() { ".".to_owned() } else { whole };
             let dir = match open_dir(&self.dir, &whole) {
                 Ok(dir) => dir,
                 Err(Errno::ENOENT) => continue,
-                Err(errno) if path.is_empty() => return Err(failed(OUT)(errno)),
+                Err(errno) if path.is_empty() => return Err(failed(below)(errno)),
                 Err(_) => {
                     listing.refused += 1;
                     continue;
@@ -201,6 +254,16 @@ impl Home {
         }
         listing.files.sort_by(|one, other| one.path.cmp(&other.path));
         Ok(listing)
+    }
+}
+
+/// A path below a directory; either may be empty.
+#[must_use]
+pub fn join(dir: &str, path: &str) -> String {
+    match (dir.is_empty(), path.is_empty()) {
+        (true, _) => path.to_owned(),
+        (_, true) => dir.to_owned(),
+        _ => format!("{dir}/{path}"),
     }
 }
 
@@ -229,7 +292,7 @@ fn look(
             listing.refused += 1;
             continue;
         };
-        let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+        let path = join(path, name);
         let stat = nix::sys::stat::fstatat(&at, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         if is_plain_file(&stat) {
             listing.files.push(Found { path, bytes: size(&stat) });
