@@ -2,7 +2,9 @@
 
 use crate::core::cluster_info::cluster_info;
 use crate::core::luxi::{self, Opcodes, ParseFailure, Shape, WaitForJobChange};
-use crate::core::query::{Inputs, JobFields, JobsNeed, Query, QueueFlags, config_values, query_fields, tags};
+use crate::core::query::{
+    Inputs, JobFields, JobsNeed, Needs, Query, QueueFlags, TasksNeed, config_values, query_fields, tags,
+};
 use crate::core::queue::{self, Answer, NewJob};
 use crate::io::actor::Inbox;
 use crate::io::nodes::Nodes;
@@ -11,9 +13,12 @@ use crate::io::wconfd::Config;
 use gantry_model::error::GanetiError;
 use gantry_model::ids::JobId;
 use gantry_model::job::{Job, LogEntry};
+use gantry_model::lease::LeaseRequest;
+use gantry_model::task::Task;
 use gantry_model::time::Ts;
 use gantry_rt::clock;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -113,7 +118,7 @@ async fn rows(api: &Api, query: &Query, shape: Shape) -> Result<Vec<u8>> {
     let config = api.config.snapshot();
     let plan = query.plan(&config)?;
     let needs = plan.needs().clone();
-    let mut inputs = Inputs { jobs: jobs(&api.view, needs.jobs), ..Inputs::default() };
+    let mut inputs = own_inputs(&api.view, &needs);
     if needs.locks {
         let rows = api.config.lock_rows().await;
         inputs.locks =
@@ -122,12 +127,46 @@ async fn rows(api: &Api, query: &Query, shape: Shape) -> Result<Vec<u8>> {
     if !needs.nodes.is_empty() {
         inputs.live = api.nodes.facts(&config, &needs.nodes).await;
     }
+    if needs.waiting {
+        let length = |name: &str| (name.to_owned(), api.view.waiting(name) as u64);
+        let lines = config.pools().iter().map(|(place, _)| length(&place.name)).collect();
+        inputs.live = inputs.live.with_waiting(lines);
+    }
     let answer = plan.finish(inputs)?;
     let write = || match shape {
         Shape::Full => luxi::success(&answer.full()),
         Shape::Plain => luxi::success(&answer.plain()),
     };
     Ok(if answer.len() > ROWS_INLINE_MAX { tokio::task::block_in_place(write) } else { write() })
+}
+
+/// What a query needs of luxid's own state.
+fn own_inputs(view: &View, needs: &Needs) -> Inputs {
+    let tasks = tasks(view, &needs.tasks);
+    let waits = |task: &Arc<Task>| {
+        let why = view.why_waiting(task.id);
+        (!why.is_empty()).then_some((task.id, why))
+    };
+    let why = if needs.why { tasks.iter().filter_map(waits).collect() } else { HashMap::new() };
+    let requests = if needs.requests { requests(view) } else { Vec::new() };
+    Inputs { jobs: jobs(view, needs.jobs.clone()), tasks, why, requests, ..Inputs::default() }
+}
+
+fn tasks(view: &View, need: &TasksNeed) -> Vec<Arc<Task>> {
+    match need {
+        TasksNeed::Nothing => Vec::new(),
+        TasksNeed::Ids(ids) => ids.iter().filter_map(|id| view.task(*id)).map(|(_, task)| task).collect(),
+        TasksNeed::All => view.tasks().into_iter().map(|(_, task)| task).collect(),
+    }
+}
+
+/// The requests for leases; those that wait say why.
+fn requests(view: &View) -> Vec<Arc<LeaseRequest>> {
+    let with_why = |request: Arc<LeaseRequest>| {
+        let why = view.why_request_waits(request.uuid);
+        if why.is_empty() { request } else { Arc::new(LeaseRequest { why: Some(why), ..(*request).clone() }) }
+    };
+    view.requests().into_iter().map(with_why).collect()
 }
 
 fn jobs(view: &View, need: JobsNeed) -> Vec<Arc<Job>> {
