@@ -9,6 +9,7 @@
 //! ```
 
 pub mod actor;
+pub mod blob;
 pub mod desk;
 pub mod kill;
 pub mod liveness;

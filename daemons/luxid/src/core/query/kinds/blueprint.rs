@@ -6,8 +6,8 @@ use crate::core::query::cell::Cell;
 use crate::core::query::field::{Field, FieldTable};
 use crate::core::query::run::{Pick, Resource};
 use gantry_model::error::GanetiError;
-use std::sync::{Arc, LazyLock};
 use gantry_model::pool::{Blueprint, Recycle};
+use std::sync::{Arc, LazyLock};
 
 pub(in crate::core::query) struct Blueprints;
 
@@ -54,7 +54,9 @@ fn fields() -> Vec<Field<Row>> {
         }),
         F::time("ctime", "CTime", "When the blueprint was made", |r, _| Cell::Float(r.stamp.ctime)),
         F::time("mtime", "MTime", "When the blueprint was last changed", |r, _| Cell::Float(r.stamp.mtime)),
-        F::number("serial_no", "SerialNo", "Counts the changes of the blueprint", |r, _| Cell::Uint(r.stamp.serial_no)),
+        F::number("serial_no", "SerialNo", "Counts the changes of the blueprint", |r, _| {
+            Cell::Uint(r.stamp.serial_no)
+        }),
         F::other("tags", "Tags", "Tags of the blueprint", |r, _| Cell::Tags(&r.stamp.tags)),
     ]
 }

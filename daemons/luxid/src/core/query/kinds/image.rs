@@ -6,8 +6,8 @@ use crate::core::query::cell::Cell;
 use crate::core::query::field::{Field, FieldTable};
 use crate::core::query::run::{Pick, Resource};
 use gantry_model::error::GanetiError;
-use std::sync::{Arc, LazyLock};
 use gantry_model::pool::Image;
+use std::sync::{Arc, LazyLock};
 
 pub(in crate::core::query) struct Images;
 
@@ -35,6 +35,8 @@ fn fields() -> Vec<Field<Row>> {
         F::unit("size", "Size", "Size of its archive", |r, _| mib(r.bytes)),
         F::time("ctime", "CTime", "When the image was made", |r, _| Cell::Float(r.stamp.ctime)),
         F::time("mtime", "MTime", "When the image was last changed", |r, _| Cell::Float(r.stamp.mtime)),
-        F::number("serial_no", "SerialNo", "Counts the changes of the image", |r, _| Cell::Uint(r.stamp.serial_no)),
+        F::number("serial_no", "SerialNo", "Counts the changes of the image", |r, _| {
+            Cell::Uint(r.stamp.serial_no)
+        }),
     ]
 }

@@ -17,9 +17,9 @@ pub(super) mod slot;
 pub(super) mod task;
 
 use super::cell::Cell;
-use super::run::Pick;
 use super::field::{Ctx, Field, ValueKind};
 use super::filter::Operand;
+use super::run::Pick;
 use crate::core::mirror::Table;
 use gantry_model::config::{Group, Node};
 use gantry_model::error::{Ecode, GanetiError};
@@ -86,9 +86,9 @@ where
         Pick::Matching(names) => Ok(table
             .iter()
             .filter(|(place, _)| {
-                names.iter().any(|name| {
-                    **name == *place.name || name.parse().is_ok_and(|id: Id| id == place.id)
-                })
+                names
+                    .iter()
+                    .any(|name| **name == *place.name || name.parse().is_ok_and(|id: Id| id == place.id))
             })
             .map(|(_, object)| Arc::clone(object))
             .collect()),

@@ -6,8 +6,8 @@ use crate::core::query::cell::Cell;
 use crate::core::query::field::{Field, FieldTable};
 use crate::core::query::run::{Mentions, OwnNeeds, Pick, Resource};
 use gantry_model::error::GanetiError;
-use std::sync::{Arc, LazyLock};
 use gantry_model::pool::Pool;
+use std::sync::{Arc, LazyLock};
 
 pub(in crate::core::query) struct Pools;
 
@@ -43,12 +43,21 @@ fn own() -> Vec<F> {
         F::text("blueprint_uuid", "BlueprintUUID", "UUID of the blueprint of its VMs", |r, _| {
             Cell::Uuid(r.blueprint.0)
         }),
-        F::text("group", "Group", "Name of the node group its VMs live in, if it is bound to one", |r, ctx| {
-            Cell::str_or_unavail(r.group.and_then(|g| ctx.config.groups().get(&g)).map(|g| g.name.as_str()))
-        }),
+        F::text(
+            "group",
+            "Group",
+            "Name of the node group its VMs live in, if it is bound to one",
+            |r, ctx| {
+                Cell::str_or_unavail(
+                    r.group.and_then(|g| ctx.config.groups().get(&g)).map(|g| g.name.as_str()),
+                )
+            },
+        ),
         F::time("ctime", "CTime", "When the pool was made", |r, _| Cell::Float(r.stamp.ctime)),
         F::time("mtime", "MTime", "When the pool was last changed", |r, _| Cell::Float(r.stamp.mtime)),
-        F::number("serial_no", "SerialNo", "Counts the changes of the pool", |r, _| Cell::Uint(r.stamp.serial_no)),
+        F::number("serial_no", "SerialNo", "Counts the changes of the pool", |r, _| {
+            Cell::Uint(r.stamp.serial_no)
+        }),
         F::other("tags", "Tags", "Tags of the pool", |r, _| Cell::Tags(&r.stamp.tags)),
     ]
 }
@@ -68,21 +77,39 @@ fn wanted() -> Vec<F> {
         F::number("lifetime", "Lifetime", "Seconds after which a clean VM is replaced; 0 never", |r, _| {
             Cell::Uint(r.lifetime_s)
         }),
-        F::number("connect_timeout", "ConnectTimeout", "Longest time until a new VM is clean, seconds", |r, _| {
-            Cell::Uint(r.connect_timeout_s)
-        }),
+        F::number(
+            "connect_timeout",
+            "ConnectTimeout",
+            "Longest time until a new VM is clean, seconds",
+            |r, _| Cell::Uint(r.connect_timeout_s),
+        ),
     ]
 }
 
 fn numbers() -> Vec<F> {
     vec![
         F::number("slots", "Slots", "Its slots", |r, ctx| Cell::Uint(ctx.config.pool_counts(&r.name).slots)),
-        F::number("absent", "Absent", "Slots in which nothing lives", |r, ctx| Cell::Uint(ctx.config.pool_counts(&r.name).absent)),
-        F::number("creating", "Creating", "Slots whose VM is being made", |r, ctx| Cell::Uint(ctx.config.pool_counts(&r.name).creating)),
-        F::number("clean", "Clean", "Slots that can be leased now: clean, not drained, on a node that takes work", |r, ctx| Cell::Uint(ctx.config.pool_counts(&r.name).clean)),
-        F::number("leased", "Leased", "Slots that are leased", |r, ctx| Cell::Uint(ctx.config.pool_counts(&r.name).leased)),
-        F::number("dirty", "Dirty", "Slots that wait for their end or are being destroyed", |r, ctx| Cell::Uint(ctx.config.pool_counts(&r.name).dirty)),
-        F::number("stuck", "Stuck", "Slots that failed too often, whatever their state", |r, ctx| Cell::Uint(ctx.config.pool_counts(&r.name).stuck)),
+        F::number("absent", "Absent", "Slots in which nothing lives", |r, ctx| {
+            Cell::Uint(ctx.config.pool_counts(&r.name).absent)
+        }),
+        F::number("creating", "Creating", "Slots whose VM is being made", |r, ctx| {
+            Cell::Uint(ctx.config.pool_counts(&r.name).creating)
+        }),
+        F::number(
+            "clean",
+            "Clean",
+            "Slots that can be leased now: clean, not drained, on a node that takes work",
+            |r, ctx| Cell::Uint(ctx.config.pool_counts(&r.name).clean),
+        ),
+        F::number("leased", "Leased", "Slots that are leased", |r, ctx| {
+            Cell::Uint(ctx.config.pool_counts(&r.name).leased)
+        }),
+        F::number("dirty", "Dirty", "Slots that wait for their end or are being destroyed", |r, ctx| {
+            Cell::Uint(ctx.config.pool_counts(&r.name).dirty)
+        }),
+        F::number("stuck", "Stuck", "Slots that failed too often, whatever their state", |r, ctx| {
+            Cell::Uint(ctx.config.pool_counts(&r.name).stuck)
+        }),
         F::number("waiting", "Waiting", "Tasks and lease requests that wait for VMs of it", |r, ctx| {
             Cell::Uint(ctx.live.waiting(&r.name))
         })
