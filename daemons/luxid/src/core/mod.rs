@@ -6,3 +6,4 @@ pub mod luxi;
 pub mod mirror;
 pub mod query;
 pub mod queue;
+pub mod task_log;

@@ -2,6 +2,7 @@
 //! feeds the copy of the configuration, then the dead, each until wconfd answered (P4.6).
 
 use super::actor::Inbox;
+use super::feed::Feed;
 use crate::core::mirror::{Mirror, Snapshot};
 use crate::core::queue::Event;
 use gantry_model::ids::JobOwner;
@@ -57,9 +58,26 @@ impl Gone {
 pub struct Config {
     state: watch::Receiver<Arc<Snapshot>>,
     client: watch::Receiver<Option<Client>>,
+    feed: Feed,
 }
 
 impl Config {
+    /// What a keeper publishes.
+    #[must_use]
+    pub fn new(
+        state: watch::Receiver<Arc<Snapshot>>,
+        client: watch::Receiver<Option<Client>>,
+        feed: Feed,
+    ) -> Self {
+        Self { state, client, feed }
+    }
+
+    /// What changes in the configuration; told after it can be seen.
+    #[must_use]
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
     /// The newest whole state.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -91,6 +109,7 @@ pub struct Keeper {
     mirror: Mirror,
     state: watch::Sender<Arc<Snapshot>>,
     client: watch::Sender<Option<Client>>,
+    feed: Feed,
 }
 
 impl Keeper {
@@ -101,8 +120,9 @@ impl Keeper {
         let (state, seen) = watch::channel(mirror.snapshot());
         let (client, calls) = watch::channel(None);
         let path = root.socket("wconfd.sock");
-        let keeper = Self { path, hello, inbox, gone, mirror, state, client };
-        (keeper, Config { state: seen, client: calls })
+        let feed = Feed::default();
+        let config = Config::new(seen, calls, feed.clone());
+        (Self { path, hello, inbox, gone, mirror, state, client, feed }, config)
     }
 
     /// Keeps the connection until luxid stops.
@@ -158,11 +178,15 @@ impl Keeper {
         loop {
             match stream.next().await {
                 Ok(Piece::Item(item)) => {
-                    if let Err(error) = self.mirror.apply(&item) {
-                        tracing::error!(%error, "the configuration can't be followed");
-                        return CallError::Protocol(error.to_string());
-                    }
+                    let touched = match self.mirror.apply(&item) {
+                        Ok(touched) => touched,
+                        Err(error) => {
+                            tracing::error!(%error, "the configuration can't be followed");
+                            return CallError::Protocol(error.to_string());
+                        }
+                    };
                     self.publish().await;
+                    self.feed.tell(touched);
                 }
                 Ok(Piece::End(())) => return CallError::Closed("the stream ended".to_owned()),
                 Err(why) => return why,
