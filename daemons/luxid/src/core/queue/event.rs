@@ -1,9 +1,12 @@
 //! What comes into the queue and what goes out of it.
 
 use super::submit::NewJob;
+use crate::core::mirror::PoolCounts;
 use gantry_model::error::GanetiError;
-use gantry_model::ids::{JobId, JobOwner};
+use gantry_model::ids::{JobId, JobOwner, LeaseUuid, TaskId};
 use gantry_model::job::{Job, Report, Status};
+use gantry_model::lease::LeaseRequest;
+use gantry_model::task::Task;
 use gantry_model::time::Ts;
 use gantry_proto::job::GoOp;
 use serde::{Deserialize, Serialize};
@@ -208,10 +211,41 @@ pub enum Shown {
     },
     /// A job went into the archive.
     Archived(Arc<Job>),
+    /// A job left the archive for good.
+    ArchiveGone(JobId),
     /// The drain flag.
     Drained(bool),
     /// Until when the watcher pauses.
     WatcherPause(Option<f64>),
+    /// A task in a new revision.
+    Task {
+        /// Its revision, rising.
+        rev: u64,
+        /// The task.
+        task: Arc<Task>,
+    },
+    /// A final task was removed.
+    TaskGone(TaskId),
+    /// A lease request in a new revision.
+    Request {
+        /// Its revision, rising.
+        rev: u64,
+        /// The request.
+        request: Arc<LeaseRequest>,
+    },
+    /// A request that is over was removed.
+    RequestGone(LeaseUuid),
+    /// What a pool has; None: there is no such pool any more.
+    Stock(String, Option<Stock>),
+}
+
+/// What the copy of the configuration says of a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stock {
+    /// False while it is draining.
+    pub active: bool,
+    /// Its slots.
+    pub counts: PoolCounts,
 }
 
 /// A change of queue.data.

@@ -29,7 +29,7 @@ mod tests;
 
 pub use event::{
     Action, Answer, Ask, Change, Counts, Effects, Event, KillResult, Process, Request, STATUSES, Shown,
-    Ticket,
+    Stock, Ticket,
 };
 pub use load::{LoadError, StoredRow};
 pub use rules::Rules;
@@ -54,6 +54,10 @@ pub mod kind {
     pub const SERIAL: &str = "serial";
     /// Settings of the queue; keys `drained` (boolean) and `watcher_pause` (seconds since 1970 or null).
     pub const SETTING: &str = "setting";
+    /// A task; key: its id; body: `gantry_model::task::Task`. Its last id is kept under [`SERIAL`], key `task`.
+    pub const TASK: &str = "task";
+    /// A request for a lease; key: the lease's uuid; body: `gantry_model::lease::LeaseRequest`.
+    pub const REQUEST: &str = "request";
 }
 
 /// Most jobs that are not archived (DESIGN §4): each is in memory and in every answer without a filter.

@@ -120,7 +120,8 @@ impl Bench {
                     self.shown.remove(&job.id);
                     self.archived.insert(job.id, job);
                 }
-                Shown::Drained(_) | Shown::WatcherPause(_) => {}
+                Shown::ArchiveGone(id) => drop(self.archived.remove(&id)),
+                _ => {}
             }
         }
         self.replies.extend(effects.replies);
