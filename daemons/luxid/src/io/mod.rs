@@ -9,8 +9,10 @@
 //! ```
 
 pub mod actor;
+pub mod bodies;
 pub mod desk;
 pub mod kill;
+pub mod leases;
 pub mod liveness;
 pub mod luxi_server;
 pub mod metrics;
