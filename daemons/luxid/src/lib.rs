@@ -14,10 +14,11 @@ pub mod error;
 pub mod io;
 
 use crate::api::Api;
-use crate::core::queue::{Event, Me, Queue, Rules, StoredRow};
+use crate::core::queue::{Event, Ids, Me, Queue, Rules, StoredRow};
 use crate::io::actor::{Actor, Setting, inbox};
 use crate::io::blob::{self, Store};
 use crate::io::desk::Office;
+use crate::io::leases::Leases;
 use crate::io::luxi_server::{self, Server};
 use crate::io::metrics::{self, Numbers};
 use crate::io::nodes::Nodes;
@@ -54,7 +55,8 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     let me = Me { epoch: started.term.epoch, run: started.term.run };
     let rows =
         started.objects.iter().map(|o| StoredRow { kind: &o.kind, key: &o.key, rev: o.rev, body: &o.body });
-    let (queue, loaded) = Queue::load(me, Rules::ALL, clock::now(), rows).map_err(LuxidError::Load)?;
+    let (queue, loaded) =
+        Queue::load(me, Rules::ALL, Box::new(RandomIds), clock::now(), rows).map_err(LuxidError::Load)?;
     drop(started.objects);
 
     let hello = |protocol: &str| Hello {
@@ -78,11 +80,15 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     });
     let owners = queue.owners();
     let fence = Fence { epoch: me.epoch, ballot: started.ballot };
+    let (keeper, mut config) =
+        Keeper::new(&root, hello(gantry_proto::wconfd::PROTOCOL), inbox.clone(), gone.clone());
+    let leases = Leases::new(config.clone(), inbox.clone(), daemon.tasks.clone(), daemon.stop.clone());
     let setting = Setting {
+        leases,
         writer: started.writer.clone(),
         view: view.clone(),
         office,
-        gone: gone.clone(),
+        gone,
         tasks: daemon.tasks.clone(),
         numbers: numbers.clone(),
         master: role.node,
@@ -108,7 +114,6 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     settling.recv().await;
 
     daemon.ready.set(false, "waiting for wconfd");
-    let (keeper, mut config) = Keeper::new(&root, hello(gantry_proto::wconfd::PROTOCOL), inbox.clone(), gone);
     daemon.tasks.spawn("wconfd", keeper.run(daemon.stop.clone()));
     tokio::select! {
         () = config.first_state() => {}
@@ -137,6 +142,16 @@ fn serve_streams(daemon: &Daemon, hello: &Hello, parts: Parts) -> anyhow::Result
     let api = StreamApi::new(&daemon.root, hello, parts);
     daemon.tasks.spawn("stream", api.serve(listener, daemon.stop.clone()));
     Ok(())
+}
+
+/// Random ids.
+#[derive(Debug)]
+struct RandomIds;
+
+impl Ids for RandomIds {
+    fn fresh(&mut self) -> [u8; 16] {
+        uuid::Uuid::new_v4().into_bytes()
+    }
 }
 
 /// This node's role, which must be master in the epoch of the log.

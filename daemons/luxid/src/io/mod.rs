@@ -11,9 +11,11 @@
 
 pub mod actor;
 pub mod blob;
+pub mod bodies;
 pub mod desk;
 pub mod feed;
 pub mod kill;
+pub mod leases;
 pub mod liveness;
 pub mod luxi_server;
 pub mod metrics;

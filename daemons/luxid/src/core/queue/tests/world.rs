@@ -4,7 +4,7 @@
 
 use super::super::rules::Rule;
 use super::*;
-use gantry_model::job::Phase;
+use gantry_model::job::{Class, Phase};
 use std::collections::{BTreeSet, VecDeque};
 
 /// A rule that a test takes away: of the queue's core, or of what the shell does for it.
@@ -156,7 +156,7 @@ impl World {
         let rows: Vec<_> = self.disk.clone().into_iter().collect();
         let stored = rows.iter().map(|((kind, key), (rev, body))| StoredRow { kind, key, rev: *rev, body });
         let me = Me { epoch: 1, run: self.run };
-        let (queue, effects) = Queue::load(me, self.rules(), Ts(self.now, 0), stored).unwrap();
+        let (queue, effects) = Queue::load(me, self.rules(), ids(self.run), Ts(self.now, 0), stored).unwrap();
         self.queue = Some(queue);
         self.perform(effects);
         // Adopt or find dead, then open (P4.7). Attaching itself may come later.
@@ -346,7 +346,12 @@ impl World {
             }
             Action::Clean(owner) | Action::Discard(owner) => drop(self.spools.remove(&self.spool(owner))),
             Action::Adopt { owner, .. } => self.probe(owner),
-            Action::Spawn { .. } | Action::SetPriority(..) | Action::OwnerGone(_) => {}
+            Action::Spawn { .. }
+            | Action::SetPriority(..)
+            | Action::OwnerGone(_)
+            | Action::Grab { .. }
+            | Action::EndLease { .. }
+            | Action::ForgetLease(_) => {}
         }
     }
 
@@ -536,8 +541,8 @@ impl World {
     /// Nothing that might have started was passed over by something less urgent.
     fn check_order(&mut self) {
         let Some(queue) = &self.queue else { return };
-        let Some(first) = queue.ready.first().copied() else { return };
-        if queue.open && queue.running < queue.max_running {
+        let Some(first) = queue.lanes.of(Class::Ganeti).ready.first().copied() else { return };
+        if queue.open && queue.lanes.of(Class::Ganeti).running < queue.lanes.of(Class::Ganeti).max {
             self.breaks(format!("job {} waits beside a free slot", first.1));
         }
     }
