@@ -7,4 +7,5 @@ mod fake_job;
 mod fake_wconfd;
 mod server;
 mod starts;
+mod streams;
 mod world;
