@@ -47,7 +47,7 @@ pub async fn run(store: Store, view: View, config: Config, stop: CancellationTok
     }
 }
 
-fn sweep(store: &Store, view: &View, config: &Snapshot) -> io::Result<Swept> {
+pub(super) fn sweep(store: &Store, view: &View, config: &Snapshot) -> io::Result<Swept> {
     // Without a configuration it is not known which images there are.
     if config.cluster().is_err() {
         return Ok(Swept::default());

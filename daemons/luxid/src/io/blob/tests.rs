@@ -1,7 +1,16 @@
 //! The store on a real file system.
 
-use super::sweep::AGE_MIN;
+use super::sweep::{AGE_MIN, Swept, sweep};
 use super::*;
+use crate::core::mirror::{Mirror, Snapshot};
+use crate::core::queue::Shown;
+use crate::io::view::View;
+use gantry_model::config::kind;
+use gantry_model::defaults::{ClusterSeed, cluster};
+use gantry_model::ids::{ClusterUuid, NodeUuid};
+use gantry_model::time::Ts;
+use gantry_proto::wconfd::{WatchChange, WatchItem};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::path::Path;
@@ -173,4 +182,72 @@ async fn the_sweep_takes_what_is_old_and_not_named() {
     let left: Vec<bool> = bodies.iter().map(|body| path(body).exists()).collect();
     assert_eq!(left, [true, true, false, true]);
     assert!(!leftover.exists());
+}
+
+fn config(image: &[u8]) -> Arc<Snapshot> {
+    let seed = ClusterSeed {
+        uuid: ClusterUuid(uuid::Uuid::nil()),
+        name: "c.test".to_owned(),
+        master_node: NodeUuid(uuid::Uuid::nil()),
+        master_ip: String::new(),
+        enabled_hypervisors: vec!["fake".to_owned()],
+        now: 1.0,
+    };
+    let image = json!({ "name": "deb", "digest": digest(image), "bytes": 1, "serial_no": 1, "ctime": 1.0, "mtime": 1.0 });
+    let put = |kind: &str, key: &str, body: String| WatchChange {
+        kind: kind.to_owned(),
+        key: key.to_owned(),
+        rev: 1,
+        body: Some(body),
+    };
+    let all = vec![
+        put(kind::CLUSTER, kind::CLUSTER_KEY, serde_json::to_string(&cluster(seed)).unwrap()),
+        put(kind::IMAGE, "deb", image.to_string()),
+    ];
+    let mut mirror = Mirror::new();
+    mirror.apply(&WatchItem::Reset { index: 1, history: uuid::Uuid::nil() }).unwrap();
+    mirror.apply(&WatchItem::Chunk(all)).unwrap();
+    mirror.apply(&WatchItem::Loaded).unwrap();
+    mirror.snapshot()
+}
+
+fn task(id: u64, state: u8, more: Value) -> Shown {
+    let mut task = json!({ "id": id, "state": state, "received": [1, 0],
+        "spec": { "pool": "p", "execute": [{ "command": "x" }], "input": more["input"] } });
+    task["attempts"] = more.get("attempts").cloned().unwrap_or_else(|| json!([]));
+    task["result"] = more["result"].clone();
+    Shown::Task { rev: 1, task: Arc::new(serde_json::from_value(task).unwrap()) }
+}
+
+#[tokio::test]
+async fn what_tasks_and_images_name_stays() {
+    let bed = bed();
+    let bodies: [&[u8]; 6] = [b"input", b"out", b"err", b"archive", b"image", b"nobody's"];
+    for body in bodies {
+        bed.store.put(1, piece(body, 0, body.len())).await.unwrap();
+        age(&bed.root.blob(&digest(body)), AGE_MIN * 3);
+    }
+    let named = |body: &[u8]| json!({ "digest": digest(body), "bytes": body.len() });
+    let step = json!({ "name": "s", "why": "exit", "exit": 0, "wall_ms": 1, "cpu_us": 1, "memory_peak_bytes": 1,
+        "out": named(b"out"), "err": named(b"err") });
+    let view = View::default();
+    view.apply(vec![
+        task(1, 0, json!({ "input": named(b"input") })),
+        task(2, 5, json!({ "result": { "steps": [step], "archive": named(b"archive") } })),
+    ]);
+    let nothing = sweep(&bed.store, &view, &Snapshot::default()).unwrap();
+    assert_eq!(nothing, Swept::default(), "images are not known yet");
+    let config = config(b"image");
+
+    // An attempt that began before a body came may have put it there, and names it when it ends.
+    let Ts(now, _) = gantry_rt::clock::now();
+    let began = now - AGE_MIN.as_secs() * 4;
+    let attempt = json!({ "number": 1, "lease": uuid::Uuid::nil(), "job": 1, "start": [began, 0] });
+    view.apply(vec![task(3, 3, json!({ "attempts": [attempt] }))]);
+    assert_eq!(sweep(&bed.store, &view, &config).unwrap(), Swept::default());
+    view.apply(vec![Shown::TaskGone(gantry_model::ids::TaskId(3))]);
+    let swept = sweep(&bed.store, &view, &config).unwrap();
+    assert_eq!((swept.bodies, swept.bytes), (1, 8));
+    let left: Vec<bool> = bodies.iter().map(|body| bed.root.blob(&digest(body)).exists()).collect();
+    assert_eq!(left, [true, true, true, true, true, false]);
 }

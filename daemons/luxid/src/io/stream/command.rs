@@ -159,14 +159,15 @@ impl StreamApi {
     pub(super) async fn lease_signal(&self, request: LeaseSignalRequest) -> Result<(), Fail> {
         let exec = name_of("a command", request.lease, &request.exec)?;
         let reached = self.reach(request.lease, request.vm).await?;
-        let (to, limit) = (VmCommandRef { at: reached.at, exec }, Duration::from_millis(CALL_MS));
+        let to = VmCommandRef { at: reached.at, exec };
+        if request.signal == 0 {
+            return self.ask::<VmCancel>(&reached, &to).await;
+        }
+        // Not repeated: a signal that did arrive must not arrive twice.
         let told = |why: CallError| told(&reached.node_name, &why);
         let client = self.node(&reached).await.map_err(told)?;
-        match request.signal {
-            0 => client.call::<VmCancel>(&to, limit).await,
-            signal => client.call::<VmSignal>(&VmSignalRequest { to, signal }, limit).await,
-        }
-        .map_err(told)
+        let signal = VmSignalRequest { to, signal: request.signal };
+        client.call::<VmSignal>(&signal, Duration::from_millis(CALL_MS)).await.map_err(told)
     }
 
     /// Relays a piece of an upload.
@@ -178,10 +179,8 @@ impl StreamApi {
             return Err(wrong(text));
         }
         let reached = self.reach(lease, vm).await?;
-        let told = |why: CallError| told(&reached.node_name, &why);
-        let client = self.node(&reached).await.map_err(told)?;
         let put = VmPutRequest { at: reached.at, upload, path, offset, bytes, last };
-        client.call::<VmPut>(&put, Duration::from_millis(CALL_MS)).await.map_err(told)
+        self.ask::<VmPut>(&reached, &put).await
     }
 
     /// Relays files of a VM until they end or the lease does.

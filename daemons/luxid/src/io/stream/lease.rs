@@ -2,7 +2,7 @@
 //! more once the lease is over.
 
 use super::StreamApi;
-use super::relay::told;
+use super::relay::{passes, told};
 use crate::core::mirror::Snapshot;
 use crate::io::feed::News;
 use gantry_model::error::{Ecode, GanetiError};
@@ -10,6 +10,7 @@ use gantry_model::ids::LeaseUuid;
 use gantry_model::lease::{Lease, LeaseOwner, LeaseState, LeasedVm, RequestState};
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{VmLeaseRef, VmOpen, VmOpenRequest, VmRef};
+use gantry_proto::verb::Verb;
 use gantry_rpc::{CallError, Client};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,9 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 /// How long a node may take for a short call.
 pub(super) const CALL_MS: u64 = 30_000;
+/// Tries of a short call, and the pause between them, ms: long enough for a noded that is started again.
+const TRIES: u32 = 5;
+const PAUSE_MS: u64 = 300;
 /// How long the copy of the configuration may be behind a grant that the queue has told of already, ms.
 const BEHIND_MS: u64 = 5_000;
 
@@ -135,12 +139,28 @@ impl StreamApi {
                 _ => GanetiError::exec(format!("can't open the VM: {why}; try again")).into(),
             });
         }
-        let request = VmOpenRequest { at: reached.at, limits: None };
-        let opened = match self.node(reached).await {
-            Ok(client) => client.call::<VmOpen>(&request, Duration::from_millis(CALL_MS)).await,
-            Err(why) => Err(why),
-        };
-        opened.map_err(|why| told(&reached.node_name, &why))
+        self.ask::<VmOpen>(reached, &VmOpenRequest { at: reached.at, limits: None }).await
+    }
+
+    /// A short call to the node of a VM that may be repeated: asked again when it was not answered, or not now.
+    pub(super) async fn ask<V: Verb>(&self, reached: &Reached, request: &V::Request) -> Result<V::Reply, Fail>
+    where
+        V::Request: Sync,
+        V::Reply: Send,
+    {
+        let mut tries = 1;
+        loop {
+            let answer = match self.node(reached).await {
+                Ok(client) => client.call::<V>(request, Duration::from_millis(CALL_MS)).await,
+                Err(why) => Err(why),
+            };
+            match answer {
+                Ok(reply) => return Ok(reply),
+                Err(why) if passes(&why) && tries < TRIES => tries += 1,
+                Err(why) => return Err(told(&reached.node_name, &why)),
+            }
+            tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
+        }
     }
 
     /// Waits until a lease is no longer active; says so in words.

@@ -20,7 +20,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 const QUIET_MS: u64 = 300;
 /// First and longest pause before a step is asked for again whose command is not there yet, or whose node does not
 /// answer, ms. Between two steps a job takes some milliseconds, and no record tells of it.
-const PAUSE_MS: (u64, u64) = (20, 2_000);
+const PAUSE_MS: (u64, u64) = (20, 500);
 
 /// How the relay of a running step ended.
 enum Relayed {
@@ -153,7 +153,10 @@ impl StreamApi {
             Some(Ok(_)) => Relayed::Step,
             Some(Err(Broken::Quiet)) => Relayed::Quiet,
             Some(Err(Broken::Caller(fail))) => return Err(fail),
-            Some(Err(Broken::Node(CallError::Fail(fail)))) if fail.code == Code::NotFound => {
+            // Stale: the job has not opened the VM yet, or its lease ended a moment ago.
+            Some(Err(Broken::Node(CallError::Fail(fail))))
+                if matches!(fail.code, Code::NotFound | Code::Stale) =>
+            {
                 Relayed::NotNow(format!("step {} has not begun yet", live.name))
             }
             Some(Err(Broken::Node(why))) => Relayed::NotNow(format!("the VM's node: {why}")),
