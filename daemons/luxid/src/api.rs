@@ -1,5 +1,8 @@
 //! LUXI's methods, one function each (`spec/luxi.md` §5): from a request to the bytes of its answer.
 
+mod lease;
+mod task;
+
 use crate::core::cluster_info::cluster_info;
 use crate::core::luxi::{self, Opcodes, ParseFailure, Shape, WaitForJobChange};
 use crate::core::query::{Inputs, JobFields, JobsNeed, Query, QueueFlags, config_values, query_fields, tags};
@@ -8,9 +11,11 @@ use crate::io::actor::Inbox;
 use crate::io::nodes::Nodes;
 use crate::io::view::View;
 use crate::io::wconfd::Config;
-use gantry_model::error::GanetiError;
+use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::JobId;
 use gantry_model::job::{Job, LogEntry};
+use gantry_model::opcode::OP_ID;
+use gantry_model::root::Root;
 use gantry_model::time::Ts;
 use gantry_rt::clock;
 use serde_json::{Value, json};
@@ -36,6 +41,8 @@ pub struct Api {
     pub config: Config,
     /// Live facts.
     pub nodes: Nodes,
+    /// Where the body store lies.
+    pub root: Root,
 }
 
 /// What goes back to the client.
@@ -96,6 +103,20 @@ async fn answer(api: &Api, request: luxi::Request) -> std::result::Result<Vec<u8
             luxi::failure(&GanetiError::generic("job filter rules are not supported by this release"))
         }
         R::PickupJob(_) => luxi::failure(&GanetiError::generic("PickupJob is for internal use only")),
+        R::SubmitTask(spec) => luxi::answer(&task::submit(api, spec).await),
+        R::CancelTask(id) => luxi::answer(&task::cancel(api, id).await),
+        R::RerunTasks(ids) => luxi::answer(&task::rerun(api, ids).await),
+        R::QueryTask(id) => luxi::success(&task::query(api, id)),
+        R::WaitForTaskChange { id, rev, timeout_s } => {
+            luxi::answer(&task::wait(api, id, rev, timeout_s).await)
+        }
+        R::LeaseRequest(wish) => luxi::answer(&lease::request(api, wish).await),
+        R::WaitForLease { lease, state, timeout_s } => {
+            luxi::answer(&lease::wait(api, lease, state, timeout_s).await)
+        }
+        R::LeaseRenew(lease) => luxi::answer(&lease::renew(api, lease).await),
+        R::LeaseRelease(lease) => luxi::answer(&lease::release(api, lease).await),
+        R::SubmitKeyedJob(jobs) => luxi::answer(&task::submit_keyed(api, jobs).await),
         R::Query { .. }
         | R::QueryNodes(_)
         | R::QueryGroups(_)
@@ -146,7 +167,17 @@ fn flags(api: &Api) -> QueueFlags {
 
 // --- jobs ---
 
+/// Refuses opcodes that luxid alone submits.
+fn not_ours(ops: &Opcodes) -> Result<()> {
+    if ops.iter().any(|op| op.get(OP_ID).and_then(Value::as_str) == Some(queue::OP_TASK_RUN)) {
+        let text = "OP_TASK_RUN is submitted by luxid alone; use SubmitTask";
+        return Err(GanetiError::prereq(text, Ecode::WrongInput));
+    }
+    Ok(())
+}
+
 fn prepare(ops: Opcodes) -> std::result::Result<NewJob, ParseFailure> {
+    not_ours(&ops).map_err(|error| ParseFailure(error.to_string()))?;
     queue::prepare(ops).map_err(|error| ParseFailure(error.to_string()))
 }
 

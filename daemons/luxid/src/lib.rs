@@ -118,7 +118,7 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     inbox.event(Event::Open).await;
 
     let nodes = Nodes::new(root.clone(), hello(gantry_proto::noded::PROTOCOL));
-    let server = Server::new(Api { inbox, view, config, nodes });
+    let server = Server::new(Api { inbox, view, config, nodes, root: root.clone() });
     let listener = listen(&root).context("can't listen on luxi.sock")?;
     daemon.tasks.spawn("luxi", server.serve(listener, daemon.tasks.clone(), daemon.stop.clone()));
     daemon.ready.set(true, "");
