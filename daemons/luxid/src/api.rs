@@ -1,5 +1,8 @@
 //! LUXI's methods, one function each (`spec/luxi.md` §5): from a request to the bytes of its answer.
 
+mod lease;
+mod task;
+
 use crate::core::cluster_info::cluster_info;
 use crate::core::luxi::{self, Opcodes, ParseFailure, Shape, WaitForJobChange};
 use crate::core::query::{
@@ -7,13 +10,15 @@ use crate::core::query::{
 };
 use crate::core::queue::{self, Answer, NewJob};
 use crate::io::actor::Inbox;
+use crate::io::blob::Store;
 use crate::io::nodes::Nodes;
 use crate::io::view::View;
 use crate::io::wconfd::Config;
-use gantry_model::error::GanetiError;
+use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::JobId;
 use gantry_model::job::{Job, LogEntry};
 use gantry_model::lease::LeaseRequest;
+use gantry_model::opcode::OP_ID;
 use gantry_model::task::Task;
 use gantry_model::time::Ts;
 use gantry_rt::clock;
@@ -41,6 +46,8 @@ pub struct Api {
     pub config: Config,
     /// Live facts.
     pub nodes: Nodes,
+    /// Bodies that tasks name.
+    pub store: Store,
 }
 
 /// What goes back to the client.
@@ -101,6 +108,20 @@ async fn answer(api: &Api, request: luxi::Request) -> std::result::Result<Vec<u8
             luxi::failure(&GanetiError::generic("job filter rules are not supported by this release"))
         }
         R::PickupJob(_) => luxi::failure(&GanetiError::generic("PickupJob is for internal use only")),
+        R::SubmitTask(spec) => luxi::answer(&task::submit(api, spec).await),
+        R::CancelTask(id) => luxi::answer(&task::cancel(api, id).await),
+        R::RerunTasks(ids) => luxi::answer(&task::rerun(api, ids).await),
+        R::QueryTask(id) => luxi::success(&task::query(api, id)),
+        R::WaitForTaskChange { id, rev, timeout_s } => {
+            luxi::answer(&task::wait(api, id, rev, timeout_s).await)
+        }
+        R::LeaseRequest(wish) => luxi::answer(&lease::request(api, wish).await),
+        R::WaitForLease { lease, state, timeout_s } => {
+            luxi::answer(&lease::wait(api, lease, state, timeout_s).await)
+        }
+        R::LeaseRenew(lease) => luxi::answer(&lease::renew(api, lease).await),
+        R::LeaseRelease(lease) => luxi::answer(&lease::release(api, lease).await),
+        R::SubmitKeyedJob(jobs) => luxi::answer(&task::submit_keyed(api, jobs).await),
         R::Query { .. }
         | R::QueryNodes(_)
         | R::QueryGroups(_)
@@ -185,7 +206,17 @@ fn flags(api: &Api) -> QueueFlags {
 
 // --- jobs ---
 
+/// Refuses opcodes that luxid alone submits.
+fn not_ours(ops: &Opcodes) -> Result<()> {
+    if ops.iter().any(|op| op.get(OP_ID).and_then(Value::as_str) == Some(queue::OP_TASK_RUN)) {
+        let text = "OP_TASK_RUN is submitted by luxid alone; use SubmitTask";
+        return Err(GanetiError::prereq(text, Ecode::WrongInput));
+    }
+    Ok(())
+}
+
 fn prepare(ops: Opcodes) -> std::result::Result<NewJob, ParseFailure> {
+    not_ours(&ops).map_err(|error| ParseFailure(error.to_string()))?;
     queue::prepare(ops).map_err(|error| ParseFailure(error.to_string()))
 }
 

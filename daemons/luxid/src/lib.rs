@@ -122,9 +122,10 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     inbox.event(Event::Open).await;
 
     let nodes = || Nodes::new(root.clone(), hello(gantry_proto::noded::PROTOCOL));
-    let parts = Parts { store, view: view.clone(), config: config.clone(), nodes: nodes(), fence };
+    let parts =
+        Parts { store: store.clone(), view: view.clone(), config: config.clone(), nodes: nodes(), fence };
     serve_streams(&daemon, &hello(gantry_proto::stream::PROTOCOL), parts)?;
-    let server = Server::new(Api { inbox, view, config, nodes: nodes() });
+    let server = Server::new(Api { inbox, view, config, nodes: nodes(), store });
     let listener = listen(&root).context("can't listen on luxi.sock")?;
     daemon.tasks.spawn("luxi", server.serve(listener, daemon.tasks.clone(), daemon.stop.clone()));
     daemon.ready.set(true, "");

@@ -154,7 +154,7 @@ impl Service for FakeWconfd {
         Box::pin(async move {
             route!(call, {
                 wconfd::Apply => |request, call| {
-                    assert_eq!((request.owner, request.seq, call.peer.hello.run), (None, 0, None));
+                    assert_eq!((request.owner, request.seq, call.peer.hello.run), (None, 0, Some(1)));
                     for command in request.commands.read().unwrap() {
                         let Command::LeaseOpen { slot, generation, .. } = command else { panic!("{command:?}") };
                         self.log.lock().unwrap().push(format!("wconfd: open {slot} {generation}"));

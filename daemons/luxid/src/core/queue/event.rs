@@ -143,7 +143,12 @@ pub enum Request {
     /// Keep the watcher quiet until then (seconds since 1970); None = no longer.
     SetWatcherPause(Option<f64>),
     /// A task; its id is the answer.
-    SubmitTask(Box<TaskSpec>),
+    SubmitTask {
+        /// What is submitted.
+        spec: Box<TaskSpec>,
+        /// Why it can't be served, if so. Asked for again with its key a task is there all the same (C1).
+        refusal: Option<GanetiError>,
+    },
     /// Tasks that are over, once more.
     RerunTasks(Vec<TaskId>),
     /// Cancel a task.

@@ -294,7 +294,7 @@ impl Queue {
             Request::SetDrained(flag) => self.set_drained(ask, flag),
             Request::SetWatcherPause(until) => self.set_watcher_pause(ask, until),
             Request::Wait { job, rev } => self.wait(ask, job, rev),
-            Request::SubmitTask(spec) => self.submit_task(now, ask, *spec),
+            Request::SubmitTask { spec, refusal } => self.submit_task(now, ask, *spec, refusal),
             Request::RerunTasks(tasks) => self.rerun_tasks(now, ask, tasks),
             Request::CancelTask(task) => self.cancel_task(now, ask, task),
             Request::WaitTask { task, rev } => self.wait_task(ask, task, rev),

@@ -98,8 +98,13 @@ fn backoff(now: Ts, attempt: u32) -> Ts {
 }
 
 impl Queue {
-    pub(super) fn submit_task(&mut self, now: Ts, ask: Ask, spec: TaskSpec) {
-        let answer = self.take_task(now, spec, None);
+    pub(super) fn submit_task(&mut self, now: Ts, ask: Ask, spec: TaskSpec, refusal: Option<GanetiError>) {
+        let known = spec.key.as_ref().and_then(|key| self.task_keys.get(key)).copied();
+        let answer = match (known, refusal) {
+            (Some(id), _) => Ok(id),
+            (None, Some(why)) => Err(why),
+            (None, None) => self.take_task(now, spec, None),
+        };
         self.reply(ask, answer.map(Answer::TaskSubmitted));
     }
 
@@ -124,9 +129,6 @@ impl Queue {
         spec: TaskSpec,
         rerun_of: Option<TaskId>,
     ) -> Result<TaskId, GanetiError> {
-        if let Some(known) = spec.key.as_ref().and_then(|key| self.task_keys.get(key)) {
-            return Ok(*known);
-        }
         if self.drained {
             return Err(super::submit::drained());
         }

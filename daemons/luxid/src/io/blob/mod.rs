@@ -66,23 +66,23 @@ impl Store {
         self.0.root.lib().join("blob/partial")
     }
 
-    /// Whether a body is there; it then stays for [`sweep::AGE_MIN`] at least, so that there is time to name it.
+    /// The size of a body, if it is there; it then stays for [`sweep::AGE_MIN`] at least, so that there is time to name it.
     ///
     /// # Errors
     /// What the system says.
-    pub async fn keep(&self, digest: &str) -> io::Result<bool> {
+    pub async fn keep(&self, digest: &str) -> io::Result<Option<u64>> {
         let (own, digest) = (self.clone(), digest.to_owned());
         blocking(move || own.make_young(&digest)).await
     }
 
-    fn make_young(&self, digest: &str) -> io::Result<bool> {
+    fn make_young(&self, digest: &str) -> io::Result<Option<u64>> {
         let _gate = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner);
         match File::open(self.0.root.blob(digest)) {
             Ok(body) => {
                 body.set_times(FileTimes::new().set_modified(now()))?;
-                Ok(true)
+                Ok(Some(body.metadata()?.len()))
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -93,8 +93,12 @@ impl Store {
     /// A wrong request, a whole body that is not what its digest says, no place, a disk that fails.
     pub async fn put(&self, connection: u64, request: BlobPutRequest) -> Result<PieceReply, Fail> {
         check(&request)?;
-        if self.keep(&request.digest).await.map_err(|why| broken(&why))? {
+        if let Some(bytes) = self.keep(&request.digest).await.map_err(|why| broken(&why))? {
             self.lock().remove(&(connection, request.digest));
+            if bytes != request.total {
+                let text = format!("that body has {bytes} bytes, not {}", request.total);
+                return Err(GanetiError::prereq(text, Ecode::WrongInput).into());
+            }
             return Ok(PieceReply { next: request.total, done: true });
         }
         let Some(shared) = self.partial(connection, &request)? else {

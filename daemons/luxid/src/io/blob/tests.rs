@@ -73,6 +73,9 @@ async fn pieces_in_order_repeated_and_lost_become_the_body() {
     assert_eq!(partials(&bed.root), 0);
     assert_eq!(bed.store.put(2, piece(&body, 0, 0)).await.unwrap(), done, "there already");
 
+    let longer = BlobPutRequest { total: 4001, ..piece(&body, 0, 0) };
+    assert!(bed.store.put(2, longer).await.unwrap_err().text.contains("has 4000 bytes"));
+
     let name = digest(&body);
     assert_eq!(bed.store.read(&name, 3990, 100).await.unwrap(), body[3990..]);
     assert!(bed.store.read(&name, 4000, 100).await.unwrap().is_empty());
@@ -173,8 +176,8 @@ async fn the_sweep_takes_what_is_old_and_not_named() {
     let leftover = path(b"old").with_file_name(format!(".{}.9.0.tmp", digest(b"old")));
     std::fs::write(&leftover, b"o").unwrap();
     age(&leftover, AGE_MIN * 2);
-    assert!(bed.store.keep(&digest(bodies[3])).await.unwrap());
-    assert!(!bed.store.keep(&digest(b"never sent")).await.unwrap());
+    assert_eq!(bed.store.keep(&digest(bodies[3])).await.unwrap(), Some(9));
+    assert_eq!(bed.store.keep(&digest(b"never sent")).await.unwrap(), None);
 
     let named = HashSet::from([digest(bodies[0])]);
     let swept = bed.store.sweep(&named, now() - AGE_MIN).unwrap();

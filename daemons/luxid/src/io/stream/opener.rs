@@ -24,9 +24,9 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// Nothing is connected yet. The hello names no run: of luxids only the queue's connection speaks for its jobs.
+    /// Nothing is connected yet. The hello names luxid's run, so that one that was followed by a newer one opens nothing.
     pub fn new(root: &Root, hello: &Hello) -> Self {
-        let hello = Hello { protocol: PROTOCOL.to_owned(), run: None, ..hello.clone() };
+        let hello = Hello { protocol: PROTOCOL.to_owned(), ..hello.clone() };
         Self { path: root.socket("wconfd.sock"), hello, client: Mutex::default() }
     }
 
