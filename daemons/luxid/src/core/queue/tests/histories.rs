@@ -34,7 +34,8 @@ fn every_acknowledged_task_ends_with_one_result_and_no_lease() {
 }
 
 fn is_needed_with_pool(weak: Weak) {
-    let broken = (0..SEEDS_WITH_POOL * 10).find_map(|seed| World::with_pool(seed, weak).play(LENGTH_WITH_POOL));
+    let broken =
+        (0..SEEDS_WITH_POOL * 10).find_map(|seed| World::with_pool(seed, weak).play(LENGTH_WITH_POOL));
     assert!(broken.is_some(), "nothing breaks without {weak:?}");
     println!("without {weak:?}: {broken:?}");
 }
