@@ -129,6 +129,27 @@ impl Queue {
         self.out.actions.extend(action);
     }
 
+    /// wconfd has the lease, and its grant was not heard here: luxid or the connection died before. It is asked for
+    /// again although no VM is clean: it has its own.
+    pub(super) fn grab_again(&mut self, who: Who, lease: LeaseUuid) {
+        let place = match who {
+            Who::Task(id) => {
+                self.tasks.get_mut(&id).filter(|entry| entry.stage == Stage::InLine).map(|entry| {
+                    entry.stage = Stage::Asking;
+                    (entry.task.spec.pool.clone(), entry.place(), 1)
+                })
+            }
+            Who::Request(_) => {
+                self.requests.get_mut(&lease).and_then(super::request::RequestEntry::ask_again)
+            }
+        };
+        let Some((pool, place, count)) = place else { return };
+        let line = self.lines.entry(pool).or_default();
+        line.leave(&place);
+        line.ask(lease, count);
+        self.after.push(After::Grab(lease));
+    }
+
     fn pool_of(&self, who: Who) -> Option<String> {
         match who {
             Who::Task(id) => self.tasks.get(&id).map(|entry| entry.task.spec.pool.clone()),
@@ -142,7 +163,12 @@ impl Queue {
             Some(Holder::Wanted(who)) => {
                 let pool = self.pool_of(who);
                 if let Some(line) = pool.as_ref().and_then(|pool| self.lines.get_mut(pool)) {
-                    line.grant(lease, index);
+                    line.grant(lease, index <= self.mirror);
+                }
+                if let Some(pool) = &pool
+                    && index > self.mirror
+                {
+                    self.unseen.insert((index, lease), pool.clone());
                 }
                 self.stirred.extend(pool);
                 match who {

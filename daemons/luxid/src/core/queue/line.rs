@@ -35,8 +35,8 @@ pub(super) struct Line {
     waiting: BTreeMap<Place, u32>,
     /// Grabs without an answer.
     asked: BTreeMap<LeaseUuid, u32>,
-    /// Grants that the copy does not show yet, by their index.
-    granted: BTreeMap<(u64, LeaseUuid), u32>,
+    /// Grants that the copy does not show yet.
+    granted: BTreeMap<LeaseUuid, u32>,
     /// VMs in the two above.
     taken: u64,
     /// Grabs of several VMs without an answer: nobody behind them may take one of those VMs.
@@ -100,14 +100,21 @@ impl Line {
         Some(count)
     }
 
-    /// The grab was granted in the batch of this index.
-    pub fn grant(&mut self, lease: LeaseUuid, index: u64) {
+    /// The grab was granted, and whether the copy shows it.
+    pub fn grant(&mut self, lease: LeaseUuid, shown: bool) {
         self.stops = 0;
         if let Some(count) = self.answered(lease)
-            && index > self.news
+            && !shown
         {
-            self.granted.insert((index, lease), count);
+            self.granted.insert(lease, count);
             self.taken += u64::from(count);
+        }
+    }
+
+    /// The copy shows the grant by now.
+    pub fn show(&mut self, lease: LeaseUuid) {
+        if let Some(count) = self.granted.remove(&lease) {
+            self.taken -= u64::from(count);
         }
     }
 
@@ -129,10 +136,6 @@ impl Line {
     pub fn tell(&mut self, index: u64, stock: Option<Stock>) {
         self.stock = stock;
         self.news = self.news.max(index);
-        let later = self.granted.split_off(&(index + 1, LeaseUuid(uuid::Uuid::nil())));
-        for count in std::mem::replace(&mut self.granted, later).into_values() {
-            self.taken -= u64::from(count);
-        }
         if self.stopped.is_some_and(|at| at < index) {
             self.stopped = None;
         }

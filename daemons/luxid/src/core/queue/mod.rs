@@ -158,6 +158,8 @@ pub struct Queue {
     ending: BTreeSet<LeaseUuid>,
     /// Pool → who waits for its VMs.
     lines: BTreeMap<String, Line>,
+    /// Grants that the copy of the configuration does not show yet, by their index of W; and their pools.
+    unseen: BTreeMap<(u64, LeaseUuid), String>,
     /// Lines to look at in this step.
     stirred: BTreeSet<String>,
     timers: BTreeSet<(Ts, Timer)>,
@@ -218,6 +220,7 @@ impl Queue {
             holders: BTreeMap::new(),
             ending: BTreeSet::new(),
             lines: BTreeMap::new(),
+            unseen: BTreeMap::new(),
             stirred: BTreeSet::new(),
             timers: BTreeSet::new(),
             dirty_tasks: BTreeSet::new(),

@@ -91,8 +91,11 @@ impl Queue {
         if seen.lives {
             // Nobody can want it any more: its uuid was stored before it was asked for.
             let over = self.requests.get(&lease).is_some_and(super::request::RequestEntry::is_over);
-            if holder.is_none() || over {
-                self.end_lease(lease, "nobody has it");
+            match holder {
+                None => self.end_lease(lease, "nobody has it"),
+                Some(_) if over => self.end_lease(lease, "nobody has it"),
+                Some(Holder::Wanted(who)) => self.grab_again(who, lease),
+                Some(Holder::Closing) => {}
             }
             return;
         }

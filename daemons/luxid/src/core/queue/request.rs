@@ -64,6 +64,15 @@ impl RequestEntry {
         self.stage == Stage::Over
     }
 
+    /// Out of line, to be asked for at once: its pool, place and number of VMs.
+    pub fn ask_again(&mut self) -> Option<(String, Place, u32)> {
+        if self.stage != Stage::InLine {
+            return None;
+        }
+        self.stage = Stage::Asking;
+        Some((self.request.pool.clone(), self.place(), self.request.count))
+    }
+
     fn place(&self) -> Place {
         let LeaseRequest { uuid, priority, received, .. } = *self.request;
         Place { priority, received, who: Who::Request(uuid) }

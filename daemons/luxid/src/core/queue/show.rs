@@ -179,6 +179,13 @@ impl Queue {
 
     pub(super) fn mirror_at(&mut self, index: u64) {
         self.mirror = self.mirror.max(index);
+        while let Some(first) = self.unseen.first_entry().filter(|first| first.key().0 <= index) {
+            let ((_, lease), pool) = first.remove_entry();
+            if let Some(line) = self.lines.get_mut(&pool) {
+                line.show(lease);
+            }
+            self.stirred.insert(pool);
+        }
         let later = self.held.split_off(&(self.mirror + 1, JobId(0)));
         for (_, after) in std::mem::replace(&mut self.held, later) {
             self.release(after);

@@ -149,7 +149,9 @@ impl World {
         let Some(lessor) = &mut self.lessor else { return };
         lessor.news.clear();
         let all = lessor.all();
+        let index = all.index;
         self.feed(Event::News(Box::new(all)));
+        self.feed(Event::MirrorAt(index));
     }
 
     pub(super) fn lessor_forgets(&mut self) {
@@ -318,7 +320,9 @@ impl World {
 
     pub(super) fn hear_news(&mut self) {
         if let Some(news) = self.lessor().news.pop_front() {
+            let index = news.index;
             self.feed(Event::News(Box::new(news)));
+            self.feed(Event::MirrorAt(index));
         }
     }
 
@@ -426,7 +430,16 @@ impl World {
         for id in tasks {
             match self.stored_task(id) {
                 Some(task) if task.state.is_final() => {}
-                Some(task) => self.breaks(format!("task {id} never ends: {task:?}")),
+                Some(task) => {
+                    let queue = self.queue.as_ref().unwrap();
+                    let stage = queue.tasks[&id].stage;
+                    let line = &queue.lines[POOL];
+                    let text = format!(
+                        "task {id} never ends: {stage:?} {:?} {line:?} {:?} {:?} {:?} {:?} now {}",
+                        task.attempts, queue.holders, queue.timers, self.lessor, self.orders, self.now
+                    );
+                    self.breaks(text);
+                }
                 None => self.breaks(format!("task {id} was acknowledged and is lost")),
             }
         }
