@@ -81,7 +81,7 @@ pub struct TaskLogRequest {
     pub follow: bool,
 }
 
-/// See [`TaskLog`].
+/// See [`TaskLog`]. One without bytes tells a follower why nothing comes: the reason stands in place of the step's name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskLogPiece {
     /// The attempt.

@@ -1,19 +1,29 @@
 //! LUXI's methods, one function each (`spec/luxi.md` §5): from a request to the bytes of its answer.
 
+mod lease;
+mod task;
+
 use crate::core::cluster_info::cluster_info;
 use crate::core::luxi::{self, Opcodes, ParseFailure, Shape, WaitForJobChange};
-use crate::core::query::{Inputs, JobFields, JobsNeed, Query, QueueFlags, config_values, query_fields, tags};
+use crate::core::query::{
+    Inputs, JobFields, JobsNeed, Needs, Query, QueueFlags, TasksNeed, config_values, query_fields, tags,
+};
 use crate::core::queue::{self, Answer, NewJob};
 use crate::io::actor::Inbox;
+use crate::io::blob::Store;
 use crate::io::nodes::Nodes;
 use crate::io::view::View;
 use crate::io::wconfd::Config;
-use gantry_model::error::GanetiError;
+use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::JobId;
 use gantry_model::job::{Job, LogEntry};
+use gantry_model::lease::LeaseRequest;
+use gantry_model::opcode::OP_ID;
+use gantry_model::task::Task;
 use gantry_model::time::Ts;
 use gantry_rt::clock;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -36,6 +46,8 @@ pub struct Api {
     pub config: Config,
     /// Live facts.
     pub nodes: Nodes,
+    /// Bodies that tasks name.
+    pub store: Store,
 }
 
 /// What goes back to the client.
@@ -96,6 +108,20 @@ async fn answer(api: &Api, request: luxi::Request) -> std::result::Result<Vec<u8
             luxi::failure(&GanetiError::generic("job filter rules are not supported by this release"))
         }
         R::PickupJob(_) => luxi::failure(&GanetiError::generic("PickupJob is for internal use only")),
+        R::SubmitTask(spec) => luxi::answer(&task::submit(api, spec).await),
+        R::CancelTask(id) => luxi::answer(&task::cancel(api, id).await),
+        R::RerunTasks(ids) => luxi::answer(&task::rerun(api, ids).await),
+        R::QueryTask(id) => luxi::success(&task::query(api, id)),
+        R::WaitForTaskChange { id, rev, timeout_s } => {
+            luxi::answer(&task::wait(api, id, rev, timeout_s).await)
+        }
+        R::LeaseRequest(wish) => luxi::answer(&lease::request(api, wish).await),
+        R::WaitForLease { lease, state, timeout_s } => {
+            luxi::answer(&lease::wait(api, lease, state, timeout_s).await)
+        }
+        R::LeaseRenew(lease) => luxi::answer(&lease::renew(api, lease).await),
+        R::LeaseRelease(lease) => luxi::answer(&lease::release(api, lease).await),
+        R::SubmitKeyedJob(jobs) => luxi::answer(&task::submit_keyed(api, jobs).await),
         R::Query { .. }
         | R::QueryNodes(_)
         | R::QueryGroups(_)
@@ -113,7 +139,7 @@ async fn rows(api: &Api, query: &Query, shape: Shape) -> Result<Vec<u8>> {
     let config = api.config.snapshot();
     let plan = query.plan(&config)?;
     let needs = plan.needs().clone();
-    let mut inputs = Inputs { jobs: jobs(&api.view, needs.jobs), ..Inputs::default() };
+    let mut inputs = own_inputs(&api.view, &needs);
     if needs.locks {
         let rows = api.config.lock_rows().await;
         inputs.locks =
@@ -122,12 +148,46 @@ async fn rows(api: &Api, query: &Query, shape: Shape) -> Result<Vec<u8>> {
     if !needs.nodes.is_empty() {
         inputs.live = api.nodes.facts(&config, &needs.nodes).await;
     }
+    if needs.waiting {
+        let length = |name: &str| (name.to_owned(), api.view.waiting(name) as u64);
+        let lines = config.pools().iter().map(|(place, _)| length(&place.name)).collect();
+        inputs.live = inputs.live.with_waiting(lines);
+    }
     let answer = plan.finish(inputs)?;
     let write = || match shape {
         Shape::Full => luxi::success(&answer.full()),
         Shape::Plain => luxi::success(&answer.plain()),
     };
     Ok(if answer.len() > ROWS_INLINE_MAX { tokio::task::block_in_place(write) } else { write() })
+}
+
+/// What a query needs of luxid's own state.
+fn own_inputs(view: &View, needs: &Needs) -> Inputs {
+    let tasks = tasks(view, &needs.tasks);
+    let waits = |task: &Arc<Task>| {
+        let why = view.why_waiting(task.id);
+        (!why.is_empty()).then_some((task.id, why))
+    };
+    let why = if needs.why { tasks.iter().filter_map(waits).collect() } else { HashMap::new() };
+    let requests = if needs.requests { requests(view) } else { Vec::new() };
+    Inputs { jobs: jobs(view, needs.jobs.clone()), tasks, why, requests, ..Inputs::default() }
+}
+
+fn tasks(view: &View, need: &TasksNeed) -> Vec<Arc<Task>> {
+    match need {
+        TasksNeed::Nothing => Vec::new(),
+        TasksNeed::Ids(ids) => ids.iter().filter_map(|id| view.task(*id)).map(|(_, task)| task).collect(),
+        TasksNeed::All => view.tasks().into_iter().map(|(_, task)| task).collect(),
+    }
+}
+
+/// The requests for leases; those that wait say why.
+fn requests(view: &View) -> Vec<Arc<LeaseRequest>> {
+    let with_why = |request: Arc<LeaseRequest>| {
+        let why = view.why_request_waits(request.uuid);
+        if why.is_empty() { request } else { Arc::new(LeaseRequest { why: Some(why), ..(*request).clone() }) }
+    };
+    view.requests().into_iter().map(with_why).collect()
 }
 
 fn jobs(view: &View, need: JobsNeed) -> Vec<Arc<Job>> {
@@ -146,7 +206,17 @@ fn flags(api: &Api) -> QueueFlags {
 
 // --- jobs ---
 
+/// Refuses opcodes that luxid alone submits.
+fn not_ours(ops: &Opcodes) -> Result<()> {
+    if ops.iter().any(|op| op.get(OP_ID).and_then(Value::as_str) == Some(queue::OP_TASK_RUN)) {
+        let text = "OP_TASK_RUN is submitted by luxid alone; use SubmitTask";
+        return Err(GanetiError::prereq(text, Ecode::WrongInput));
+    }
+    Ok(())
+}
+
 fn prepare(ops: Opcodes) -> std::result::Result<NewJob, ParseFailure> {
+    not_ours(&ops).map_err(|error| ParseFailure(error.to_string()))?;
     queue::prepare(ops).map_err(|error| ParseFailure(error.to_string()))
 }
 

@@ -14,14 +14,17 @@ pub mod error;
 pub mod io;
 
 use crate::api::Api;
-use crate::core::queue::{Event, Me, Queue, Rules, StoredRow};
+use crate::core::queue::{Event, Ids, Me, Queue, Rules, StoredRow};
 use crate::io::actor::{Actor, Setting, inbox};
+use crate::io::blob::{self, Store};
 use crate::io::desk::Office;
+use crate::io::leases::Leases;
 use crate::io::luxi_server::{self, Server};
 use crate::io::metrics::{self, Numbers};
 use crate::io::nodes::Nodes;
 use crate::io::spawn::Program;
 use crate::io::spool;
+use crate::io::stream::{self, Parts, StreamApi};
 use crate::io::view::View;
 use crate::io::wconfd::{Gone, Keeper};
 use anyhow::Context;
@@ -52,7 +55,8 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     let me = Me { epoch: started.term.epoch, run: started.term.run };
     let rows =
         started.objects.iter().map(|o| StoredRow { kind: &o.kind, key: &o.key, rev: o.rev, body: &o.body });
-    let (queue, loaded) = Queue::load(me, Rules::ALL, clock::now(), rows).map_err(LuxidError::Load)?;
+    let (queue, loaded) =
+        Queue::load(me, Rules::ALL, Box::new(RandomIds), clock::now(), rows).map_err(LuxidError::Load)?;
     drop(started.objects);
 
     let hello = |protocol: &str| Hello {
@@ -75,15 +79,20 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
         stop: daemon.stop.clone(),
     });
     let owners = queue.owners();
+    let fence = Fence { epoch: me.epoch, ballot: started.ballot };
+    let (keeper, mut config) =
+        Keeper::new(&root, hello(gantry_proto::wconfd::PROTOCOL), inbox.clone(), gone.clone());
+    let leases = Leases::new(config.clone(), inbox.clone(), daemon.tasks.clone(), daemon.stop.clone());
     let setting = Setting {
+        leases,
         writer: started.writer.clone(),
         view: view.clone(),
         office,
-        gone: gone.clone(),
+        gone,
         tasks: daemon.tasks.clone(),
         numbers: numbers.clone(),
         master: role.node,
-        fence: Fence { epoch: me.epoch, ballot: started.ballot },
+        fence,
     };
     let registry = Arc::clone(&daemon.metrics);
     let writer = started.writer.clone();
@@ -94,6 +103,7 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
         writer,
     );
 
+    let store = tokio::task::block_in_place(|| Store::open(&root)).context("can't open the body store")?;
     daemon.ready.set(false, "looking for the jobs of an earlier luxid");
     tidy(&root, owners).await.context("can't look through spool files and job sockets")?;
     let mut actor = Actor::new(queue, setting, mailbox);
@@ -104,7 +114,6 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     settling.recv().await;
 
     daemon.ready.set(false, "waiting for wconfd");
-    let (keeper, mut config) = Keeper::new(&root, hello(gantry_proto::wconfd::PROTOCOL), inbox.clone(), gone);
     daemon.tasks.spawn("wconfd", keeper.run(daemon.stop.clone()));
     tokio::select! {
         () = config.first_state() => {}
@@ -112,14 +121,38 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     }
     inbox.event(Event::Open).await;
 
-    let nodes = Nodes::new(root.clone(), hello(gantry_proto::noded::PROTOCOL));
-    let server = Server::new(Api { inbox, view, config, nodes });
+    let nodes = || Nodes::new(root.clone(), hello(gantry_proto::noded::PROTOCOL));
+    let parts =
+        Parts { store: store.clone(), view: view.clone(), config: config.clone(), nodes: nodes(), fence };
+    serve_streams(&daemon, &hello(gantry_proto::stream::PROTOCOL), parts)?;
+    let server = Server::new(Api { inbox, view, config, nodes: nodes(), store });
     let listener = listen(&root).context("can't listen on luxi.sock")?;
     daemon.tasks.spawn("luxi", server.serve(listener, daemon.tasks.clone(), daemon.stop.clone()));
     daemon.ready.set(true, "");
     daemon.stop.cancelled().await;
     tokio::task::block_in_place(|| started.writer.stop());
     Ok(())
+}
+
+/// Serves `stream.sock`, and keeps the body store tidy.
+fn serve_streams(daemon: &Daemon, hello: &Hello, parts: Parts) -> anyhow::Result<()> {
+    let listener = stream::listen(&daemon.root).context("can't listen on stream.sock")?;
+    for_admins(&daemon.root.socket(stream::SOCKET));
+    let (store, view, config) = (parts.store.clone(), parts.view.clone(), parts.config.clone());
+    daemon.tasks.spawn("sweep", blob::sweep::run(store, view, config, daemon.stop.clone()));
+    let api = StreamApi::new(&daemon.root, hello, parts);
+    daemon.tasks.spawn("stream", api.serve(listener, daemon.stop.clone()));
+    Ok(())
+}
+
+/// Random ids.
+#[derive(Debug)]
+struct RandomIds;
+
+impl Ids for RandomIds {
+    fn fresh(&mut self) -> [u8; 16] {
+        uuid::Uuid::new_v4().into_bytes()
+    }
 }
 
 /// This node's role, which must be master in the epoch of the log.
@@ -158,11 +191,7 @@ async fn tidy(root: &Root, current: Vec<gantry_model::ids::JobOwner>) -> std::io
 fn listen(root: &Root) -> anyhow::Result<tokio::net::UnixListener> {
     let path = root.socket("luxi.sock");
     let listener = gantry_rpc::unix::bind(&path, luxi_server::MODE)?;
-    if let Ok(Some(group)) = nix::unistd::Group::from_name("gantry-admin")
-        && let Err(error) = std::os::unix::fs::chown(&path, None, Some(group.gid.as_raw()))
-    {
-        tracing::warn!(%error, "can't give luxi.sock to the group gantry-admin");
-    }
+    for_admins(&path);
     match gantry_rt::node_toml::load(root) {
         Ok(node) if node.compat.ganeti_paths => {
             ganeti_path(root, &path).context("can't make Ganeti's socket path")?
@@ -171,6 +200,15 @@ fn listen(root: &Root) -> anyhow::Result<tokio::net::UnixListener> {
         Err(error) => tracing::warn!(%error, "no compat paths: node.toml can't be read"),
     }
     Ok(listener)
+}
+
+/// Gives a socket to the group of administrators, if there is one.
+fn for_admins(path: &Path) {
+    if let Ok(Some(group)) = nix::unistd::Group::from_name("gantry-admin")
+        && let Err(error) = std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))
+    {
+        tracing::warn!(%error, path = %path.display(), "can't give a socket to the group gantry-admin");
+    }
 }
 
 fn ganeti_path(root: &Root, socket: &Path) -> std::io::Result<()> {

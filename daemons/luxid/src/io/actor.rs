@@ -3,20 +3,25 @@
 
 use super::desk::{Desk, Leavings, Office, Start};
 use super::kill;
+use super::leases::{Leases, Wanted};
 use super::metrics::Numbers;
 use super::view::View;
 use super::wconfd::Gone;
-use crate::core::queue::{Action, Answer, Ask, Change, Effects, Event, Queue, Request, Ticket};
+use crate::core::queue::{Action, Answer, Ask, Change, Effects, Event, Queue, Request, Shown, Ticket};
 use crate::error::LuxidError;
 use gantry_model::error::GanetiError;
 use gantry_model::ids::{Fence, JobOwner, NodeUuid};
+use gantry_model::job::{Class, Status};
+use gantry_model::time::Ts;
 use gantry_proto::codec::Json;
 use gantry_proto::job::{ConfirmRequest, GoRequest};
+use gantry_proto::wconfd::Command;
 use gantry_rt::{Tasks, clock};
 use gantry_store::{Batch, Index, Progress, StoreError, Writer};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Events that may wait for the queue. Senders wait for a place: reports and clients are slowed down, none is lost.
@@ -26,6 +31,8 @@ const LOT_MAX: usize = 128;
 /// A batch is cut before it gets larger than this, in bytes of bodies; one body alone is within
 /// `gantry_store::BATCH_BYTES_MAX`.
 const BATCH_BYTES: usize = 1 << 20;
+/// Longest wait for a time of the wall clock before it is looked at again.
+const CLOCK_LOOK_MS: u64 = 5_000;
 /// What is counted for a change beside its body.
 const CHANGE_BYTES: usize = 128;
 
@@ -117,6 +124,8 @@ pub struct Setting {
     pub office: Arc<Office>,
     /// The dead that wconfd must hear of.
     pub gone: Gone,
+    /// Lease commands to wconfd.
+    pub leases: Leases,
     /// Tasks.
     pub tasks: Tasks,
     /// For the metrics.
@@ -175,7 +184,9 @@ impl Actor {
         let stop = self.set.office.stop.clone();
         let mut lot = Vec::with_capacity(LOT_MAX);
         loop {
+            let due = self.queue.due();
             tokio::select! {
+                () = until(due) => lot.push(Message::Event(Event::Tick)),
                 got = self.mailbox.0.recv_many(&mut lot, LOT_MAX) => if got == 0 { return Ok(()) },
                 moved = self.progress.changed() => {
                     if moved.is_err() { return Err(LuxidError::StoreEnded) }
@@ -243,6 +254,9 @@ impl Actor {
         if let Some((ticket, changes)) = effects.batch {
             self.append(ticket, changes).await?;
         }
+        for shown in &effects.shown {
+            warn_of_failure(shown);
+        }
         self.set.view.apply(effects.shown);
         for (ask, reply) in effects.replies {
             if let Some(answer) = self.answers.remove(&ask) {
@@ -275,16 +289,16 @@ impl Actor {
 
     fn act(&mut self, action: Action, settled: Option<&mpsc::Sender<()>>) {
         match action {
-            Action::Spawn { owner, failed } => {
-                let start = self.new_start(owner);
+            Action::Spawn { owner, failed, class } => {
+                let start = self.new_start(owner, class);
                 let inbox = self.set.office.inbox.clone();
                 self.set.tasks.spawn("start", async move {
                     start.run(failed).await;
                     inbox.left(owner).await;
                 });
             }
-            Action::Adopt { owner, process } => {
-                let start = self.new_start(owner);
+            Action::Adopt { owner, process, class } => {
+                let start = self.new_start(owner, class);
                 let inbox = self.set.office.inbox.clone();
                 let settled = settled.cloned().unwrap_or_else(|| mpsc::channel(1).0);
                 self.set.tasks.spawn("adopt", async move {
@@ -318,15 +332,21 @@ impl Actor {
                 });
             }
             Action::OwnerGone(owner) => self.set.gone.add(owner),
+            Action::Grab { lease, owner, pool, count, for_ms, ttl_ms } => {
+                let command = Command::LeaseGrab { lease, owner, pool, count, for_ms, ttl_ms };
+                self.set.leases.grab(Wanted { lease, command });
+            }
+            Action::EndLease { lease, why } => self.set.leases.end(lease, why),
+            Action::ForgetLease(lease) => self.set.leases.forget(lease),
             Action::Clean(owner) => self.leave(owner, Leavings::Clean),
             Action::Discard(owner) => self.leave(owner, Leavings::Discard),
         }
     }
 
-    fn new_start(&mut self, owner: JobOwner) -> Start {
+    fn new_start(&mut self, owner: JobOwner, class: Class) -> Start {
         let desk = Arc::new(Desk::default());
         self.desks.insert(owner, Arc::clone(&desk));
-        Start::new(Arc::clone(&self.set.office), owner, desk)
+        Start::new(Arc::clone(&self.set.office), owner, class, desk)
     }
 
     fn at_desk(&self, owner: JobOwner, order: impl FnOnce(&Desk)) {
@@ -338,6 +358,27 @@ impl Actor {
     fn leave(&self, owner: JobOwner, leavings: Leavings) {
         self.at_desk(owner, |desk| desk.leave(leavings));
     }
+}
+
+/// Keyed jobs are archived at once; what went wrong with one stands in the log.
+fn warn_of_failure(shown: &Shown) {
+    let Shown::Archived(job) = shown else { return };
+    if job.class == Class::Reconcile && job.status() == Status::Error {
+        let why = job.ops.iter().find(|op| op.status == Status::Error).map(|op| &op.result);
+        let why = why.map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(job = %job.id, key = job.key, why, "a keyed job failed");
+    }
+}
+
+/// Waits until the wall clock says `due`; for ever when that is None. Looked at anew after every step, and at least
+/// every [`CLOCK_LOOK_MS`], since the wall clock may be set.
+async fn until(due: Option<Ts>) {
+    let Some(due) = due else { return std::future::pending().await };
+    let now = clock::now();
+    let micros = |at: Ts| u128::from(at.0) * 1_000_000 + u128::from(at.1);
+    let left = micros(due).saturating_sub(micros(now));
+    let wait = Duration::from_micros(u64::try_from(left).unwrap_or(u64::MAX));
+    tokio::time::sleep(wait.min(Duration::from_millis(CLOCK_LOOK_MS))).await;
 }
 
 /// Cuts changes into batches that fit a row of the log each. A removal stays with the change before it.

@@ -3,12 +3,13 @@
 //! its [`Desk`]; what happens goes to the queue as events. It decides nothing.
 
 use super::actor::Inbox;
+use super::bodies;
 use super::liveness::{self, Verdict};
 use super::spawn::{self, Program};
 use super::spool;
 use crate::core::queue::{Event, Process, READY_MS};
 use gantry_model::ids::JobOwner;
-use gantry_model::job::Report;
+use gantry_model::job::{Class, Report};
 use gantry_model::root::Root;
 use gantry_proto::codec::Json;
 use gantry_proto::hello::Hello;
@@ -139,6 +140,7 @@ enum Link {
 pub struct Start {
     office: Arc<Office>,
     owner: JobOwner,
+    class: Class,
     desk: Arc<Desk>,
     child: Option<Child>,
     /// luxid's end of the socketpair. Its closing tells a job that heard no go to leave; go may be said and not
@@ -152,8 +154,8 @@ pub struct Start {
 impl Start {
     /// The task of a start that is to be made.
     #[must_use]
-    pub fn new(office: Arc<Office>, owner: JobOwner, desk: Arc<Desk>) -> Self {
-        Self { office, owner, desk, child: None, pair: None, process: None, go: None }
+    pub fn new(office: Arc<Office>, owner: JobOwner, class: Class, desk: Arc<Desk>) -> Self {
+        Self { office, owner, class, desk, child: None, pair: None, process: None, go: None }
     }
 
     /// Starts the process and sees it through. `failed` starts of the job failed before.
@@ -373,6 +375,7 @@ impl Start {
                 Ok(Piece::Item(json)) => match json.read() {
                     Ok(report) if report.owner == self.owner => {
                         *heard = true;
+                        let report = self.checked(report).await;
                         self.tell(Event::Reported(Box::new(report))).await;
                     }
                     Ok(report) => {
@@ -432,13 +435,21 @@ impl Start {
         }
     }
 
+    /// The report as far as it can be stored: see [`bodies`].
+    async fn checked(&self, report: Report) -> Report {
+        if self.class == Class::Attempt { bodies::check(self.office.root(), report).await } else { report }
+    }
+
     // --- the end ---
 
     async fn tell_dead(&mut self) {
         if let Some(child) = &mut self.child {
             let _ = child.wait().await;
         }
-        let spool = spool::read(self.office.root(), self.owner).await;
+        let mut spool = spool::read(self.office.root(), self.owner).await;
+        if let Some(report) = spool.take() {
+            spool = Some(self.checked(report).await);
+        }
         tracing::debug!(owner = %self.owner, outcome = ?spool.as_ref().map(|s| s.outcome), "process is dead");
         self.tell(Event::Dead(self.owner, spool.map(Box::new))).await;
     }

@@ -1,4 +1,4 @@
-//! Asks nodes for their live facts (`NodeInfo`); connections are kept. Changes nothing on a node.
+//! Connections to nodes, kept while they stand; live facts of nodes (`NodeInfo`). Changes nothing on a node itself.
 
 use crate::core::mirror::Snapshot;
 use crate::core::query::{LiveFacts, Unreachable};
@@ -56,6 +56,18 @@ impl Nodes {
             });
         }
         LiveFacts::new(asked.join_all().await)
+    }
+
+    /// A connection to a node by which more than its facts may be asked.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub async fn connect(&self, config: &Snapshot, node: NodeUuid) -> Result<Client, String> {
+        let node = config.nodes().get(&node).ok_or_else(|| format!("node {node} is not in the cluster"))?;
+        if node.offline {
+            return Err(format!("node {} is marked offline", node.name));
+        }
+        self.client(node).await.map_err(|why| format!("node {} does not answer: {why}", node.name))
     }
 
     async fn info(&self, node: &Node) -> Result<NodeInfoReply, Unreachable> {

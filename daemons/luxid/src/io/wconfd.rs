@@ -2,13 +2,19 @@
 //! feeds the copy of the configuration, then the dead, each until wconfd answered (P4.6).
 
 use super::actor::Inbox;
-use crate::core::mirror::{Mirror, Snapshot};
-use crate::core::queue::Event;
+use super::feed::Feed;
+use crate::core::mirror::{Mirror, Snapshot, Touched};
+use crate::core::queue::{Event, LeaseSeen, News, Stock};
+use gantry_model::config::kind;
 use gantry_model::ids::JobOwner;
+use gantry_model::lease::{Lease, LeaseState};
+use gantry_model::pool::{Pool, PoolState};
 use gantry_model::root::Root;
+use gantry_proto::codec::Json;
 use gantry_proto::hello::Hello;
-use gantry_proto::wconfd::{LockRow, LockRows, OwnerGone, Owners, Watch};
+use gantry_proto::wconfd::{Apply, ApplyRequest, Command, LockRow, LockRows, OwnerGone, Owners, Watch};
 use gantry_rpc::{CallError, Client, Event as Piece, Stream};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,9 +63,26 @@ impl Gone {
 pub struct Config {
     state: watch::Receiver<Arc<Snapshot>>,
     client: watch::Receiver<Option<Client>>,
+    feed: Feed,
 }
 
 impl Config {
+    /// What a keeper publishes.
+    #[must_use]
+    pub fn new(
+        state: watch::Receiver<Arc<Snapshot>>,
+        client: watch::Receiver<Option<Client>>,
+        feed: Feed,
+    ) -> Self {
+        Self { state, client, feed }
+    }
+
+    /// What changes in the configuration; told after it can be seen.
+    #[must_use]
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
     /// The newest whole state.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -69,6 +92,26 @@ impl Config {
     /// Waits for the first whole state: then wconfd knows the owners too.
     pub async fn first_state(&mut self) {
         let _ = self.state.wait_for(|state| state.cluster().is_ok()).await;
+    }
+
+    /// Waits until there is a connection.
+    pub async fn connected(&self) {
+        let _ = self.client.clone().wait_for(Option::is_some).await;
+    }
+
+    /// Has wconfd apply one command that no job asks for. Its index of W and the command's result.
+    ///
+    /// # Errors
+    /// When wconfd is away, or what it says. With any but a [`CallError::Fail`] the outcome is not known.
+    pub async fn apply(&self, command: Command) -> Result<(u64, Value), CallError> {
+        let client = self.client.borrow().clone();
+        let client = client.ok_or_else(|| CallError::Closed("wconfd is away".to_owned()))?;
+        let strange = |why: String| CallError::Protocol(why);
+        let commands = Json::of(&vec![command]).map_err(|why| strange(why.to_string()))?;
+        let request = ApplyRequest { owner: None, seq: 0, commands };
+        let reply = client.call::<Apply>(&request, Duration::from_millis(CALL_MS)).await?;
+        let results = reply.results.read().map_err(|why| strange(why.to_string()))?;
+        Ok((reply.index, results.into_iter().next().unwrap_or_default()))
     }
 
     /// wconfd's lock rows.
@@ -91,6 +134,7 @@ pub struct Keeper {
     mirror: Mirror,
     state: watch::Sender<Arc<Snapshot>>,
     client: watch::Sender<Option<Client>>,
+    feed: Feed,
 }
 
 impl Keeper {
@@ -101,8 +145,9 @@ impl Keeper {
         let (state, seen) = watch::channel(mirror.snapshot());
         let (client, calls) = watch::channel(None);
         let path = root.socket("wconfd.sock");
-        let keeper = Self { path, hello, inbox, gone, mirror, state, client };
-        (keeper, Config { state: seen, client: calls })
+        let feed = Feed::default();
+        let config = Config::new(seen, calls, feed.clone());
+        (Self { path, hello, inbox, gone, mirror, state, client, feed }, config)
     }
 
     /// Keeps the connection until luxid stops.
@@ -158,11 +203,15 @@ impl Keeper {
         loop {
             match stream.next().await {
                 Ok(Piece::Item(item)) => {
-                    if let Err(error) = self.mirror.apply(&item) {
-                        tracing::error!(%error, "the configuration can't be followed");
-                        return CallError::Protocol(error.to_string());
-                    }
-                    self.publish().await;
+                    let touched = match self.mirror.apply(&item) {
+                        Ok(touched) => touched,
+                        Err(error) => {
+                            tracing::error!(%error, "the configuration can't be followed");
+                            return CallError::Protocol(error.to_string());
+                        }
+                    };
+                    self.publish(&touched).await;
+                    self.feed.tell(touched);
                 }
                 Ok(Piece::End(())) => return CallError::Closed("the stream ended".to_owned()),
                 Err(why) => return why,
@@ -170,19 +219,51 @@ impl Keeper {
         }
     }
 
-    async fn publish(&mut self) {
+    async fn publish(&mut self, touched: &Touched) {
         let snapshot = self.mirror.snapshot();
         let Ok(cluster) = snapshot.cluster() else { return };
         let running = usize::try_from(cluster.max_running_jobs).unwrap_or(usize::MAX);
         let index = snapshot.index();
         let seen = self.state.borrow().cluster().is_ok();
-        if seen && self.state.borrow().index() == index {
+        if seen && !touched.all && self.state.borrow().index() == index {
             return;
         }
+        let news = news(&snapshot, touched);
+        let nodes = touched.all || touched.objects.iter().any(|object| object.kind == kind::NODE);
+        let nodes = nodes.then(|| snapshot.nodes().iter().filter(|(_, node)| node.vm_capable).count());
         self.state.send_replace(snapshot);
         self.inbox.event(Event::MaxRunning(running)).await;
+        if let Some(nodes) = nodes {
+            self.inbox.event(Event::VmNodes(nodes)).await;
+        }
+        if let Some(news) = news {
+            self.inbox.event(Event::News(Box::new(news))).await;
+        }
         self.inbox.event(Event::MirrorAt(index)).await;
     }
+}
+
+/// What the queue hears of pools and leases; None when nothing of them changed.
+fn news(snapshot: &Snapshot, touched: &Touched) -> Option<News> {
+    let stock = |pool: &Pool| Stock {
+        active: pool.state == PoolState::Active,
+        counts: snapshot.pool_counts(&pool.name),
+    };
+    let lease =
+        |lease: &Lease| LeaseSeen { lives: lease.state == LeaseState::Active, why: lease.why.clone() };
+    let index = snapshot.index();
+    if touched.all {
+        let pools = snapshot.pools().iter().map(|(_, pool)| (pool.name.clone(), Some(stock(pool)))).collect();
+        let leases = snapshot.leases().iter().map(|(uuid, row)| (*uuid, Some(lease(row)))).collect();
+        return Some(News { index, all: true, pools, leases });
+    }
+    if touched.pools.is_empty() && touched.leases.is_empty() {
+        return None;
+    }
+    let pools =
+        touched.pools.iter().map(|name| (name.clone(), snapshot.pool_named(name).map(|pool| stock(pool))));
+    let leases = touched.leases.iter().map(|uuid| (*uuid, snapshot.leases().get(uuid).map(|row| lease(row))));
+    Some(News { index, all: false, pools: pools.collect(), leases: leases.collect() })
 }
 
 /// Tells wconfd of the dead. First of those whose death an earlier luxid saw and did not live to tell: whoever

@@ -6,9 +6,12 @@ use gantry_model::ids::{ClusterUuid, JobOwner, NodeUuid};
 use gantry_model::root::Root;
 use gantry_proto::hello::Hello;
 use gantry_proto::wconfd::{
-    LockRow, LockRows, OwnerGone, Owners, PROTOCOL, Want, Watch, WatchChange, WatchItem,
+    Apply, LockRow, LockRows, OwnerGone, Owners, PROTOCOL, Want, Watch, WatchChange, WatchItem,
 };
 use gantry_rpc::{Call, Code, Fail, Limits, Service, reply};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +22,10 @@ use tokio_util::sync::CancellationToken;
 /// What it heard and what it does.
 pub struct FakeWconfd {
     cluster: ClusterUuid,
-    node: NodeUuid,
+    pub(crate) node: NodeUuid,
+    objects: Mutex<Objects>,
+    /// So many lease commands whose answers get lost.
+    pub lost_answers: AtomicU32,
     /// The lists of owners it was told, newest last.
     pub owners: Mutex<Vec<Vec<JobOwner>>>,
     /// The dead it was told.
@@ -33,11 +39,56 @@ pub struct FakeWconfd {
     stop: Mutex<CancellationToken>,
 }
 
+/// What is committed beside the cluster.
+#[derive(Default)]
+struct Objects {
+    rows: BTreeMap<(String, String), (u64, Value)>,
+    batches: BTreeMap<u64, Vec<WatchChange>>,
+}
+
 impl FakeWconfd {
+    /// Commits a batch.
+    pub fn commit(&self, sets: Vec<(&'static str, String, Option<Value>)>) {
+        let mut objects = self.objects.lock().unwrap();
+        let index = *self.index.borrow() + 1;
+        let mut changes = Vec::new();
+        for (kind, key, body) in sets {
+            let text = body.as_ref().map(Value::to_string);
+            match body {
+                Some(body) => drop(objects.rows.insert((kind.to_owned(), key.clone()), (index, body))),
+                None => drop(objects.rows.remove(&(kind.to_owned(), key.clone()))),
+            }
+            changes.push(WatchChange { kind: kind.to_owned(), key, rev: index, body: text });
+        }
+        objects.batches.insert(index, changes);
+        self.index.send_replace(index);
+    }
+
+    /// All objects of a kind.
+    pub fn all<T: DeserializeOwned>(&self, kind: &str) -> Vec<T> {
+        let objects = self.objects.lock().unwrap();
+        let rows = objects.rows.iter().filter(|((k, _), _)| k == kind);
+        rows.map(|(_, (_, body))| serde_json::from_value(body.clone()).unwrap()).collect()
+    }
+
+    /// The whole state and its index.
+    fn whole(&self) -> (u64, Vec<WatchChange>) {
+        let objects = self.objects.lock().unwrap();
+        let change = |((kind, key), (rev, body)): (&(String, String), &(u64, Value))| WatchChange {
+            kind: kind.clone(),
+            key: key.clone(),
+            rev: *rev,
+            body: Some(body.to_string()),
+        };
+        (*self.index.borrow(), objects.rows.iter().map(change).collect())
+    }
+
     pub fn new(cluster: ClusterUuid, node: NodeUuid) -> Arc<Self> {
         Arc::new(Self {
             cluster,
             node,
+            objects: Mutex::default(),
+            lost_answers: AtomicU32::new(0),
             owners: Mutex::default(),
             gone: Mutex::default(),
             refusals: AtomicU32::new(0),
@@ -62,7 +113,8 @@ impl FakeWconfd {
     async fn watch(&self, call: Call) -> Result<Vec<u8>, Fail> {
         let items = call.items::<Watch>();
         let mut index = self.index.subscribe();
-        let now = *index.borrow_and_update();
+        index.mark_unchanged();
+        let (now, rows) = self.whole();
         let seed = ClusterSeed {
             uuid: self.cluster,
             name: "cluster1.example.test".to_owned(),
@@ -79,15 +131,17 @@ impl FakeWconfd {
         };
         items.send(&WatchItem::Reset { index: now, history: self.cluster.0 }).await?;
         items.send(&WatchItem::Chunk(vec![change])).await?;
+        items.send(&WatchItem::Chunk(rows)).await?;
         items.send(&WatchItem::Loaded).await?;
         let mut sent = now;
         loop {
-            index.changed().await.unwrap();
             let newest = *index.borrow_and_update();
             for index in sent + 1..=newest {
-                items.send(&WatchItem::Batch { index, changes: Vec::new() }).await?;
+                let changes = self.objects.lock().unwrap().batches.get(&index).cloned().unwrap_or_default();
+                items.send(&WatchItem::Batch { index, changes }).await?;
             }
-            sent = newest;
+            sent = newest.max(sent);
+            index.changed().await.unwrap();
         }
     }
 }
@@ -119,6 +173,9 @@ impl Service for FakeWconfd {
                     pending: Vec::new(),
                 };
                 return reply::<LockRows>(&self.holders.lock().unwrap().iter().map(row).collect());
+            }
+            if call.is::<Apply>() {
+                return self.apply(&call);
             }
             if call.is::<Watch>() {
                 return self.watch(call).await;

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a test ends it")]
 
 mod fake_job;
+mod fake_pool;
 mod fake_wconfd;
 mod server;
 mod starts;
+mod streams;
+mod tasks;
 mod world;

@@ -133,6 +133,28 @@ impl World {
         self.ask("SubmitJob", json!([[op(comment)]])).as_u64().unwrap()
     }
 
+    /// Submits a task that behaves as `name` says.
+    pub fn task(&self, name: &str) -> u64 {
+        let id = self.ask("SubmitTask", json!([task(name)])).as_u64().unwrap();
+        assert!(id > 0);
+        id
+    }
+
+    /// Waits until a task is in a state, by `WaitForTaskChange`.
+    pub fn task_is(&self, id: u64, state: u64) -> Value {
+        let mut client = self.client();
+        let end = Instant::now() + LIMIT;
+        let mut seen = client.ask("QueryTask", json!([id])).unwrap();
+        while seen["state"] != state {
+            assert!(Instant::now() < end && seen["end"].is_null(), "task is not {state}: {seen}");
+            let answer = client.ask("WaitForTaskChange", json!([id, seen["rev"], 5])).unwrap();
+            if !answer.is_null() {
+                seen = answer;
+            }
+        }
+        seen
+    }
+
     pub fn job(&self, id: u64, field: &str) -> Value {
         self.ask("QueryJobs", json!([[id], [field]]))[0][0].clone()
     }
@@ -219,6 +241,10 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 pub fn op(comment: &str) -> Value {
     json!({"OP_ID": "OP_TEST_DELAY", "duration": 0.0, "comment": comment, "reason": []})
+}
+
+pub fn task(name: &str) -> Value {
+    json!({"name": name, "pool": "py", "execute": [{"command": "true"}], "user": "alice"})
 }
 
 /// A LUXI connection.

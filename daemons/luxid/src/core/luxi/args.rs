@@ -5,7 +5,7 @@ use super::answer::ParseFailure;
 use super::request::{Classic, Opcodes};
 use super::show::shown;
 use crate::core::query::{Filter, Kind, TagKind};
-use gantry_model::ids::JobId;
+use gantry_model::ids::{JobId, LeaseUuid, TaskId};
 use serde_json::Value;
 
 /// The arguments of one request.
@@ -179,6 +179,28 @@ impl Args {
         items.iter().map(job_id).collect::<Option<_>>().map_or_else(|| self.wrong("a list of job ids"), Ok)
     }
 
+    pub fn task_id(&mut self) -> Taken<TaskId> {
+        let value = self.any()?;
+        task_id(&value).map_or_else(|| self.wrong("a task id"), Ok)
+    }
+
+    pub fn task_ids(&mut self) -> Taken<Vec<TaskId>> {
+        let items = self.list()?;
+        items.iter().map(task_id).collect::<Option<_>>().map_or_else(|| self.wrong("a list of task ids"), Ok)
+    }
+
+    pub fn lease(&mut self) -> Taken<LeaseUuid> {
+        let text = self.string()?;
+        text.parse().or_else(|_| self.wrong("a lease uuid"))
+    }
+
+    /// Keys and opcodes of many jobs.
+    pub fn keyed_jobs(&mut self) -> Taken<Vec<(Vec<String>, Opcodes)>> {
+        let items = self.list()?;
+        let jobs: Option<_> = items.into_iter().map(keyed_job).collect();
+        jobs.map_or_else(|| self.wrong("a list of [keys, opcodes]"), Ok)
+    }
+
     pub fn kind(&mut self) -> Taken<Kind> {
         let name = self.string()?;
         Kind::parse(&name).ok_or_else(|| self.invalid("ItemType", &name))
@@ -220,6 +242,19 @@ fn opcodes(value: Value) -> Option<Opcodes> {
         _ => None,
     };
     items.into_iter().map(object).collect()
+}
+
+fn keyed_job(value: Value) -> Option<(Vec<String>, Opcodes)> {
+    let Value::Array(items) = value else { return None };
+    let [keys, ops] = <[Value; 2]>::try_from(items).ok()?;
+    Some((serde_json::from_value(keys).ok()?, opcodes(ops)?))
+}
+
+fn task_id(value: &Value) -> Option<TaskId> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        value => u64::try_from(whole(value)?).ok().filter(|id| *id > 0).map(TaskId),
+    }
 }
 
 fn job_id(value: &Value) -> Option<JobId> {

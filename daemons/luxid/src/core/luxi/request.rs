@@ -1,10 +1,10 @@
-//! The 25 methods of LUXI (`spec/luxi.md` §5) as typed requests.
+//! The 25 methods of LUXI (`spec/luxi.md` §5) and Gantry's own (ADR 0007) as typed requests.
 
 use super::answer::ParseFailure;
 use super::args::Args;
 use crate::core::query::{Filter, Kind, Query, TagKind};
 use gantry_model::error::GanetiError;
-use gantry_model::ids::JobId;
+use gantry_model::ids::{JobId, LeaseUuid, TaskId};
 use gantry_model::job::{PRIORITY_MAX, PRIORITY_MIN};
 use serde_json::{Map, Value};
 
@@ -100,6 +100,27 @@ pub enum Request {
         uuid: String,
     },
     PickupJob(JobId),
+    /// The specification, not checked yet.
+    SubmitTask(Value),
+    CancelTask(TaskId),
+    RerunTasks(Vec<TaskId>),
+    QueryTask(TaskId),
+    WaitForTaskChange {
+        id: TaskId,
+        rev: u64,
+        timeout_s: u64,
+    },
+    /// What is wanted, not checked yet.
+    LeaseRequest(Value),
+    WaitForLease {
+        lease: LeaseUuid,
+        state: Option<String>,
+        timeout_s: u64,
+    },
+    LeaseRenew(LeaseUuid),
+    LeaseRelease(LeaseUuid),
+    /// Keys and opcodes of each job.
+    SubmitKeyedJob(Vec<(Vec<String>, Opcodes)>),
 }
 
 /// Arguments of `WaitForJobChange` (`spec/jobs.md` §4).
@@ -185,6 +206,20 @@ methods! {
     ReplaceFilter => rule,
     DeleteFilter => |a| Ok(Request::DeleteFilter { uuid: a.string()? }),
     PickupJob => |a| Ok(Request::PickupJob(a.job_id()?)),
+    SubmitTask => |a| Ok(Request::SubmitTask(a.any()?)),
+    CancelTask => |a| Ok(Request::CancelTask(a.task_id()?)),
+    RerunTasks => |a| Ok(Request::RerunTasks(a.task_ids()?)),
+    QueryTask => |a| Ok(Request::QueryTask(a.task_id()?)),
+    WaitForTaskChange => |a| {
+        Ok(Request::WaitForTaskChange { id: a.task_id()?, rev: a.seconds()?, timeout_s: a.seconds()? })
+    },
+    LeaseRequest => |a| Ok(Request::LeaseRequest(a.any()?)),
+    WaitForLease => |a| {
+        Ok(Request::WaitForLease { lease: a.lease()?, state: a.optional_string()?, timeout_s: a.seconds()? })
+    },
+    LeaseRenew => |a| Ok(Request::LeaseRenew(a.lease()?)),
+    LeaseRelease => |a| Ok(Request::LeaseRelease(a.lease()?)),
+    SubmitKeyedJob => |a| Ok(Request::SubmitKeyedJob(a.keyed_jobs()?)),
 }
 
 fn wait(args: &mut Args) -> Result<Request, ParseFailure> {
@@ -253,7 +288,17 @@ impl Request {
             | Self::SetWatcherPause(_)
             | Self::ReplaceFilter(_)
             | Self::DeleteFilter { .. }
-            | Self::PickupJob(_) => return None,
+            | Self::PickupJob(_)
+            | Self::SubmitTask(_)
+            | Self::CancelTask(_)
+            | Self::RerunTasks(_)
+            | Self::QueryTask(_)
+            | Self::WaitForTaskChange { .. }
+            | Self::LeaseRequest(_)
+            | Self::WaitForLease { .. }
+            | Self::LeaseRenew(_)
+            | Self::LeaseRelease(_)
+            | Self::SubmitKeyedJob(_) => return None,
         };
         Some(query.map(|query| (query, shape)))
     }

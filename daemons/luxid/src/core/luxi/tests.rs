@@ -102,6 +102,16 @@ fn every_method_is_read() {
         ("ReplaceFilter", json!([null, 0, [["jobid", [">", "id", 1]]], "PAUSE", []])),
         ("DeleteFilter", json!(["u"])),
         ("PickupJob", json!([1])),
+        ("SubmitTask", json!([{ "pool": "p" }])),
+        ("CancelTask", json!([1])),
+        ("RerunTasks", json!([[1, "2"]])),
+        ("QueryTask", json!(["1"])),
+        ("WaitForTaskChange", json!([1, 0, 60])),
+        ("LeaseRequest", json!([{ "pool": "p" }])),
+        ("WaitForLease", json!(["00000000-0000-0000-0000-000000000001", null, 60])),
+        ("LeaseRenew", json!(["00000000-0000-0000-0000-000000000001"])),
+        ("LeaseRelease", json!(["00000000-0000-0000-0000-000000000001"])),
+        ("SubmitKeyedJob", json!([[[["k"], [op]]]])),
     ];
     assert_eq!(good.len(), METHODS.len());
     for (method, args) in good {

@@ -8,16 +8,20 @@
 //! Until the whole state has come ([`WatchItem::Loaded`]) the previous snapshot stays in place, so that
 //! a reconnect shows the last known state, never half of the new one.
 
+mod counts;
 mod map;
 mod snapshot;
 mod table;
+mod touched;
 
 #[cfg(test)]
 mod tests;
 
+pub use counts::PoolCounts;
 pub use map::Map;
 pub use snapshot::{InstanceRow, InstanceSet, ObjectError, Snapshot};
 pub use table::{Place, Table};
+pub use touched::{ObjectChange, Touched};
 
 use gantry_proto::wconfd::{WatchChange, WatchItem, WatchRequest};
 use std::sync::Arc;
@@ -66,27 +70,30 @@ impl Mirror {
     }
 
     /// Takes one item of the stream, all of it or nothing. Batches at or below the own index are repeats and
-    /// change nothing.
+    /// change nothing. What readers see differently from now on is answered.
     ///
     /// # Errors
     /// [`MirrorError`]; the copy is as before.
-    pub fn apply(&mut self, item: &WatchItem) -> Result<(), MirrorError> {
+    pub fn apply(&mut self, item: &WatchItem) -> Result<Touched, MirrorError> {
         match item {
             WatchItem::Reset { index, history } => self.loading = Some(Snapshot::empty(*index, *history)),
             WatchItem::Chunk(changes) => {
                 let loading = self.loading.as_mut().ok_or(MirrorError::NoReset("a chunk"))?;
-                changes.iter().try_for_each(|change| loading.change(change))?;
+                // Readers see nothing of it before it is whole, and then all is new.
+                let mut unseen = Touched::default();
+                changes.iter().try_for_each(|change| loading.change(change, &mut unseen))?;
             }
             WatchItem::Loaded => {
                 let loaded = self.loading.take().ok_or(MirrorError::NoReset("the end of a state"))?;
                 self.current = Arc::new(loaded);
+                return Ok(Touched { all: true, ..Touched::default() });
             }
             WatchItem::Batch { index, .. } if self.loading.is_some() => {
                 return Err(MirrorError::Early(*index));
             }
-            WatchItem::Batch { index, changes } => self.batch(*index, changes)?,
+            WatchItem::Batch { index, changes } => return self.batch(*index, changes),
         }
-        Ok(())
+        Ok(Touched::default())
     }
 
     /// Forgets a whole state that was only half sent when the stream broke.
@@ -94,14 +101,15 @@ impl Mirror {
         self.loading = None;
     }
 
-    fn batch(&mut self, index: u64, changes: &[WatchChange]) -> Result<(), MirrorError> {
+    fn batch(&mut self, index: u64, changes: &[WatchChange]) -> Result<Touched, MirrorError> {
+        let mut touched = Touched::default();
         if index <= self.current.index() {
-            return Ok(());
+            return Ok(touched);
         }
         let mut next = Snapshot::clone(&self.current);
-        changes.iter().try_for_each(|change| next.change(change))?;
+        changes.iter().try_for_each(|change| next.change(change, &mut touched))?;
         next.reached(index);
         self.current = Arc::new(next);
-        Ok(())
+        Ok(touched)
     }
 }

@@ -1,10 +1,14 @@
 //! One committed state of the configuration, keyed and indexed for queries.
 
+use super::counts::PoolCounts;
 use super::map::Map;
 use super::table::{Place, Table};
+use super::touched::Touched;
 use gantry_model::config::{Cluster, Group, Instance, Meta, Node, Slot, kind};
 use gantry_model::error::GanetiError;
-use gantry_model::ids::{GroupUuid, InstanceUuid, NodeUuid};
+use gantry_model::ids::{BlueprintUuid, GroupUuid, InstanceUuid, LeaseUuid, NodeUuid, PoolUuid};
+use gantry_model::lease::{Lease, LeaseClock};
+use gantry_model::pool::{Blueprint, Image, Pool};
 use gantry_proto::wconfd::WatchChange;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -61,6 +65,12 @@ pub struct Snapshot {
     slots: Map<InstanceUuid, Arc<Slot>>,
     networks: Table<String, Arc<Value>>,
     filters: Map<String, Arc<Value>>,
+    blueprints: Table<BlueprintUuid, Arc<Blueprint>>,
+    pools: Table<PoolUuid, Arc<Pool>>,
+    images: Table<String, Arc<Image>>,
+    leases: Map<LeaseUuid, Arc<Lease>>,
+    lease_clock: u64,
+    pub(super) counts: Map<Arc<str>, PoolCounts>,
     instances_of: Map<NodeUuid, InstanceSet>,
     nodes_of: Map<GroupUuid, Map<Place<NodeUuid>, ()>>,
 }
@@ -131,6 +141,49 @@ impl Snapshot {
         &self.filters
     }
 
+    /// Blueprints.
+    #[must_use]
+    pub fn blueprints(&self) -> &Table<BlueprintUuid, Arc<Blueprint>> {
+        &self.blueprints
+    }
+
+    /// The blueprint of this uuid.
+    #[must_use]
+    pub fn blueprint(&self, uuid: BlueprintUuid) -> Option<&Arc<Blueprint>> {
+        self.blueprints.get(&uuid)
+    }
+
+    /// Pools.
+    #[must_use]
+    pub fn pools(&self) -> &Table<PoolUuid, Arc<Pool>> {
+        &self.pools
+    }
+
+    /// The pool of this name.
+    #[must_use]
+    pub fn pool_named(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.named(name)
+    }
+
+    /// Imported images, by name.
+    #[must_use]
+    pub fn images(&self) -> &Table<String, Arc<Image>> {
+        &self.images
+    }
+
+    /// Leases from their grant on until they are forgotten.
+    #[must_use]
+    pub fn leases(&self) -> &Map<LeaseUuid, Arc<Lease>> {
+        &self.leases
+    }
+
+    /// The lease clock as last stored, ms: behind the true one by at most
+    /// [`gantry_model::lease::CLOCK_STORE_MS`] while a lease lives.
+    #[must_use]
+    pub fn lease_clock(&self) -> u64 {
+        self.lease_clock
+    }
+
     /// The instances whose primary node this is; None when there are none.
     #[must_use]
     pub fn instances_of(&self, node: NodeUuid) -> Option<&InstanceSet> {
@@ -143,23 +196,46 @@ impl Snapshot {
         self.nodes_of.get(&group)
     }
 
-    /// Takes one change. Kinds of newer programs are passed over.
-    pub(super) fn change(&mut self, change: &WatchChange) -> Result<(), ObjectError> {
+    /// Takes one change and notes what it touches. Kinds of newer programs are passed over.
+    pub(super) fn change(&mut self, change: &WatchChange, touched: &mut Touched) -> Result<(), ObjectError> {
+        let mut state = "";
         match change.kind.as_str() {
             kind::CLUSTER => self.cluster = body(change)?,
             kind::META => self.meta = body(change)?,
-            kind::NODE => self.set_node(id(change, NodeUuid)?, body(change)?),
+            kind::NODE => self.set_node(id(change, NodeUuid)?, body(change)?, touched),
             kind::GROUP => self.set_group(id(change, GroupUuid)?, body(change)?),
-            kind::INSTANCE => self.set_instance(id(change, InstanceUuid)?, body(change)?),
-            kind::SLOT => self.set_slot(id(change, InstanceUuid)?, body(change)?),
+            kind::INSTANCE => self.set_instance(id(change, InstanceUuid)?, body(change)?, touched),
+            kind::SLOT => {
+                let slot: Option<Arc<Slot>> = body(change)?;
+                state = slot.as_ref().map_or("", |slot| slot.state.as_str());
+                self.set_slot(id(change, InstanceUuid)?, slot, touched);
+            }
             kind::NETWORK => self.set_network(&change.key, body(change)?),
             kind::FILTER => self.set_filter(&change.key, body(change)?),
-            _ => {}
+            kind::BLUEPRINT => self.set_blueprint(id(change, BlueprintUuid)?, body(change)?, touched),
+            kind::POOL => {
+                let pool: Option<Arc<Pool>> = body(change)?;
+                state = pool.as_ref().map_or("", |pool| pool.state.as_str());
+                self.set_pool(id(change, PoolUuid)?, pool, touched);
+            }
+            kind::IMAGE => self.set_image(&change.key, body(change)?),
+            kind::LEASE => {
+                let lease: Option<Arc<Lease>> = body(change)?;
+                state = lease.as_ref().map_or("", |lease| lease.state.as_str());
+                self.set_lease(id(change, LeaseUuid)?, lease, touched);
+            }
+            kind::LEASE_CLOCK => {
+                self.lease_clock = body::<LeaseClock>(change)?.map_or(0, |clock| clock.ms);
+                return Ok(());
+            }
+            _ => return Ok(()),
         }
+        touched.object(change, state);
         Ok(())
     }
 
-    fn set_node(&mut self, uuid: NodeUuid, node: Option<Arc<Node>>) {
+    fn set_node(&mut self, uuid: NodeUuid, node: Option<Arc<Node>>, touched: &mut Touched) {
+        self.recount_node(uuid, node.as_deref(), touched);
         let old = self.nodes.get(&uuid).cloned();
         let stays = |old: &Node| node.as_ref().is_some_and(|n| n.group == old.group && n.name == old.name);
         if let Some(old) = old.filter(|old| !stays(old)) {
@@ -182,7 +258,8 @@ impl Snapshot {
         }
     }
 
-    fn set_instance(&mut self, uuid: InstanceUuid, instance: Option<Arc<Instance>>) {
+    fn set_instance(&mut self, uuid: InstanceUuid, instance: Option<Arc<Instance>>, touched: &mut Touched) {
+        self.uncount(uuid, touched);
         let old = self.instances.get(&uuid).map(|row| Arc::clone(&row.instance));
         let stays = |old: &Instance| {
             instance.as_ref().is_some_and(|n| n.primary_node == old.primary_node && n.name == old.name)
@@ -200,10 +277,12 @@ impl Snapshot {
             }
             None => self.instances.remove(&uuid),
         }
+        self.count(uuid, touched);
     }
 
     /// A slot's record is kept also while its instance is unknown: chunks come in any order.
-    fn set_slot(&mut self, uuid: InstanceUuid, slot: Option<Arc<Slot>>) {
+    fn set_slot(&mut self, uuid: InstanceUuid, slot: Option<Arc<Slot>>, touched: &mut Touched) {
+        self.uncount(uuid, touched);
         match &slot {
             Some(slot) => self.slots.insert(uuid, Arc::clone(slot)),
             None => self.slots.remove(&uuid),
@@ -213,6 +292,7 @@ impl Snapshot {
             let row = InstanceRow { instance: Arc::clone(&instance), slot };
             self.instances.put(uuid, &instance.name, row);
         }
+        self.count(uuid, touched);
     }
 
     fn set_network(&mut self, key: &str, network: Option<Arc<Value>>) {
@@ -230,6 +310,44 @@ impl Snapshot {
         match rule {
             Some(rule) => self.filters.insert(key.to_owned(), rule),
             None => self.filters.remove(key),
+        };
+    }
+
+    fn set_blueprint(
+        &mut self,
+        uuid: BlueprintUuid,
+        blueprint: Option<Arc<Blueprint>>,
+        touched: &mut Touched,
+    ) {
+        let users = self.pools.iter().filter(|(_, pool)| pool.blueprint == uuid);
+        touched.pools.extend(users.map(|(place, _)| place.name.to_string()));
+        match blueprint {
+            Some(blueprint) => self.blueprints.put(uuid, &blueprint.name, Arc::clone(&blueprint)),
+            None => self.blueprints.remove(&uuid),
+        }
+    }
+
+    fn set_pool(&mut self, uuid: PoolUuid, pool: Option<Arc<Pool>>, touched: &mut Touched) {
+        let names = self.pools.get(&uuid).into_iter().chain(&pool).map(|pool| pool.name.clone());
+        touched.pools.extend(names);
+        match pool {
+            Some(pool) => self.pools.put(uuid, &pool.name, Arc::clone(&pool)),
+            None => self.pools.remove(&uuid),
+        }
+    }
+
+    fn set_image(&mut self, key: &str, image: Option<Arc<Image>>) {
+        match image {
+            Some(image) => self.images.put(key.to_owned(), key, image),
+            None => self.images.remove(&key.to_owned()),
+        }
+    }
+
+    fn set_lease(&mut self, uuid: LeaseUuid, lease: Option<Arc<Lease>>, touched: &mut Touched) {
+        touched.leases.insert(uuid);
+        match lease {
+            Some(lease) => self.leases.insert(uuid, lease),
+            None => self.leases.remove(&uuid),
         };
     }
 }

@@ -1,5 +1,7 @@
 //! The mirror against a slow obvious model, and its promises to readers.
 
+mod counts;
+
 use super::*;
 use gantry_model::config::{AdminState, Instance, Node, Params, Slot, SlotState, Stamp, kind};
 use gantry_model::ids::{Generation, GroupUuid, InstanceUuid, NodeUuid};

@@ -105,7 +105,7 @@ impl<R> Field<R> {
     }
 
     kinds! {
-        text Text, bool Bool, number Number, unit Unit, time Timestamp, other Other,
+        text Text, bool Bool, number Number, float Float, unit Unit, time Timestamp, other Other,
     }
 
     /// The field of one parameter: `prefix/key`.

@@ -16,6 +16,8 @@ pub struct LiveFacts {
     nodes: HashMap<NodeUuid, Result<NodeInfoReply, Unreachable>>,
     /// Sorted by slot.
     vms: Vec<(NodeUuid, VmFacts)>,
+    /// Length of each pool's line, if asked for.
+    waiting: HashMap<String, u64>,
 }
 
 impl LiveFacts {
@@ -29,7 +31,19 @@ impl LiveFacts {
             vms.extend(info.vms.iter().map(|vm| (*node, vm.clone())));
         }
         vms.sort_by_key(|(node, vm)| (vm.slot, vm.generation, *node));
-        Self { nodes, vms }
+        Self { nodes, vms, waiting: HashMap::new() }
+    }
+
+    /// Adds how many tasks and lease requests wait for each pool.
+    #[must_use]
+    pub fn with_waiting(self, waiting: HashMap<String, u64>) -> Self {
+        Self { waiting, ..self }
+    }
+
+    /// How many wait for a pool.
+    #[must_use]
+    pub(super) fn waiting(&self, pool: &str) -> u64 {
+        self.waiting.get(pool).copied().unwrap_or(0)
     }
 
     /// Whether the node answered.

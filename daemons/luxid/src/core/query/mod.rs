@@ -30,12 +30,14 @@ pub use filter::{
 };
 pub use kinds::job::JobFields;
 pub use live::{LiveFacts, Unreachable};
-pub use run::{Answer, Full, Inputs, JobsNeed, Needs, PlainRows, Plan, Query};
+pub use run::{Answer, Full, Inputs, JobsNeed, Needs, PlainRows, Plan, Query, TasksNeed};
 pub use tags::{TagKind, tags};
 
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::JobId;
-use kinds::{export, group, instance, job, lock, network, node, rule};
+use kinds::{
+    blueprint, export, group, image, instance, job, lease, lock, network, node, pool, rule, slot, task,
+};
 use run::{Pick, Resource};
 use serde::Serialize;
 
@@ -58,6 +60,18 @@ pub enum Kind {
     Lock,
     /// Job filter rules.
     Filter,
+    /// Pools (Gantry's own kind, as those below).
+    Pool,
+    /// Slots of pools.
+    Slot,
+    /// Leases, waiting requests for them included.
+    Lease,
+    /// Tasks.
+    Task,
+    /// Blueprints.
+    Blueprint,
+    /// Imported images.
+    Image,
     /// Known, but served by jobs only.
     Cluster,
     /// Known, but served by jobs only.
@@ -65,7 +79,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [(&'static str, Self); 10] = [
+    const ALL: [(&'static str, Self); 16] = [
         ("node", Self::Node),
         ("instance", Self::Instance),
         ("group", Self::Group),
@@ -74,6 +88,12 @@ impl Kind {
         ("job", Self::Job),
         ("lock", Self::Lock),
         ("filter", Self::Filter),
+        ("pool", Self::Pool),
+        ("slot", Self::Slot),
+        ("lease", Self::Lease),
+        ("task", Self::Task),
+        ("blueprint", Self::Blueprint),
+        ("image", Self::Image),
         ("cluster", Self::Cluster),
         ("os", Self::Os),
     ];
@@ -110,6 +130,12 @@ impl Query {
             Kind::Job => Self::new::<job::Jobs>(fields, filter),
             Kind::Lock => Self::new::<lock::Locks>(fields, filter),
             Kind::Filter => Self::new::<rule::Rules>(fields, filter),
+            Kind::Pool => Self::new::<pool::Pools>(fields, filter),
+            Kind::Slot => Self::new::<slot::Slots>(fields, filter),
+            Kind::Lease => Self::new::<lease::Leases>(fields, filter),
+            Kind::Task => Self::new::<task::Tasks>(fields, filter),
+            Kind::Blueprint => Self::new::<blueprint::Blueprints>(fields, filter),
+            Kind::Image => Self::new::<image::Images>(fields, filter),
             Kind::Cluster | Kind::Os => Err(not_supported(kind)),
         }
     }
@@ -136,7 +162,17 @@ impl Query {
             Kind::Network => Self::classic::<network::Networks>(pick, fields),
             Kind::Export => Self::classic::<export::Exports>(pick, fields),
             Kind::Filter => Self::classic::<rule::Rules>(pick, fields),
-            Kind::Job | Kind::Lock | Kind::Cluster | Kind::Os => Err(not_supported(kind)),
+            // These came after the classic queries.
+            Kind::Job
+            | Kind::Lock
+            | Kind::Pool
+            | Kind::Slot
+            | Kind::Lease
+            | Kind::Task
+            | Kind::Blueprint
+            | Kind::Image
+            | Kind::Cluster
+            | Kind::Os => Err(not_supported(kind)),
         }
     }
 
@@ -172,6 +208,12 @@ pub fn query_fields(kind: Kind, names: &[String]) -> Result<FieldsReply, GanetiE
         Kind::Job => job::Jobs::fields().defs(names),
         Kind::Lock => lock::Locks::fields().defs(names),
         Kind::Filter => rule::Rules::fields().defs(names),
+        Kind::Pool => pool::Pools::fields().defs(names),
+        Kind::Slot => slot::Slots::fields().defs(names),
+        Kind::Lease => lease::Leases::fields().defs(names),
+        Kind::Task => task::Tasks::fields().defs(names),
+        Kind::Blueprint => blueprint::Blueprints::fields().defs(names),
+        Kind::Image => image::Images::fields().defs(names),
         Kind::Cluster | Kind::Os => return Err(not_supported(kind)),
     };
     Ok(FieldsReply { fields })

@@ -8,12 +8,14 @@ use super::live::LiveFacts;
 use crate::core::mirror::Snapshot;
 use gantry_model::config::Cluster;
 use gantry_model::error::{Ecode, GanetiError};
-use gantry_model::ids::{JobId, NodeUuid};
+use gantry_model::ids::{JobId, NodeUuid, TaskId};
 use gantry_model::job::Job;
+use gantry_model::lease::LeaseRequest;
+use gantry_model::task::Task;
 use gantry_proto::wconfd::LockRow;
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Serialize, Serializer};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Which jobs a query looks at.
@@ -29,6 +31,55 @@ pub enum JobsNeed {
     All,
 }
 
+/// Which tasks a query looks at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum TasksNeed {
+    /// None.
+    #[default]
+    Nothing,
+    /// These; those that don't exist are left out.
+    Ids(Vec<TaskId>),
+    /// All that are kept.
+    All,
+}
+
+/// What of luxid's own state, and of wconfd's, a query looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OwnNeeds {
+    pub jobs: JobsNeed,
+    pub locks: bool,
+    pub tasks: TasksNeed,
+    pub why: bool,
+    pub requests: bool,
+    pub waiting: bool,
+}
+
+impl OwnNeeds {
+    pub const NOTHING: Self = Self {
+        jobs: JobsNeed::Nothing,
+        locks: false,
+        tasks: TasksNeed::Nothing,
+        why: false,
+        requests: false,
+        waiting: false,
+    };
+}
+
+/// Fields that cost something beyond their row, and are mentioned by the query.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mentions {
+    pub archived: bool,
+    pub why: bool,
+    pub waiting: bool,
+}
+
+impl Mentions {
+    fn of(fields: &[String], filter: Option<&Filter>) -> Self {
+        let has = |name: &str| fields.iter().any(|f| f == name) || filter.is_some_and(|f| f.mentions(name));
+        Self { archived: has("archived"), why: has("why"), waiting: has("waiting") }
+    }
+}
+
 /// What the shell fetches before [`Plan::finish`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needs {
@@ -38,6 +89,14 @@ pub struct Needs {
     pub jobs: JobsNeed,
     /// Whether to ask wconfd for its lock rows.
     pub locks: bool,
+    /// Tasks to look up.
+    pub tasks: TasksNeed,
+    /// Whether to find out why those tasks wait that do.
+    pub why: bool,
+    /// Whether to fetch the requests for leases.
+    pub requests: bool,
+    /// Whether to count who waits for each pool.
+    pub waiting: bool,
 }
 
 /// What the shell fetched.
@@ -49,6 +108,12 @@ pub struct Inputs {
     pub jobs: Vec<Arc<Job>>,
     /// Lock rows.
     pub locks: Vec<LockRow>,
+    /// Tasks as wanted by [`TasksNeed`].
+    pub tasks: Vec<Arc<Task>>,
+    /// Why tasks wait.
+    pub why: HashMap<TaskId, String>,
+    /// Requests for leases.
+    pub requests: Vec<Arc<LeaseRequest>>,
 }
 
 /// Which objects a query is about.
@@ -69,6 +134,8 @@ pub(super) trait Resource: Send + Sync + 'static {
     const KEY: &'static str;
     /// Whether rows are made from the configuration.
     const CONFIG: bool = true;
+    /// Whether rows are made from the shell's inputs.
+    const LATE: bool = false;
 
     fn fields() -> &'static FieldTable<Self::Row>;
 
@@ -85,9 +152,9 @@ pub(super) trait Resource: Send + Sync + 'static {
         None
     }
 
-    /// Jobs and locks needed. `archived`: the query mentions the field of that name.
-    fn needs(_pick: &Pick, _archived: bool) -> (JobsNeed, bool) {
-        (JobsNeed::Nothing, false)
+    /// What else is needed.
+    fn needs(_pick: &Pick, _mentions: Mentions) -> OwnNeeds {
+        OwnNeeds::NOTHING
     }
 
     /// Whether a name list may hold this operand.
@@ -107,8 +174,7 @@ impl std::fmt::Debug for Query {
 
 impl Query {
     pub(super) fn new<R: Resource>(fields: &[String], filter: Option<&Filter>) -> Result<Self, GanetiError> {
-        let archived =
-            fields.iter().any(|f| f == "archived") || filter.is_some_and(|f| f.mentions("archived"));
+        let mentions = Mentions::of(fields, filter);
         let names = filter.and_then(|f| f.names(R::KEY)).filter(|names| names.iter().all(R::is_name));
         let bound = match filter {
             Some(filter) => Some(Bound::new(filter, R::fields())?),
@@ -118,7 +184,7 @@ impl Query {
             Some(names) => (Pick::Named(names), None),
             None => (Pick::All, bound.map(Arc::new)),
         };
-        Ok(Self(Box::new(Select::<R> { columns: columns::<R>(fields).into(), filter, pick, archived })))
+        Ok(Self(Box::new(Select::<R> { columns: columns::<R>(fields).into(), filter, pick, mentions })))
     }
 
     /// A classic query (`spec/luxi.md` §5).
@@ -129,8 +195,8 @@ impl Query {
             let text = format!("Unknown output fields selected: {}", unknown.join(", "));
             return Err(GanetiError::prereq(text, Ecode::WrongInput));
         }
-        let archived = fields.iter().any(|f| f == "archived");
-        Ok(Self(Box::new(Select::<R> { columns: columns::<R>(fields).into(), filter: None, pick, archived })))
+        let mentions = Mentions::of(fields, None);
+        Ok(Self(Box::new(Select::<R> { columns: columns::<R>(fields).into(), filter: None, pick, mentions })))
     }
 
     /// Selects rows as far as the configuration allows, and says what else is needed. Costs no I/O.
@@ -158,7 +224,7 @@ struct Select<R: Resource> {
     columns: Arc<[Column<R::Row>]>,
     filter: Option<Arc<Bound<R::Row>>>,
     pick: Pick,
-    archived: bool,
+    mentions: Mentions,
 }
 
 impl<R: Resource> Bindable for Select<R> {
@@ -175,11 +241,11 @@ impl<R: Resource> Bindable for Select<R> {
         let live = filter_is_live || self.columns.iter().any(column_is_live);
         let nodes: BTreeSet<NodeUuid> =
             if live { rows.iter().filter_map(|row| R::asks(row, config)).collect() } else { BTreeSet::new() };
-        let (jobs, locks) = R::needs(&self.pick, self.archived);
+        let OwnNeeds { jobs, locks, tasks, why, requests, waiting } = R::needs(&self.pick, self.mentions);
         // Rows of the configuration were filtered for good unless the filter waits for live fields.
-        let filter = self.filter.clone().filter(|_| filter_is_live || !R::CONFIG);
+        let filter = self.filter.clone().filter(|_| filter_is_live || R::LATE);
         Ok(Plan {
-            needs: Needs { nodes: nodes.into_iter().collect(), jobs, locks },
+            needs: Needs { nodes: nodes.into_iter().collect(), jobs, locks, tasks, why, requests, waiting },
             rest: Box::new(Selected::<R> {
                 config: Arc::clone(config),
                 cluster,

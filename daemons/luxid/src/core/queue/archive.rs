@@ -4,6 +4,7 @@ use super::event::{Answer, Ask};
 use super::show::After;
 use super::{Queue, rows};
 use gantry_model::ids::JobId;
+use gantry_model::job::{Class, Job};
 use gantry_model::time::Ts;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -12,6 +13,10 @@ use std::sync::Arc;
 const ARCHIVED_AT_ONCE_MAX: usize = 100;
 /// Most jobs that one of them looks at.
 const LOOKED_AT_ONCE_MAX: usize = 1000;
+
+/// Archived jobs that are kept of attempts, and as many of reconcilers: tasks and slots have their history, and there
+/// is a job for every use of a VM. Users' jobs are kept as before.
+pub const ARCHIVED_OWN_MAX: usize = 1_000;
 
 impl Queue {
     pub(super) fn archive_one(&mut self, ask: Ask, id: JobId) {
@@ -61,11 +66,39 @@ impl Queue {
             && before.is_none_or(|before| ended < before)
     }
 
-    fn put_away(&mut self, id: JobId) {
+    pub(super) fn put_away(&mut self, id: JobId) {
         let Some(mut entry) = self.live.remove(&id) else { return };
+        for ask in std::mem::take(&mut entry.cancelers) {
+            self.reply(ask, Ok(super::show::cancel_ended(entry.job.status())));
+        }
+        self.dirty.remove(&id);
+        self.lanes.of_mut(entry.job.class).live -= 1;
+        self.note_archived(&entry.job);
         entry.job_mut().archived = true;
         self.archive.insert(id, entry.job.status());
         self.changes.extend(rows::archive(&entry.job, entry.rev + 1));
         self.after.push(After::Archived(Arc::clone(&entry.job)));
+        self.drop_archived();
+    }
+
+    /// Counts an archived job, if it is one of ours.
+    pub(super) fn note_archived(&mut self, job: &Job) {
+        match job.class {
+            Class::Ganeti => {}
+            Class::Attempt => drop(self.archived_attempts.insert(job.id)),
+            Class::Reconcile => drop(self.archived_reconciles.insert(job.id)),
+        }
+    }
+
+    /// Removes the oldest archived jobs of luxid's own classes beyond what is kept.
+    pub(super) fn drop_archived(&mut self) {
+        for ours in [&mut self.archived_attempts, &mut self.archived_reconciles] {
+            while ours.len() > ARCHIVED_OWN_MAX {
+                let Some(id) = ours.pop_first() else { break };
+                self.archive.remove(&id);
+                self.changes.push(rows::remove(super::kind::ARCHIVE, &id, 0));
+                self.after.push(After::ArchiveGone(id));
+            }
+        }
     }
 }

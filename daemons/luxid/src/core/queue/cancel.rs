@@ -64,14 +64,14 @@ impl Queue {
             self.out.actions.push(Action::SetPriority(owner, priority));
             return self.told(ask, true, format!("Job {id} with pid {pid} signaled"));
         }
-        let old = (entry.job.priority(), id);
-        let in_line = self.ready.remove(&old);
+        let (old, class) = ((entry.job.priority(), id), entry.job.class);
+        let in_line = self.lanes.of_mut(class).ready.remove(&old);
         let Some(entry) = self.live.get_mut(&id) else { return };
         for op in entry.job_mut().ops.iter_mut().filter(|op| !op.status.is_final()) {
             op.priority = priority;
         }
         if in_line {
-            self.ready.insert((priority, id));
+            self.lanes.of_mut(class).ready.insert((priority, id));
         }
         self.dirty.insert(id);
         let text = format!("Priorities of pending opcodes for job {id} have been changed to {priority}");

@@ -1,9 +1,15 @@
 //! What comes into the queue and what goes out of it.
 
+use super::attempt::Grant;
+use super::keyed::KeyedJob;
+use super::news::News;
 use super::submit::NewJob;
+use crate::core::mirror::PoolCounts;
 use gantry_model::error::GanetiError;
-use gantry_model::ids::{JobId, JobOwner};
-use gantry_model::job::{Job, Report, Status};
+use gantry_model::ids::{JobId, JobOwner, LeaseUuid, TaskId};
+use gantry_model::job::{Class, Job, Report, Status};
+use gantry_model::lease::{LeaseOwner, LeaseRequest};
+use gantry_model::task::{Task, TaskSpec};
 use gantry_model::time::Ts;
 use gantry_proto::job::GoOp;
 use serde::{Deserialize, Serialize};
@@ -49,8 +55,41 @@ pub enum Event {
     Committed(Ticket),
     /// The copy of the configuration has reached this index of W.
     MirrorAt(u64),
-    /// How many jobs may run at once: the cluster's `max_running_jobs`.
+    /// How many of users' jobs may run at once: the cluster's `max_running_jobs`.
     MaxRunning(usize),
+    /// How many nodes can have VMs: what the number of the reconcilers' running jobs follows from.
+    VmNodes(usize),
+    /// wconfd granted a lease in the batch of this index of W.
+    Granted {
+        /// Which.
+        lease: LeaseUuid,
+        /// The index.
+        index: u64,
+        /// Its VMs.
+        grant: Grant,
+    },
+    /// wconfd can't grant a lease as of this index of W.
+    GrabWaits {
+        /// Which.
+        lease: LeaseUuid,
+        /// The index.
+        index: u64,
+    },
+    /// wconfd never grants this lease.
+    GrabRefused {
+        /// Which.
+        lease: LeaseUuid,
+        /// Because its uuid is over.
+        stale: bool,
+        /// What wconfd says.
+        why: String,
+    },
+    /// wconfd has ended a lease, or had already (answers [`Action::EndLease`]).
+    LeaseEnded(LeaseUuid),
+    /// What the copy of the configuration shows of pools and leases.
+    News(Box<News>),
+    /// The time of [`super::Queue::due`] has come.
+    Tick,
     /// Jobs of an earlier run are adopted or dead, wconfd knows the owners: start jobs from now on (P4.7).
     Open,
 }
@@ -103,6 +142,37 @@ pub enum Request {
     SetDrained(bool),
     /// Keep the watcher quiet until then (seconds since 1970); None = no longer.
     SetWatcherPause(Option<f64>),
+    /// A task; its id is the answer.
+    SubmitTask {
+        /// What is submitted.
+        spec: Box<TaskSpec>,
+        /// Why it can't be served, if so. Asked for again with its key a task is there all the same (C1).
+        refusal: Option<GanetiError>,
+    },
+    /// Tasks that are over, once more.
+    RerunTasks(Vec<TaskId>),
+    /// Cancel a task.
+    CancelTask(TaskId),
+    /// As [`Request::Wait`], of a task.
+    WaitTask {
+        /// Which.
+        task: TaskId,
+        /// The revision known.
+        rev: u64,
+    },
+    /// VMs for a user; the lease's uuid is the answer.
+    RequestLease(Box<LeaseRequest>),
+    /// As [`Request::Wait`], of a lease request. Who asks is taken to be still there.
+    WaitLease {
+        /// Which.
+        lease: LeaseUuid,
+        /// The revision known.
+        rev: u64,
+    },
+    /// Withdraw a lease request, or end its lease.
+    ReleaseLease(LeaseUuid),
+    /// Jobs of the reconcilers.
+    SubmitKeyed(Vec<KeyedJob>),
     /// Answer [`Answer::Changed`] once the job is shown in another revision than this (0 = none yet).
     Wait {
         /// Which.
@@ -119,6 +189,14 @@ pub enum Answer {
     Submitted(JobId),
     /// The new jobs, in the order asked for, or why one was refused.
     SubmittedMany(Vec<Result<JobId, GanetiError>>),
+    /// The new task, or the one that has its key.
+    TaskSubmitted(TaskId),
+    /// The new tasks, in the order asked for, or why one was refused.
+    TasksSubmitted(Vec<Result<TaskId, GanetiError>>),
+    /// The lease's uuid.
+    LeaseRequested(LeaseUuid),
+    /// For each job its id and whether it is new, or why it was refused.
+    KeyedSubmitted(Vec<Result<(JobId, bool), GanetiError>>),
     /// Whether it was done, and a sentence (`spec/jobs.md` §8).
     Told(bool, String),
     /// Whether it was archived.
@@ -134,7 +212,7 @@ pub enum Answer {
     },
     /// The setting is stored.
     Set,
-    /// The job is shown in another revision, or was archived, or never was.
+    /// It is shown in another revision, or was put away, or never was.
     Changed,
 }
 
@@ -147,6 +225,8 @@ pub enum Action {
         owner: JobOwner,
         /// How many starts of this job failed in a row: wait a little when not 0.
         failed: u32,
+        /// Which of its reports to look into.
+        class: Class,
     },
     /// Connect to the process and tell it to go. Answered by [`Event::StartFailed`] when nothing could be sent.
     Go {
@@ -165,6 +245,8 @@ pub enum Action {
         owner: JobOwner,
         /// Its process.
         process: Option<Process>,
+        /// Which of its reports to look into.
+        class: Class,
     },
     /// Tell the job that its report is stored.
     Confirm {
@@ -188,6 +270,30 @@ pub enum Action {
         /// Who wants to know.
         ask: Option<Ask>,
     },
+    /// Ask wconfd for a lease, until it answers: [`Event::Granted`], [`Event::GrabWaits`], [`Event::GrabRefused`].
+    Grab {
+        /// Its uuid, which is stored.
+        lease: LeaseUuid,
+        /// For whom.
+        owner: LeaseOwner,
+        /// The pool's name.
+        pool: String,
+        /// How many VMs.
+        count: u32,
+        /// How long, ms.
+        for_ms: u64,
+        /// See [`gantry_model::lease::Lease::ttl_ms`].
+        ttl_ms: Option<u64>,
+    },
+    /// Have wconfd end a lease, until it answers: [`Event::LeaseEnded`].
+    EndLease {
+        /// Which.
+        lease: LeaseUuid,
+        /// Why, for people.
+        why: String,
+    },
+    /// Have wconfd forget an ended lease, until it answers.
+    ForgetLease(LeaseUuid),
     /// Tell wconfd that the owner is dead, until it answers (P4.6).
     OwnerGone(JobOwner),
     /// The outcome of this start is stored: delete its spool file and its socket.
@@ -208,10 +314,41 @@ pub enum Shown {
     },
     /// A job went into the archive.
     Archived(Arc<Job>),
+    /// A job left the archive for good.
+    ArchiveGone(JobId),
     /// The drain flag.
     Drained(bool),
     /// Until when the watcher pauses.
     WatcherPause(Option<f64>),
+    /// A task in a new revision.
+    Task {
+        /// Its revision, rising.
+        rev: u64,
+        /// The task.
+        task: Arc<Task>,
+    },
+    /// A final task was removed.
+    TaskGone(TaskId),
+    /// A lease request in a new revision.
+    Request {
+        /// Its revision, rising.
+        rev: u64,
+        /// The request.
+        request: Arc<LeaseRequest>,
+    },
+    /// A request that is over was removed.
+    RequestGone(LeaseUuid),
+    /// What a pool has; None: there is no such pool any more.
+    Stock(String, Option<Stock>),
+}
+
+/// What the copy of the configuration says of a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stock {
+    /// False while it is draining.
+    pub active: bool,
+    /// Its slots.
+    pub counts: PoolCounts,
 }
 
 /// A change of queue.data.
@@ -254,6 +391,12 @@ pub struct Counts {
     pub ready: u64,
     /// Jobs that are not archived.
     pub live: u64,
+    /// Tasks that are not final.
+    pub tasks: u64,
+    /// Lease requests that are not over.
+    pub requests: u64,
+    /// Leases whose end wconfd has not confirmed.
+    pub ending: u64,
 }
 
 /// The status words in Ganeti's order, for the metrics.

@@ -13,36 +13,57 @@
 //! In queue.data a job is `queued`, `running S` (from *storing* on) or `ended`; the rest is in memory only.
 
 mod archive;
+mod attempt;
 mod cancel;
 mod entry;
 mod event;
+mod keyed;
+mod lane;
+mod line;
 mod load;
 mod merge;
+mod news;
+mod request;
 mod rows;
 mod rules;
 mod schedule;
 mod show;
 mod start;
 mod submit;
+mod task;
 #[cfg(test)]
 mod tests;
 
+pub use archive::ARCHIVED_OWN_MAX;
+pub use attempt::{Grant, OP_TASK_RUN};
 pub use event::{
     Action, Answer, Ask, Change, Counts, Effects, Event, KillResult, Process, Request, STATUSES, Shown,
-    Ticket,
+    Stock, Ticket,
 };
+pub use keyed::{KEY_BYTES_MAX, KEYS_MAX, KeyedJob};
+pub use lane::{RECONCILE_PER_NODE, RECONCILE_RUNNING_MAX};
 pub use load::{LoadError, StoredRow};
+pub use news::{LeaseSeen, News};
+pub use request::{REQUEST_KEPT_S, REQUESTS_MAX, REQUESTS_OVER_MAX};
 pub use rules::Rules;
 pub use submit::{NewJob, SubmitError, prepare};
+pub use task::{FINAL_TASKS_MAX, SPEC_BYTES_MAX, SPECS_BYTES_MAX};
 
 use entry::Entry;
 use gantry_model::error::GanetiError;
 use gantry_model::ids::{JobId, JobOwner, StartNo};
+use gantry_model::ids::{LeaseUuid, TaskId};
+use gantry_model::job::Class;
 use gantry_model::job::Status;
 use gantry_model::time::Ts;
+use lane::Lanes;
+use line::Line;
+use news::Holder;
+use request::RequestEntry;
 use schedule::Bucket;
-use show::After;
+use show::{After, Topic};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use task::TaskEntry;
 
 /// Kinds of objects in queue.data.
 pub mod kind {
@@ -54,6 +75,10 @@ pub mod kind {
     pub const SERIAL: &str = "serial";
     /// Settings of the queue; keys `drained` (boolean) and `watcher_pause` (seconds since 1970 or null).
     pub const SETTING: &str = "setting";
+    /// A task; key: its id; body: `gantry_model::task::Task`. Its last id is kept under [`SERIAL`], key `task`.
+    pub const TASK: &str = "task";
+    /// A request for a lease; key: the lease's uuid; body: `gantry_model::lease::LeaseRequest`.
+    pub const REQUEST: &str = "request";
 }
 
 /// Most jobs that are not archived (DESIGN §4): each is in memory and in every answer without a filter.
@@ -75,6 +100,23 @@ pub struct Me {
     pub run: u64,
 }
 
+/// Where the uuids of leases come from.
+pub trait Ids: Send + std::fmt::Debug {
+    /// Sixteen bytes nobody had before.
+    fn fresh(&mut self) -> [u8; 16];
+}
+
+/// What happens when its time comes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// A task that failed gets in line again.
+    Task(TaskId),
+    /// A request is withdrawn, or forgotten.
+    Request(LeaseUuid),
+    /// A line that was told to wait asks again.
+    Pool(String),
+}
+
 /// The queue. See the module.
 #[derive(Debug)]
 pub struct Queue {
@@ -90,24 +132,57 @@ pub struct Queue {
     open: bool,
     live: BTreeMap<JobId, Entry>,
     archive: BTreeMap<JobId, Status>,
-    /// Queued jobs whose dependencies are over, in the order of starting.
-    ready: BTreeSet<(i32, JobId)>,
+    /// The jobs of each class that may start, and how many run.
+    lanes: Lanes,
+    /// Archived jobs of luxid's own classes.
+    archived_attempts: BTreeSet<JobId>,
+    archived_reconciles: BTreeSet<JobId>,
+    /// Key → the live job that has it (I10).
+    keys: BTreeMap<String, JobId>,
+    ids: Box<dyn Ids>,
+    tasks: BTreeMap<TaskId, TaskEntry>,
+    /// Those that are final, by their end.
+    final_tasks: BTreeSet<(Ts, TaskId)>,
+    /// Key → task (C1).
+    task_keys: BTreeMap<String, TaskId>,
+    last_task: u64,
+    task_serial_rev: u64,
+    /// JSON bytes of the specifications of tasks that are not final.
+    spec_bytes: usize,
+    requests: BTreeMap<LeaseUuid, RequestEntry>,
+    /// Those that are over, by when they are removed.
+    requests_over: BTreeSet<(Ts, LeaseUuid)>,
+    /// Every lease that wconfd may know, and what it is to luxid.
+    holders: BTreeMap<LeaseUuid, Holder>,
+    /// Leases that wconfd is to end and has not confirmed.
+    ending: BTreeSet<LeaseUuid>,
+    /// Pool → who waits for its VMs.
+    lines: BTreeMap<String, Line>,
+    /// Grants that the copy of the configuration does not show yet, by their index of W; and their pools.
+    unseen: BTreeMap<(u64, LeaseUuid), String>,
+    /// Lines to look at in this step.
+    stirred: BTreeSet<String>,
+    timers: BTreeSet<(Ts, Timer)>,
     /// Job → the queued jobs that wait for its end.
     dependents: BTreeMap<JobId, BTreeSet<JobId>>,
     /// Rate-limit buckets with running jobs.
     buckets: BTreeMap<Bucket, usize>,
-    running: usize,
-    max_running: usize,
     ticket: Ticket,
     committed: Ticket,
     mirror: u64,
     pending: VecDeque<(Ticket, After)>,
     /// Final states that wait for the copy of the configuration, by the W index they need.
     held: BTreeMap<(u64, JobId), After>,
-    waiters: BTreeMap<JobId, BTreeSet<Ask>>,
-    waiting_for: BTreeMap<Ask, JobId>,
+    waiters: BTreeMap<Topic, BTreeSet<Ask>>,
+    waiting_for: BTreeMap<Ask, Topic>,
     /// Jobs changed in this step.
     dirty: BTreeSet<JobId>,
+    /// Tasks changed in this step.
+    dirty_tasks: BTreeSet<TaskId>,
+    /// Requests changed in this step.
+    dirty_requests: BTreeSet<LeaseUuid>,
+    /// Numbers given out in this step.
+    serials: BTreeMap<&'static str, Change>,
     /// Other changes of this step.
     changes: Vec<Change>,
     /// What follows when this step's batch is committed.
@@ -116,7 +191,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    fn empty(me: Me, rules: Rules) -> Self {
+    fn empty(me: Me, rules: Rules, ids: Box<dyn Ids>) -> Self {
         Self {
             rules,
             me,
@@ -129,11 +204,30 @@ impl Queue {
             open: false,
             live: BTreeMap::new(),
             archive: BTreeMap::new(),
-            ready: BTreeSet::new(),
+            lanes: Lanes::new(),
+            archived_attempts: BTreeSet::new(),
+            archived_reconciles: BTreeSet::new(),
+            keys: BTreeMap::new(),
+            ids,
+            tasks: BTreeMap::new(),
+            final_tasks: BTreeSet::new(),
+            task_keys: BTreeMap::new(),
+            last_task: 0,
+            task_serial_rev: 0,
+            spec_bytes: 0,
+            requests: BTreeMap::new(),
+            requests_over: BTreeSet::new(),
+            holders: BTreeMap::new(),
+            ending: BTreeSet::new(),
+            lines: BTreeMap::new(),
+            unseen: BTreeMap::new(),
+            stirred: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            dirty_tasks: BTreeSet::new(),
+            dirty_requests: BTreeSet::new(),
+            serials: BTreeMap::new(),
             dependents: BTreeMap::new(),
             buckets: BTreeMap::new(),
-            running: 0,
-            max_running: RUNNING_DEFAULT,
             ticket: Ticket(0),
             committed: Ticket(0),
             mirror: 0,
@@ -153,6 +247,8 @@ impl Queue {
         for event in events {
             self.take(now, event);
         }
+        self.fire(now);
+        self.serve_lines(now);
         self.schedule(now);
         self.close_batch();
         let out = std::mem::take(&mut self.out);
@@ -172,8 +268,21 @@ impl Queue {
             Event::Killed(ask, owner, how) => self.killed(ask, owner, how),
             Event::Committed(ticket) => self.commit(ticket),
             Event::MirrorAt(index) => self.mirror_at(index),
-            Event::MaxRunning(jobs) => self.max_running = jobs,
-            Event::Open => self.open = true,
+            Event::MaxRunning(jobs) => self.lanes.of_mut(Class::Ganeti).max = jobs,
+            Event::VmNodes(nodes) => {
+                let jobs = nodes.max(1).saturating_mul(RECONCILE_PER_NODE).min(RECONCILE_RUNNING_MAX);
+                self.lanes.of_mut(Class::Reconcile).max = jobs;
+            }
+            Event::Granted { lease, index, grant } => self.granted(now, lease, index, grant),
+            Event::GrabWaits { lease, index } => self.grab_waits(lease, index),
+            Event::GrabRefused { lease, stale, why } => self.grab_refused(now, lease, stale, &why),
+            Event::LeaseEnded(lease) => self.lease_ended(now, lease),
+            Event::News(news) => self.news(now, *news),
+            Event::Tick => {}
+            Event::Open => {
+                self.open = true;
+                self.stirred.extend(self.lines.keys().cloned());
+            }
         }
     }
 
@@ -188,6 +297,32 @@ impl Queue {
             Request::SetDrained(flag) => self.set_drained(ask, flag),
             Request::SetWatcherPause(until) => self.set_watcher_pause(ask, until),
             Request::Wait { job, rev } => self.wait(ask, job, rev),
+            Request::SubmitTask { spec, refusal } => self.submit_task(now, ask, *spec, refusal),
+            Request::RerunTasks(tasks) => self.rerun_tasks(now, ask, tasks),
+            Request::CancelTask(task) => self.cancel_task(now, ask, task),
+            Request::WaitTask { task, rev } => self.wait_task(ask, task, rev),
+            Request::RequestLease(request) => self.request_lease(now, ask, *request),
+            Request::WaitLease { lease, rev } => self.wait_request(now, ask, lease, rev),
+            Request::ReleaseLease(lease) => self.release_lease(now, ask, lease),
+            Request::SubmitKeyed(jobs) => self.submit_keyed(now, ask, jobs),
+        }
+    }
+
+    /// When [`Event::Tick`] is wanted next.
+    #[must_use]
+    pub fn due(&self) -> Option<Ts> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// Does what is due.
+    fn fire(&mut self, now: Ts) {
+        while self.timers.first().is_some_and(|(due, _)| *due <= now) {
+            match self.timers.pop_first().map(|(_, timer)| timer) {
+                Some(Timer::Task(id)) => self.task_due(id),
+                Some(Timer::Request(lease)) => self.request_due(now, lease),
+                Some(Timer::Pool(pool)) => self.pool_due(pool),
+                None => return,
+            }
         }
     }
 
@@ -203,9 +338,12 @@ impl Queue {
         Counts {
             starts: self.starts,
             deaths: self.deaths,
-            running: self.running as u64,
-            ready: self.ready.len() as u64,
+            running: self.lanes.running() as u64,
+            ready: self.lanes.ready() as u64,
             live: self.live.len() as u64,
+            tasks: (self.tasks.len() - self.final_tasks.len()) as u64,
+            requests: (self.requests.len() - self.requests_over.len()) as u64,
+            ending: self.ending.len() as u64,
         }
     }
 
@@ -234,10 +372,14 @@ impl Queue {
     fn check(&self) {
         let with_process = self.live.values().filter(|e| e.start().is_some()).count();
         if self.rules == Rules::ALL {
-            assert_eq!(with_process, self.running, "the count of running jobs is off");
+            assert_eq!(with_process, self.lanes.running(), "the count of running jobs is off");
         }
+        let live: usize = lane::CLASSES.into_iter().map(|class| self.lanes.of(class).live).sum();
+        assert_eq!(live, self.live.len(), "the count of live jobs is off");
         assert!(self.dirty.is_empty() && self.after.is_empty(), "a step left work undone");
-        for (_, id) in &self.ready {
+        assert!(self.dirty_tasks.is_empty() && self.changes.is_empty(), "a step left tasks unstored");
+        let ready = lane::CLASSES.into_iter().flat_map(|class| &self.lanes.of(class).ready);
+        for (_, id) in ready {
             let entry = self.live.get(id).expect("a job in the ready list is live");
             assert!(entry.is_queued() && entry.waits_for.is_empty(), "job {id} is not ready to start");
         }

@@ -4,10 +4,10 @@ use super::entry::Entry;
 use super::event::{Change, Process};
 use super::kind;
 use super::merge::{self, Part};
-use gantry_model::ids::JobId;
 use gantry_model::job::Job;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::fmt::Display;
 
 /// Largest body of a job, in bytes. A row of the log takes 3 MiB; the rest is for what surrounds the body.
 pub(super) const ROW_BYTES_MAX: usize = (3 << 20) - (128 << 10);
@@ -55,9 +55,20 @@ pub(super) fn archive(job: &Job, rev: u64) -> [Change; 2] {
     ]
 }
 
-/// The change that stores the last job id given out.
-pub(super) fn serial(last: JobId, rev: u64) -> Change {
-    Change { kind: kind::SERIAL, key: "job".to_owned(), rev, body: Some(last.0.to_string().into_bytes()) }
+/// The change that stores the last id given out, of jobs or of tasks.
+pub(super) fn serial(of: &str, last: u64, rev: u64) -> Change {
+    Change { kind: kind::SERIAL, key: of.to_owned(), rev, body: Some(last.to_string().into_bytes()) }
+}
+
+/// The change that stores a task or a lease request.
+pub(super) fn object(kind: &'static str, key: &impl Display, rev: u64, value: &impl Serialize) -> Change {
+    let body = serde_json::to_vec(value).expect("it has a JSON form: its maps have text keys");
+    Change { kind, key: key.to_string(), rev, body: Some(body) }
+}
+
+/// The change that removes an object.
+pub(super) fn remove(kind: &'static str, key: &impl Display, rev: u64) -> Change {
+    Change { kind, key: key.to_string(), rev, body: None }
 }
 
 /// The change that stores a setting.

@@ -12,6 +12,12 @@ pub struct Rules {
     pub(super) clean_after_stored: bool,
     /// Replies and answers wait for the commit of what they show (P1.5).
     pub(super) show_committed_only: bool,
+    /// A lease is asked for only after its uuid is stored with its attempt (C3).
+    pub(super) grab_after_stored: bool,
+    /// A lease is ended only after what became of its attempt is durable (P1.13, I6).
+    pub(super) end_lease_after_stored: bool,
+    /// A result counts only while its attempt is the current one and the task not final (P5.7, I6, I7).
+    pub(super) current_attempt_only: bool,
 }
 
 impl Rules {
@@ -21,6 +27,9 @@ impl Rules {
         current_start_only: true,
         clean_after_stored: true,
         show_committed_only: true,
+        grab_after_stored: true,
+        end_lease_after_stored: true,
+        current_attempt_only: true,
     };
 }
 
@@ -32,6 +41,9 @@ pub(super) enum Rule {
     CurrentStartOnly,
     CleanAfterStored,
     ShowCommittedOnly,
+    GrabAfterStored,
+    EndLeaseAfterStored,
+    CurrentAttemptOnly,
 }
 
 #[cfg(test)]
@@ -42,6 +54,9 @@ impl Rules {
             Rule::CurrentStartOnly => self.current_start_only = false,
             Rule::CleanAfterStored => self.clean_after_stored = false,
             Rule::ShowCommittedOnly => self.show_committed_only = false,
+            Rule::GrabAfterStored => self.grab_after_stored = false,
+            Rule::EndLeaseAfterStored => self.end_lease_after_stored = false,
+            Rule::CurrentAttemptOnly => self.current_attempt_only = false,
         }
         self
     }

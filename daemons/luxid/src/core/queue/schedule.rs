@@ -3,9 +3,10 @@
 use super::Queue;
 use super::entry::{Ending, Entry, Stage};
 use super::event::Action;
+use super::lane::CLASSES;
 use gantry_model::error::GanetiError;
 use gantry_model::ids::{JobId, JobOwner};
-use gantry_model::job::{Job, Status};
+use gantry_model::job::{Class, Job, Status};
 use gantry_model::time::Ts;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -74,14 +75,14 @@ impl Queue {
         let Some(entry) = self.live.get_mut(&id) else { return };
         entry.waits_for = waits;
         if entry.waits_for.is_empty() {
-            self.ready.insert((entry.job.priority(), id));
+            self.lanes.of_mut(entry.job.class).ready.insert((entry.job.priority(), id));
         }
     }
 
     /// Takes a queued job out of line.
     pub(super) fn dequeue(&mut self, id: JobId) {
         let Some(entry) = self.live.get_mut(&id) else { return };
-        self.ready.remove(&(entry.job.priority(), id));
+        self.lanes.of_mut(entry.job.class).ready.remove(&(entry.job.priority(), id));
         for on in std::mem::take(&mut entry.waits_for) {
             if let Some(others) = self.dependents.get_mut(&on) {
                 others.remove(&id);
@@ -95,7 +96,7 @@ impl Queue {
             let Some(entry) = self.live.get_mut(&other) else { continue };
             entry.waits_for.remove(&id);
             if entry.waits_for.is_empty() && entry.is_queued() {
-                self.ready.insert((entry.job.priority(), other));
+                self.lanes.of_mut(entry.job.class).ready.insert((entry.job.priority(), other));
             }
         }
     }
@@ -106,15 +107,16 @@ impl Queue {
             return;
         }
         // A job that ends here without a process may set others free, so look again until nothing does.
-        while self.schedule_once(now) {}
+        while CLASSES.into_iter().any(|class| self.schedule_once(now, class)) {}
     }
 
-    /// Goes through the line once; true when a job ended on the way.
-    fn schedule_once(&mut self, now: Ts) -> bool {
+    /// Goes through the line of a class once; true when a job ended on the way.
+    fn schedule_once(&mut self, now: Ts, class: Class) -> bool {
         let mut ended = false;
         let mut at = Bound::Unbounded;
-        while self.running < self.max_running {
-            let Some(&next) = self.ready.range((at, Bound::Unbounded)).next() else { return ended };
+        while self.lanes.of(class).running < self.lanes.of(class).max {
+            let next = self.lanes.of(class).ready.range((at, Bound::Unbounded)).next().copied();
+            let Some(next) = next else { return ended };
             at = Bound::Excluded(next);
             if self.gate(next.1) == Gate::Open {
                 ended |= !self.start_or_end(now, next.1);
@@ -150,7 +152,8 @@ impl Queue {
         entry.stage = Stage::Starting(start);
         entry.report = 0;
         let owner = JobOwner { job: id, start };
-        self.out.actions.push(Action::Spawn { owner, failed: entry.failed_starts });
+        let (failed, class) = (entry.failed_starts, entry.job.class);
+        self.out.actions.push(Action::Spawn { owner, failed, class });
         self.occupy(id);
         true
     }
@@ -195,8 +198,9 @@ impl Queue {
     }
 
     fn occupy(&mut self, id: JobId) {
-        self.running += 1;
-        for bucket in self.live.get(&id).map(|e| e.buckets.clone()).unwrap_or_default() {
+        let Some(entry) = self.live.get(&id) else { return };
+        self.lanes.of_mut(entry.job.class).running += 1;
+        for bucket in entry.buckets.clone() {
             *self.buckets.entry(bucket).or_default() += 1;
         }
     }
@@ -213,7 +217,8 @@ impl Queue {
             return;
         }
         entry.stage = Stage::Idle;
-        self.running = self.running.saturating_sub(1);
+        let lane = self.lanes.of_mut(entry.job.class);
+        lane.running = lane.running.saturating_sub(1);
         for bucket in &entry.buckets {
             if let Some(count) = self.buckets.get_mut(bucket) {
                 *count -= 1;
@@ -238,8 +243,19 @@ impl Queue {
         }
         job.phase = gantry_model::job::Phase::Ended;
         job.end_timestamp = Some(now);
+        let class = job.class;
         self.dirty.insert(id);
         self.free_dependents(id);
+        match class {
+            Class::Ganeti => {}
+            // The task has what became of it: the job itself goes out of the way in the same batch.
+            Class::Attempt => {
+                self.attempt_over(now, id);
+                self.put_away(id);
+            }
+            // Put away once it is shown as final.
+            Class::Reconcile => self.free_keys(id),
+        }
     }
 
     /// Puts a job whose start never began back in line.

@@ -77,7 +77,8 @@ impl Queue {
     fn reported_late(&mut self, report: &Report) {
         let Report { owner, number, outcome, .. } = report;
         let live = self.live.get(&owner.job);
-        let over = live.map_or(self.archive.contains_key(&owner.job), Entry::is_over);
+        // One that is not known any more was archived, and perhaps removed since.
+        let over = live.map_or(owner.job.0 <= self.last_id, Entry::is_over);
         if over && *outcome == Outcome::Ended {
             let log_serial = live.map_or(0, |entry| merge::last_serial(&entry.job));
             self.after.push(After::Confirm { owner: *owner, number: *number, log_serial });
@@ -93,6 +94,10 @@ impl Queue {
             entry.stage = Stage::Running(start);
         }
         let log_serial = merge::take(entry, report, now);
+        if let Some(stage) = report.stage {
+            self.attempt_stage(owner.job, stage);
+        }
+        let Some(entry) = self.live.get_mut(&owner.job) else { return };
         self.dirty.insert(owner.job);
         if log_serial.is_some() || report.outcome == Outcome::Ended {
             let log_serial = log_serial.unwrap_or_else(|| merge::last_serial(&entry.job));
@@ -147,7 +152,9 @@ impl Queue {
     /// The job ends for the death of its process.
     fn died(&mut self, now: Ts, owner: JobOwner) {
         self.deaths += 1;
-        self.finish(now, owner.job, Some(&death(owner)));
+        let cancelled = self.live.get(&owner.job).is_some_and(|entry| !self.has_attempt(&entry.job));
+        let ending = if cancelled { Ending::Canceled } else { death(owner) };
+        self.finish(now, owner.job, Some(&ending));
         self.after.push(After::Clean(owner));
     }
 }

@@ -6,8 +6,9 @@ use super::show::After;
 use super::{LIVE_JOBS_MAX, Queue, rows};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::JobId;
-use gantry_model::job::{JOB_JSON_BYTES_MAX, Job, OpState, Phase};
+use gantry_model::job::{Class, JOB_JSON_BYTES_MAX, Job, OpState, Phase};
 use gantry_model::opcode::{OP_ID, OpcodeError, Secret, check, redact};
+use gantry_model::task::AttemptRef;
 use gantry_model::time::Ts;
 use serde_json::{Map, Value, json};
 
@@ -17,6 +18,24 @@ pub struct NewJob {
     ops: Vec<Map<String, Value>>,
     secrets: Vec<Vec<Secret>>,
     bytes: usize,
+}
+
+/// Where a job comes from.
+#[derive(Debug, Default)]
+pub(super) struct Origin {
+    class: Class,
+    key: Option<String>,
+    attempt: Option<AttemptRef>,
+}
+
+impl Origin {
+    pub fn attempt(at: AttemptRef) -> Self {
+        Self { class: Class::Attempt, key: None, attempt: Some(at) }
+    }
+
+    pub fn keyed(key: String) -> Self {
+        Self { class: Class::Reconcile, key: Some(key), attempt: None }
+    }
 }
 
 /// Why a job is refused before the queue sees it.
@@ -60,7 +79,7 @@ impl NewJob {
     }
 
     /// The job under its number: dependencies absolute, reason trails with an entry each.
-    fn into_job(self, id: JobId, now: Ts) -> Result<(Job, Vec<Vec<Secret>>), GanetiError> {
+    fn into_job(self, id: JobId, now: Ts, origin: Origin) -> Result<(Job, Vec<Vec<Secret>>), GanetiError> {
         let had_secrets = self.secrets.iter().any(|s| !s.is_empty());
         let mut ops = Vec::with_capacity(self.ops.len());
         for (index, mut input) in self.ops.into_iter().enumerate() {
@@ -82,9 +101,9 @@ impl NewJob {
             had_secrets,
             process_id: None,
             seen_w: 0,
-            class: gantry_model::job::Class::default(),
-            key: None,
-            attempt: None,
+            class: origin.class,
+            key: origin.key,
+            attempt: origin.attempt,
         };
         Ok((job, if had_secrets { self.secrets } else { Vec::new() }))
     }
@@ -114,7 +133,7 @@ impl Queue {
         if self.drained && !into_drained {
             return self.reply(ask, Err(drained()));
         }
-        let answer = self.add(now, job, JobId(self.last_id + 1));
+        let answer = self.add(now, job, JobId(self.last_id + 1), Origin::default());
         if let Ok(id) = answer {
             self.give_out(id);
         }
@@ -127,7 +146,8 @@ impl Queue {
         }
         let first = self.last_id + 1;
         let ids = first..first + jobs.len() as u64;
-        let answers: Vec<_> = ids.clone().zip(jobs).map(|(id, job)| self.add(now, job, JobId(id))).collect();
+        let answers: Vec<_> =
+            ids.clone().zip(jobs).map(|(id, job)| self.add(now, job, JobId(id), Origin::default())).collect();
         // Refused jobs keep their number too: relative dependencies of the later ones count them.
         if !ids.is_empty() && answers.iter().any(Result::is_ok) {
             self.give_out(JobId(ids.end - 1));
@@ -135,17 +155,25 @@ impl Queue {
         self.reply(ask, Ok(Answer::SubmittedMany(answers)));
     }
 
-    fn add(&mut self, now: Ts, job: NewJob, id: JobId) -> Result<JobId, GanetiError> {
+    pub(super) fn add(
+        &mut self,
+        now: Ts,
+        job: NewJob,
+        id: JobId,
+        origin: Origin,
+    ) -> Result<JobId, GanetiError> {
         if let Some(refusal) = job.refusal() {
             return Err(refusal);
         }
-        if self.live.len() >= LIVE_JOBS_MAX {
+        let full = |queue: &Self| queue.lanes.of(Class::Ganeti).live >= LIVE_JOBS_MAX;
+        if origin.class == Class::Ganeti && full(self) {
             self.make_room();
+            if full(self) {
+                return Err(GanetiError { class: "JobQueueFull".to_owned(), args: Vec::new() });
+            }
         }
-        if self.live.len() >= LIVE_JOBS_MAX {
-            return Err(GanetiError { class: "JobQueueFull".to_owned(), args: Vec::new() });
-        }
-        let (job, secrets) = job.into_job(id, now)?;
+        let (job, secrets) = job.into_job(id, now, origin)?;
+        self.lanes.of_mut(job.class).live += 1;
         let mut entry = Entry::new(job, 0, None);
         entry.secrets = secrets;
         self.live.insert(id, entry);
@@ -155,11 +183,10 @@ impl Queue {
     }
 
     /// Records that ids up to `last` are used up.
-    fn give_out(&mut self, last: JobId) {
+    pub(super) fn give_out(&mut self, last: JobId) {
         self.last_id = last.0;
         self.serial_rev += 1;
-        self.changes.retain(|change| change.kind != super::kind::SERIAL);
-        self.changes.push(rows::serial(last, self.serial_rev));
+        self.serials.insert("job", rows::serial("job", last.0, self.serial_rev));
     }
 
     pub(super) fn set_drained(&mut self, ask: Ask, flag: bool) {
@@ -178,6 +205,6 @@ impl Queue {
     }
 }
 
-fn drained() -> GanetiError {
+pub(super) fn drained() -> GanetiError {
     GanetiError::new("JobQueueDrainError", "Job queue is drained, refusing job")
 }

@@ -5,7 +5,7 @@ use crate::core::query::cell::{Cell, OpPart};
 use crate::core::query::field::{Ctx, Field, FieldTable};
 use crate::core::query::filter::Operand;
 use crate::core::query::live::LiveFacts;
-use crate::core::query::run::{Inputs, JobsNeed, Pick, Resource};
+use crate::core::query::run::{Inputs, JobsNeed, Mentions, OwnNeeds, Pick, Resource};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::JobId;
 use gantry_model::job::Job;
@@ -27,6 +27,7 @@ impl Resource for Jobs {
     type Row = Row;
     const KEY: &'static str = "id";
     const CONFIG: bool = false;
+    const LATE: bool = true;
 
     fn fields() -> &'static FieldTable<Row> {
         static TABLE: LazyLock<FieldTable<Row>> =
@@ -54,13 +55,13 @@ impl Resource for Jobs {
         }
     }
 
-    fn needs(pick: &Pick, archived: bool) -> (JobsNeed, bool) {
+    fn needs(pick: &Pick, mentions: Mentions) -> OwnNeeds {
         let jobs = match pick {
             Pick::Named(names) => JobsNeed::Ids(ids(names)),
-            Pick::All | Pick::Matching(_) if archived => JobsNeed::All,
+            Pick::All | Pick::Matching(_) if mentions.archived => JobsNeed::All,
             Pick::All | Pick::Matching(_) => JobsNeed::Live,
         };
-        (jobs, false)
+        OwnNeeds { jobs, ..OwnNeeds::NOTHING }
     }
 
     fn is_name(operand: &Operand) -> bool {

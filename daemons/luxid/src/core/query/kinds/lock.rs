@@ -3,7 +3,7 @@
 use crate::core::mirror::Snapshot;
 use crate::core::query::cell::Cell;
 use crate::core::query::field::{Field, FieldTable};
-use crate::core::query::run::{Inputs, JobsNeed, Pick, Resource};
+use crate::core::query::run::{Inputs, Mentions, OwnNeeds, Pick, Resource};
 use gantry_model::error::GanetiError;
 use gantry_model::ids::JobOwner;
 use gantry_model::names::natural_cmp;
@@ -16,6 +16,7 @@ impl Resource for Locks {
     type Row = LockRow;
     const KEY: &'static str = "";
     const CONFIG: bool = false;
+    const LATE: bool = true;
 
     fn fields() -> &'static FieldTable<LockRow> {
         static TABLE: LazyLock<FieldTable<LockRow>> = LazyLock::new(|| FieldTable::new(fields()));
@@ -32,8 +33,8 @@ impl Resource for Locks {
         rows
     }
 
-    fn needs(_pick: &Pick, _archived: bool) -> (JobsNeed, bool) {
-        (JobsNeed::Nothing, true)
+    fn needs(_pick: &Pick, _mentions: Mentions) -> OwnNeeds {
+        OwnNeeds { locks: true, ..OwnNeeds::NOTHING }
     }
 }
 

@@ -1,21 +1,30 @@
 //! The kinds of objects that queries are about: their rows and their fields, a module per kind. The tables are
-//! those of `spec/query.md` §4 to §6, the explanations are our own.
+//! those of `spec/query.md` §4 to §6 and, for Gantry's own kinds, of ADR 0007, the explanations are our own.
 
+pub(super) mod blueprint;
 pub(super) mod export;
 pub(super) mod group;
+pub(super) mod image;
 pub(super) mod instance;
 pub(super) mod job;
+pub(super) mod lease;
 pub(super) mod lock;
 pub(super) mod network;
 pub(super) mod node;
+pub(super) mod pool;
 pub(super) mod rule;
+pub(super) mod slot;
+pub(super) mod task;
 
 use super::cell::Cell;
 use super::field::{Ctx, Field, ValueKind};
 use super::filter::Operand;
+use super::run::Pick;
+use crate::core::mirror::Table;
 use gantry_model::config::{Group, Node};
 use gantry_model::error::{Ecode, GanetiError};
 use serde_json::Value;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// The node parameters: key, title when it is not the field's name, kind.
@@ -53,6 +62,42 @@ fn name_text(operand: &Operand) -> String {
         Operand::Text(text) => text.clone(),
         Operand::Number(number) => number.to_string(),
     }
+}
+
+/// The picked objects of a table, by exact name or uuid, in natural order of their names unless they were named.
+///
+/// # Errors
+/// `OpPrereqError` for a name that means nothing.
+fn of_table<Id, T>(table: &Table<Id, Arc<T>>, what: &str, pick: &Pick) -> Result<Vec<Arc<T>>, GanetiError>
+where
+    Id: Ord + Clone + FromStr,
+{
+    let find = |name: &str| {
+        let by_id = name.parse().ok().and_then(|id| table.get(&id));
+        by_id.or_else(|| table.named(name)).cloned()
+    };
+    match pick {
+        Pick::All => Ok(table.iter().map(|(_, object)| Arc::clone(object)).collect()),
+        Pick::Named(names) => names
+            .iter()
+            .map(name_text)
+            .map(|name| find(&name).ok_or_else(|| not_found(what, &name)))
+            .collect(),
+        Pick::Matching(names) => Ok(table
+            .iter()
+            .filter(|(place, _)| {
+                names
+                    .iter()
+                    .any(|name| **name == *place.name || name.parse().is_ok_and(|id: Id| id == place.id))
+            })
+            .map(|(_, object)| Arc::clone(object))
+            .collect()),
+    }
+}
+
+/// MiB, begun ones counted whole: what fits in the answer fits in the room.
+fn mib(bytes: u64) -> Cell<'static> {
+    Cell::Uint(bytes.div_ceil(1 << 20))
 }
 
 fn not_found(what: &str, name: &str) -> GanetiError {

@@ -2,6 +2,7 @@
 
 mod filters;
 mod instances;
+mod pools;
 mod rules;
 
 use super::{Answer, Filter, Inputs, Kind, LiveFacts, Query, Unreachable};

@@ -4,6 +4,8 @@ use super::super::rules::Rule;
 use super::world::{Weak, World};
 
 const LENGTH: usize = 250;
+const LENGTH_WITH_POOL: usize = 400;
+const SEEDS_WITH_POOL: u64 = 150;
 const SEEDS: u64 = 500;
 
 #[test]
@@ -19,6 +21,38 @@ fn every_acknowledged_job_ends_exactly_once() {
 fn is_needed(weak: Weak) {
     let broken = (0..SEEDS * 10).find_map(|seed| World::new(seed, weak).play(LENGTH));
     assert!(broken.is_some(), "nothing breaks without {weak:?}");
+    println!("without {weak:?}: {broken:?}");
+}
+
+#[test]
+fn every_acknowledged_task_ends_with_one_result_and_no_lease() {
+    for seed in 0..SEEDS_WITH_POOL {
+        if let Some(promise) = World::with_pool(seed, Weak::Nothing).play(LENGTH_WITH_POOL) {
+            panic!("seed {seed}: {promise}");
+        }
+    }
+}
+
+fn is_needed_with_pool(weak: Weak) {
+    let broken =
+        (0..SEEDS_WITH_POOL * 10).find_map(|seed| World::with_pool(seed, weak).play(LENGTH_WITH_POOL));
+    assert!(broken.is_some(), "nothing breaks without {weak:?}");
+    println!("without {weak:?}: {broken:?}");
+}
+
+#[test]
+fn a_lease_must_be_stored_before_it_is_asked_for() {
+    is_needed_with_pool(Weak::Core(Rule::GrabAfterStored));
+}
+
+#[test]
+fn a_lease_may_end_only_after_the_result_is_stored() {
+    is_needed_with_pool(Weak::Core(Rule::EndLeaseAfterStored));
+}
+
+#[test]
+fn only_the_current_attempt_may_store_a_result() {
+    is_needed_with_pool(Weak::Core(Rule::CurrentAttemptOnly));
 }
 
 #[test]

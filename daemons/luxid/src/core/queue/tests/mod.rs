@@ -25,6 +25,21 @@ struct Bench {
     actions: Vec<Action>,
 }
 
+/// Ids that no other run draws.
+#[derive(Debug)]
+struct Counter(u64, u64);
+
+impl Ids for Counter {
+    fn fresh(&mut self) -> [u8; 16] {
+        self.1 += 1;
+        uuid::Uuid::from_u64_pair(self.0, self.1).into_bytes()
+    }
+}
+
+fn ids(run: u64) -> Box<dyn Ids> {
+    Box::new(Counter(run, 0))
+}
+
 fn delay_op(extra: Value) -> Value {
     let mut op =
         json!({"OP_ID": "OP_TEST_DELAY", "duration": 1.0, "on_master": true, "on_nodes": [], "reason": []});
@@ -71,7 +86,7 @@ impl Bench {
 
     fn closed() -> Self {
         let me = Me { epoch: 1, run: 1 };
-        let (queue, _) = Queue::load(me, Rules::ALL, Ts(1, 0), []).unwrap();
+        let (queue, _) = Queue::load(me, Rules::ALL, ids(1), Ts(1, 0), []).unwrap();
         Self {
             queue,
             now: 10,
@@ -89,7 +104,8 @@ impl Bench {
     fn restart(&mut self, epoch: u64, run: u64) {
         let rows: Vec<_> = self.rows.clone().into_iter().collect();
         let stored = rows.iter().map(|((kind, key), (rev, body))| StoredRow { kind, key, rev: *rev, body });
-        let (queue, effects) = Queue::load(Me { epoch, run }, Rules::ALL, Ts(self.now, 0), stored).unwrap();
+        let (queue, effects) =
+            Queue::load(Me { epoch, run }, Rules::ALL, ids(run), Ts(self.now, 0), stored).unwrap();
         *self = Self { queue, rows: self.rows.clone(), now: self.now, ..Self::closed() };
         self.perform(effects);
         self.commit();
@@ -120,7 +136,8 @@ impl Bench {
                     self.shown.remove(&job.id);
                     self.archived.insert(job.id, job);
                 }
-                Shown::Drained(_) | Shown::WatcherPause(_) => {}
+                Shown::ArchiveGone(id) => drop(self.archived.remove(&id)),
+                _ => {}
             }
         }
         self.replies.extend(effects.replies);

@@ -2,9 +2,12 @@
 //! that lag, a luxid that dies. Every random choice comes from one seed. Promises are checked on the way; the
 //! first one broken is the answer.
 
+mod lessor;
+
 use super::super::rules::Rule;
 use super::*;
-use gantry_model::job::Phase;
+use gantry_model::job::{Class, Phase};
+use lessor::Lessor;
 use std::collections::{BTreeSet, VecDeque};
 
 /// A rule that a test takes away: of the queue's core, or of what the shell does for it.
@@ -62,12 +65,20 @@ pub(super) struct World {
     submitted: BTreeSet<Ask>,
     acked: BTreeSet<JobId>,
     went: BTreeMap<JobId, usize>,
+    /// None in histories without tasks.
+    lessor: Option<Lessor>,
     broken: Option<String>,
 }
 
 impl World {
     pub(super) fn new(seed: u64, weak: Weak) -> Self {
-        let mut world = Self {
+        let mut world = Self::unstarted(seed, weak);
+        world.start_luxid();
+        world
+    }
+
+    fn unstarted(seed: u64, weak: Weak) -> Self {
+        Self {
             weak,
             stormy: seed % 2 == 1,
             seed: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
@@ -85,10 +96,9 @@ impl World {
             submitted: BTreeSet::new(),
             acked: BTreeSet::new(),
             went: BTreeMap::new(),
+            lessor: None,
             broken: None,
-        };
-        world.start_luxid();
-        world
+        }
     }
 
     /// Runs a history of `length` random things, then lets everything come to rest. The promise broken, if any.
@@ -134,6 +144,9 @@ impl World {
     }
 
     fn anything(&mut self) {
+        if self.lessor.is_some() && self.chance(45) {
+            return self.pool_thing();
+        }
         // Half the histories are stormy: few jobs, and luxid dies often.
         let (submit, crash) = if self.stormy { (3, 90) } else { (8, 97) };
         match self.draw(100) {
@@ -156,7 +169,7 @@ impl World {
         let rows: Vec<_> = self.disk.clone().into_iter().collect();
         let stored = rows.iter().map(|((kind, key), (rev, body))| StoredRow { kind, key, rev: *rev, body });
         let me = Me { epoch: 1, run: self.run };
-        let (queue, effects) = Queue::load(me, self.rules(), Ts(self.now, 0), stored).unwrap();
+        let (queue, effects) = Queue::load(me, self.rules(), ids(self.run), Ts(self.now, 0), stored).unwrap();
         self.queue = Some(queue);
         self.perform(effects);
         // Adopt or find dead, then open (P4.7). Attaching itself may come later.
@@ -168,6 +181,7 @@ impl World {
             self.feed(event);
         }
         self.feed(Event::MaxRunning(3));
+        self.first_news();
         self.feed(Event::Open);
     }
 
@@ -176,6 +190,7 @@ impl World {
         for _ in 0..kept {
             self.flush_one();
         }
+        self.lessor_forgets();
         self.queue = None;
         self.unflushed.clear();
         self.inbox.clear();
@@ -205,6 +220,9 @@ impl World {
             self.check_shown(shown);
         }
         for (ask, answer) in effects.replies {
+            if let Ok(Answer::TaskSubmitted(id)) = &answer {
+                self.task_answered(ask, *id);
+            }
             let ids = match answer {
                 Ok(Answer::Submitted(id)) => vec![id],
                 Ok(Answer::SubmittedMany(ids)) => ids.into_iter().flatten().collect(),
@@ -216,7 +234,9 @@ impl World {
             self.check_acked();
         }
         for action in effects.actions {
-            if let Action::Spawn { owner, .. } = action {
+            if matches!(action, Action::Grab { .. } | Action::EndLease { .. } | Action::ForgetLease(_)) {
+                self.lease_command(action);
+            } else if let Action::Spawn { owner, .. } = action {
                 self.procs.push(Proc {
                     owner,
                     life: Life::Spawned,
@@ -346,7 +366,12 @@ impl World {
             }
             Action::Clean(owner) | Action::Discard(owner) => drop(self.spools.remove(&self.spool(owner))),
             Action::Adopt { owner, .. } => self.probe(owner),
-            Action::Spawn { .. } | Action::SetPriority(..) | Action::OwnerGone(_) => {}
+            Action::Spawn { .. }
+            | Action::SetPriority(..)
+            | Action::OwnerGone(_)
+            | Action::Grab { .. }
+            | Action::EndLease { .. }
+            | Action::ForgetLease(_) => {}
         }
     }
 
@@ -478,6 +503,10 @@ impl World {
     fn work(&mut self, at: usize, step: u64) {
         let owner = self.procs[at].owner;
         let ops = self.stored(owner.job).map_or(1, |job| job.ops.len());
+        let stored = self.stored(owner.job);
+        if let Some(job) = stored.filter(|job| job.attempt.is_some()) {
+            return self.work_attempt(at, &job, step);
+        }
         let word = match step {
             0 => Status::Waiting,
             _ if self.procs[at].cancel => Status::Canceled,
@@ -496,9 +525,28 @@ impl World {
         }
     }
 
+    fn work_attempt(&mut self, at: usize, job: &Job, step: u64) {
+        let owner = self.procs[at].owner;
+        let (word, result, stage) = self.attempt_work(job, step);
+        let mut said = report(owner, step + 1, &[word]);
+        said.ops[0].result = result;
+        said.stage = stage;
+        self.procs[at].life = if word.is_final() { Life::Done(said.clone()) } else { Life::Went(step + 1) };
+        if self.procs[at].linked {
+            self.tell(owner.job, Event::Reported(Box::new(said)));
+        }
+    }
+
     // --- promises ---
 
     fn check_change(&mut self, change: &Change) {
+        if change.kind == kind::TASK {
+            let before = self.disk.get(&(kind::TASK.to_owned(), change.key.clone()));
+            let before = before.map(|(_, body)| serde_json::from_slice(body).unwrap());
+            if let Some(body) = &change.body {
+                self.check_task_change(before, &serde_json::from_slice(body).unwrap());
+            }
+        }
         if change.kind != kind::JOB {
             return;
         }
@@ -536,8 +584,8 @@ impl World {
     /// Nothing that might have started was passed over by something less urgent.
     fn check_order(&mut self) {
         let Some(queue) = &self.queue else { return };
-        let Some(first) = queue.ready.first().copied() else { return };
-        if queue.open && queue.running < queue.max_running {
+        let Some(first) = queue.lanes.of(Class::Ganeti).ready.first().copied() else { return };
+        if queue.open && queue.lanes.of(Class::Ganeti).running < queue.lanes.of(Class::Ganeti).max {
             self.breaks(format!("job {} waits beside a free slot", first.1));
         }
     }
@@ -551,6 +599,7 @@ impl World {
             self.obey();
             self.live();
             self.watch();
+            self.pool_calms();
             if self.broken.is_some() {
                 return;
             }
@@ -558,6 +607,7 @@ impl World {
                 break;
             }
         }
+        self.check_pool_at_rest();
         for id in self.acked.clone() {
             match self.stored(id) {
                 Some(job) if job.phase == Phase::Ended => self.check_end(&job),
@@ -572,6 +622,7 @@ impl World {
         self.unflushed.is_empty()
             && self.inbox.is_empty()
             && self.orders.is_empty()
+            && self.pool_rests()
             && self.acked.iter().all(over)
     }
 

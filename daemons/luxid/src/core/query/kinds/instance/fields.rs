@@ -1,7 +1,7 @@
 //! Fields of the configuration: the instance's own, its parameters, its home.
 
 use super::super::group_of;
-use super::node_of;
+use super::{node_of, shown_hypervisor};
 use crate::core::mirror::InstanceRow;
 use crate::core::query::cell::Cell;
 use crate::core::query::field::{Ctx, Field, ValueKind};
@@ -17,7 +17,12 @@ pub(super) fn own() -> Vec<F> {
         F::bool("disks_active", "DisksActive", "Whether its disks are kept active", |r, _| {
             Cell::json_or_unavail(r.instance.extra.get("disks_active"))
         }),
-        F::text("hypervisor", "Hypervisor", "Driver of its VMs", |r, _| Cell::Str(&r.instance.hypervisor)),
+        F::text(
+            "hypervisor",
+            "Hypervisor",
+            "Driver of its VMs; lxc for those Ganeti has no name for",
+            |r, _| Cell::Str(shown_hypervisor(&r.instance.hypervisor)),
+        ),
         F::time("mtime", "MTime", "When the instance was last changed", |r, _| {
             Cell::Float(r.instance.stamp.mtime)
         }),

@@ -1,5 +1,6 @@
 //! Hypervisor parameters: a field per parameter that any of Ganeti's hypervisors knows.
 
+use super::shown_hypervisor;
 use crate::core::mirror::InstanceRow;
 use crate::core::query::cell::Cell;
 use crate::core::query::field::{Ctx, Field, ValueKind};
@@ -118,7 +119,7 @@ const OTHER_PARAMS: &[&str] = &[
 ];
 
 fn of_cluster<'a>(row: &InstanceRow, ctx: &Ctx<'a>) -> Option<&'a Params> {
-    ctx.cluster?.hvparams.get(&row.instance.hypervisor)
+    ctx.cluster?.hvparams.get(shown_hypervisor(&row.instance.hypervisor))
 }
 
 /// What the cluster sets for this hypervisor under one operating system.
@@ -128,7 +129,7 @@ fn of_os<'a>(os: &str, hypervisor: &str, ctx: &Ctx<'a>) -> Option<&'a Params> {
 
 /// The cluster's parameters, over them those of the OS, of its variant, and the instance's own.
 fn layers<'a>(row: &'a InstanceRow, ctx: &Ctx<'a>) -> [Option<&'a Params>; 4] {
-    let (os, hypervisor) = (row.instance.os.as_str(), row.instance.hypervisor.as_str());
+    let (os, hypervisor) = (row.instance.os.as_str(), shown_hypervisor(&row.instance.hypervisor));
     let base = os.split_once('+').and_then(|(base, _)| of_os(base, hypervisor, ctx));
     [of_cluster(row, ctx), base, of_os(os, hypervisor, ctx), Some(&row.instance.hvparams)]
 }

@@ -82,6 +82,15 @@ fn node_of<'a>(row: &InstanceRow, ctx: &Ctx<'a>) -> Option<&'a Arc<Node>> {
     ctx.config.nodes().get(&row.instance.primary_node)
 }
 
+/// What clients are told of a driver: Ganeti's know a closed set of names, and `lxc` is the nearest of them to our
+/// containers (`model.md` §9). The driver itself is a field of blueprints.
+fn shown_hypervisor(driver: &str) -> &str {
+    match driver {
+        "oci" | "openvz" => "lxc",
+        known => known,
+    }
+}
+
 /// A cell that stands in lists as null when there is no text.
 fn texts<'a>(items: impl Iterator<Item = Option<&'a str>>) -> Cell<'a> {
     Cell::List(items.map(Cell::str_or_null).collect())

@@ -1,0 +1,251 @@
+//! The body store: inputs, outputs and image archives under their SHA-256 (`Root::blob`). It owns the partial files of
+//! uploads and decides when a body is whole; job processes put bodies of their own there by rename. Bodies are
+//! immutable, so that readers need no lock.
+//!
+//! A body is durable before anybody is told so: flushed, renamed, its directory flushed. A crash leaves a partial file,
+//! which the next start removes, or a whole body that nothing names, which the sweep removes ([`sweep`]).
+
+mod partial;
+pub mod sweep;
+
+#[cfg(test)]
+mod tests;
+
+use gantry_model::error::{Ecode, GanetiError};
+use gantry_model::root::Root;
+use gantry_model::task::{INPUT_BYTES_MAX, is_digest};
+use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::noded::{PIECE_BYTES_MAX, PieceReply};
+use gantry_proto::stream::BlobPutRequest;
+use partial::{Partial, Step};
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File, FileTimes};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// Uploads under way at once, of all connections: each may take [`INPUT_BYTES_MAX`] of the disk.
+pub const PARTIAL_MAX: usize = 32;
+
+type Shared = Arc<tokio::sync::Mutex<Option<Partial>>>;
+
+/// The store. Clones share it.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    root: Root,
+    /// By connection and digest.
+    partial: Mutex<HashMap<(u64, String), Shared>>,
+    /// Held while a body is found and made young, and while the sweep looks at one and removes it: who was told that a
+    /// body is there has it for [`sweep::AGE_MIN`].
+    gate: Mutex<()>,
+}
+
+impl Store {
+    /// Opens the store and removes what uploads of an earlier run left.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(root: &Root) -> io::Result<Self> {
+        let store =
+            Self(Arc::new(Inner { root: root.clone(), partial: Mutex::default(), gate: Mutex::default() }));
+        for dir in [root.blob_dir(), store.partial_dir()] {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        for left in std::fs::read_dir(store.partial_dir())? {
+            std::fs::remove_file(left?.path())?;
+        }
+        Ok(store)
+    }
+
+    /// Where partial files lie: beside the bodies, so that a rename moves them.
+    fn partial_dir(&self) -> PathBuf {
+        self.0.root.lib().join("blob/partial")
+    }
+
+    /// The size of a body, if it is there; it then stays for [`sweep::AGE_MIN`] at least, so that there is time to name it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn keep(&self, digest: &str) -> io::Result<Option<u64>> {
+        let (own, digest) = (self.clone(), digest.to_owned());
+        blocking(move || own.make_young(&digest)).await
+    }
+
+    fn make_young(&self, digest: &str) -> io::Result<Option<u64>> {
+        let _gate = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        match File::open(self.0.root.blob(digest)) {
+            Ok(body) => {
+                body.set_times(FileTimes::new().set_modified(now()))?;
+                Ok(Some(body.metadata()?.len()))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a piece of a body from a connection. Pieces of other offsets than the wanted one change nothing.
+    ///
+    /// # Errors
+    /// A wrong request, a whole body that is not what its digest says, no place, a disk that fails.
+    pub async fn put(&self, connection: u64, request: BlobPutRequest) -> Result<PieceReply, Fail> {
+        check(&request)?;
+        if let Some(bytes) = self.keep(&request.digest).await.map_err(|why| broken(&why))? {
+            self.lock().remove(&(connection, request.digest));
+            if bytes != request.total {
+                let text = format!("that body has {bytes} bytes, not {}", request.total);
+                return Err(GanetiError::prereq(text, Ecode::WrongInput).into());
+            }
+            return Ok(PieceReply { next: request.total, done: true });
+        }
+        let Some(shared) = self.partial(connection, &request)? else {
+            return Ok(PieceReply { next: 0, done: false });
+        };
+        let (own, key) = (self.clone(), (connection, request.digest.clone()));
+        let mut place = Arc::clone(&shared).lock_owned().await;
+        if !self.lock().get(&key).is_some_and(|current| Arc::ptr_eq(current, &shared)) {
+            // While this piece waited for the one before it, the upload ended.
+            return Ok(PieceReply { next: 0, done: false });
+        }
+        let done = blocking(move || {
+            let step = own.piece(&mut place, connection, &request);
+            if !matches!(step, Ok(Step::More(_))) {
+                // Whole, or of no use: whoever sends more of it begins anew.
+                *place = None;
+                own.lock().remove(&key);
+            }
+            step
+        });
+        match done.await.map_err(|why| broken(&why))? {
+            Step::More(next) => Ok(PieceReply { next, done: false }),
+            Step::Done(total) => Ok(PieceReply { next: total, done: true }),
+            Step::Wrong(why) => Err(GanetiError::prereq(why, Ecode::WrongInput).into()),
+        }
+    }
+
+    /// The place of a partial body. None: there is none, and this is not the first piece of one.
+    fn partial(&self, connection: u64, request: &BlobPutRequest) -> Result<Option<Shared>, Fail> {
+        let mut all = self.lock();
+        let key = (connection, request.digest.clone());
+        if let Some(known) = all.get(&key) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        if request.offset > 0 || request.bytes.is_empty() {
+            return Ok(None);
+        }
+        if all.len() >= PARTIAL_MAX {
+            let text = format!("{PARTIAL_MAX} uploads are under way already: try again when one has ended");
+            return Err(Fail::new(Code::Busy, text));
+        }
+        Ok(Some(Arc::clone(all.entry(key).or_default())))
+    }
+
+    fn piece(
+        &self,
+        place: &mut Option<Partial>,
+        connection: u64,
+        request: &BlobPutRequest,
+    ) -> io::Result<Step> {
+        let partial = match place {
+            Some(partial) => partial,
+            None if request.offset > 0 => return Ok(Step::More(0)),
+            None => {
+                let path = self.partial_dir().join(format!("{}.{connection}", request.digest));
+                place.insert(Partial::create(path, request.total)?)
+            }
+        };
+        if partial.total() != request.total {
+            let (first, now) = (partial.total(), request.total);
+            return Ok(Step::Wrong(format!("the upload began with {first} bytes in all, now it says {now}")));
+        }
+        if partial.append(request.offset, &request.bytes)? < request.total {
+            return Ok(Step::More(partial.next()));
+        }
+        let digest = partial.digest();
+        if digest != request.digest {
+            let want = &request.digest;
+            return Ok(Step::Wrong(format!(
+                "the {} bytes sent have SHA-256 {digest}, not {want}: the file changed or was damaged on its way, send it again",
+                request.total
+            )));
+        }
+        partial.publish(&self.0.root.blob(&digest))?;
+        Ok(Step::Done(request.total))
+    }
+
+    /// Forgets the uploads of a connection that ended. Unlinks a few files at most.
+    pub fn connection_ended(&self, connection: u64) {
+        // Dropping a partial removes its file; a piece being written now drops it when it is done.
+        self.lock().retain(|(of, _), _| *of != connection);
+    }
+
+    /// A piece of a body for a reader; empty at its end.
+    ///
+    /// # Errors
+    /// No such body, a disk that fails.
+    pub async fn read(&self, digest: &str, offset: u64, most: usize) -> Result<Vec<u8>, Fail> {
+        if !is_digest(digest) {
+            return Err(no_digest());
+        }
+        let path = self.0.root.blob(digest);
+        let read = blocking(move || {
+            let mut body = File::open(path)?;
+            body.seek(SeekFrom::Start(offset))?;
+            let mut bytes = Vec::new();
+            body.take(most as u64).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        });
+        read.await.map_err(|why| match why.kind() {
+            ErrorKind::NotFound => {
+                let text =
+                    format!("no body {digest} is stored: it was never sent, or nothing names it any more");
+                GanetiError::prereq(text, Ecode::UnknownEntity).into()
+            }
+            _ => broken(&why),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(u64, String), Shared>> {
+        self.0.partial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn no_digest() -> Fail {
+    GanetiError::prereq("a digest is 64 lower-case hexadecimal digits (SHA-256)", Ecode::WrongInput).into()
+}
+
+fn check(request: &BlobPutRequest) -> Result<(), Fail> {
+    let wrong = |text: String| Err(GanetiError::prereq(text, Ecode::WrongInput).into());
+    if !is_digest(&request.digest) {
+        return Err(no_digest());
+    }
+    if !(1..=INPUT_BYTES_MAX).contains(&request.total) {
+        return wrong(format!("a body has 1 to {INPUT_BYTES_MAX} bytes, not {}", request.total));
+    }
+    if request.bytes.len() > PIECE_BYTES_MAX {
+        return wrong(format!("a piece has at most {PIECE_BYTES_MAX} bytes, not {}", request.bytes.len()));
+    }
+    let end = request.offset.saturating_add(request.bytes.len() as u64);
+    if end > request.total {
+        return wrong(format!("a piece ends at {end}, beyond the {} bytes announced", request.total));
+    }
+    Ok(())
+}
+
+fn broken(why: &io::Error) -> Fail {
+    GanetiError::exec(format!("the body store failed: {why}; look at the disk of the master")).into()
+}
+
+/// The wall clock, which file times are in.
+fn now() -> SystemTime {
+    let gantry_model::time::Ts(seconds, micros) = gantry_rt::clock::now();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(u64::from(micros))
+}
+
+/// Runs file work on a thread that may block. It goes on when its caller is gone.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
