@@ -35,7 +35,7 @@ enum Pool {
         /// How many
         size: u64,
         /// Wait until so many are ready
-        #[arg(long, conflicts_with = "submit")]
+        #[arg(long, conflicts_with_all = ["submit", "dry_run"])]
         wait: bool,
         #[command(flatten)]
         job: SubmitOptions,
@@ -117,7 +117,7 @@ struct Add {
     #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "2m")]
     connect_timeout: u64,
     /// Wait until so many are ready
-    #[arg(long, conflicts_with = "submit")]
+    #[arg(long, conflicts_with_all = ["submit", "dry_run"])]
     wait: bool,
     #[command(flatten)]
     job: SubmitOptions,

@@ -1,7 +1,7 @@
 //! Holds a lease while a command runs on this machine: renews it, passes signals on, releases it at the end.
 
 use crate::error::{CliError, EXIT_FAILURE};
-use crate::output::text::plain;
+use crate::output::Screen;
 use crate::session::Session;
 use gantry_model::ids::LeaseUuid;
 use nix::sys::signal::{Signal as Number, kill};
@@ -17,8 +17,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 /// Ttl of a held lease, s: what a vanished holder costs.
 pub const TTL_S: u64 = 60;
 /// Renewals per ttl: two may fail.
-const RENEWALS: u64 = 3;
-/// How long one renewal may take, of the ttl's third.
+const RENEWALS: u32 = 3;
+/// How long one renewal may take: less than the third of the usual ttl.
 const RENEW: Duration = Duration::from_secs(15);
 /// Tells the command which lease it has.
 const LEASE_ENV: &str = "GANTRY_LEASE";
@@ -88,9 +88,8 @@ async fn beside(
     ttl_s: u64,
     signals: &mut Signals,
 ) -> Result<(), CliError> {
-    let period = Duration::from_secs(ttl_s) / u32::try_from(RENEWALS).unwrap_or(1);
-    let mut ticks = interval_at(Instant::now() + period, period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let renewing = renew(session, lease, Duration::from_secs(ttl_s) / RENEWALS);
+    tokio::pin!(renewing);
     let mut lost = false;
     loop {
         tokio::select! {
@@ -100,18 +99,26 @@ async fn beside(
             }
             // A terminal sends Ctrl-C to the command as well; the others it gets from here.
             signal = signals.next() => if signal != Number::SIGINT { pass(&child, signal) },
-            _ = ticks.tick(), if !lost => {
-                // The command may end meanwhile: it is reaped right after.
-                let why = match timeout(RENEW, session.call("LeaseRenew", json!([lease]))).await {
-                    Ok(Ok(_)) => continue,
-                    Ok(Err(CliError::Ganeti(error))) => CliError::Ganeti(error).to_string(),
-                    // luxid is away: it gives each lease a full ttl once it is back.
-                    Ok(Err(_)) | Err(_) => { session.hang_up(); continue }
-                };
+            why = &mut renewing, if !lost => {
                 lost = true;
-                session.screen.note(&format!("Lease {lease} is over, the command is ended: {}", plain(&json!(why))));
+                Screen.note(&format!("Lease {lease} is over, the command is ended: {why}"));
                 pass(&child, Number::SIGTERM);
             }
+        }
+    }
+}
+
+/// Renews until the lease is over; why it is.
+async fn renew(session: &mut Session, lease: LeaseUuid, period: Duration) -> CliError {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match timeout(RENEW, session.call("LeaseRenew", json!([lease]))).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error @ CliError::Ganeti(_))) => return error,
+            // luxid is away: it gives each lease a full ttl once it is back.
+            Ok(Err(_)) | Err(_) => session.hang_up(),
         }
     }
 }
