@@ -21,6 +21,12 @@ impl Progress {
         Self { bar, last: String::new() }
     }
 
+    /// One that never draws on the terminal: for between lines of other output.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self { bar: None, last: String::new() }
+    }
+
     /// Says how it stands; the same again is not repeated.
     pub fn say(&mut self, text: &str) {
         if let Some(bar) = &self.bar {

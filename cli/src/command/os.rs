@@ -2,12 +2,12 @@
 
 use crate::archive::normalise;
 use crate::error::CliError;
-use crate::list::{JOINED, ListOptions, Listing, TableOptions};
+use crate::list::{ListOptions, Listing, TableOptions};
 use crate::opcode::SubmitOptions;
 use crate::output::units::{Units, shown};
 use crate::session::Session;
 use crate::{spool, stream};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -55,15 +55,12 @@ enum Os {
     },
 }
 
-const SIZE: fn(&Value, &jiff::tz::TimeZone) -> String =
-    |value, _| value.as_f64().map_or_else(String::new, size);
-
 const LIST: Listing = Listing {
     what: "image",
     fields: &["name", "size", "digest"],
     key: "name",
     numeric: false,
-    overrides: &[("size", SIZE), ("tags", JOINED)],
+    overrides: &[],
 };
 
 /// Bytes as people read them.

@@ -5,7 +5,7 @@ use crate::error::{CliError, EXIT_FAILURE};
 use crate::list::{JOINED, ListOptions, Listing, TableOptions};
 use crate::opcode::SubmitOptions;
 use crate::output::info::Info;
-use crate::output::text::{comma_list, plain};
+use crate::output::text::{comma_list, plain, safe};
 use crate::output::time::{from_epoch, parse_span};
 use crate::progress::Progress;
 use crate::session::Session;
@@ -298,8 +298,12 @@ fn waiting_text(pool: &str, size: u64, row: &Map<String, Value>) -> String {
 /// Says which slots are stuck and why.
 async fn tell_stuck(session: &mut Session, pool: &str, ready: u64, size: u64) -> Result<(), CliError> {
     let filter = json!(["&", ["==", "pool", pool], ["?", "stuck"]]);
-    for row in session.rows("slot", &["name", "node", "why"], filter).await? {
-        let text = format!("{} on {}: {}", plain(&row["name"]), plain(&row["node"]), plain(&row["why"]));
+    for row in session.rows("slot", &["name", "node", "failures", "why"], filter).await? {
+        let why = row["why"].as_str().map_or_else(
+            || format!("{} failures in a row; its jobs say why", plain(&row["failures"])),
+            str::to_owned,
+        );
+        let text = safe(&format!("{} on {}: {why}", plain(&row["name"]), plain(&row["node"])));
         session.screen.note(&text);
     }
     session.screen.note(&format!(

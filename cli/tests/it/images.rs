@@ -1,6 +1,6 @@
 //! Scenes of images.
 
-use crate::stage::{Stage, job, table};
+use crate::stage::{Stage, Turn, job};
 use crate::streamd::{Acts, Streamd};
 use gantry_model::role::Role;
 use serde_json::json;
@@ -43,10 +43,13 @@ fn what_is_no_image_says_how_to_make_one() {
 #[test]
 fn images_are_listed_and_removed() {
     let stage = Stage::new(Role::Master);
-    let mut script = vec![table(&["name", "size", "digest"], json!([["deb", 3_145_728, "ab"]]))];
+    let field = |name: &str, kind: &str| json!({"name": name, "title": name, "kind": kind, "doc": ""});
+    let fields = json!([field("name", "text"), field("size", "unit"), field("digest", "text")]);
+    let answer = json!({"fields": fields, "data": [[[0, "deb"], [0, 3], [0, "ab"]]]});
+    let mut script = vec![Turn::Ok(answer)];
     script.extend(job(1, json!(["success", ["success"], [null]])));
     let luxid = stage.luxid(script);
-    assert_eq!(stage.run("gnt-os list").out, "name size digest\ndeb  3M   ab\n");
+    assert_eq!(stage.run("gnt-os list").out, "name size digest\ndeb    3M ab\n");
     luxid.requests.recv().unwrap();
     assert_eq!(stage.run("gnt-os remove deb").code, Some(0));
     assert_eq!(luxid.heard()[0].1[0][0]["OP_ID"], "OP_OS_REMOVE");

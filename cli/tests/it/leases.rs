@@ -123,7 +123,7 @@ fn a_held_lease_is_renewed_and_signals_are_passed_on() {
     let luxid = stage.luxid(vec![
         Turn::Ok(json!("x")),
         request("granted", None),
-        Turn::Ok(json!(true)),
+        Turn::Fail(json!(["OpExecError", ["can't renew the lease now, try again"]])),
         Turn::Ok(json!(true)),
         Turn::Ok(json!([true, "released"])),
     ]);

@@ -126,7 +126,8 @@ fn a_pool_that_is_stuck_or_drained_is_told_with_its_reason() {
     let stage = Stage::new(Role::Master);
     let mut script = job(1, done());
     script.push(counts("active", 0, 1, 1));
-    script.push(table(&["name", "node", "why"], json!([["py-2", "n1", "crun: no such image"]])));
+    script
+        .push(table(&["name", "node", "failures", "why"], json!([["py-2", "n1", 8, "crun: no such image"]])));
     let luxid = stage.luxid(script);
     let ended = stage.run("gnt-pool resize py 2 --wait");
     assert_eq!(ended.code, Some(1), "{ended:?}");

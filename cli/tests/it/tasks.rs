@@ -217,6 +217,12 @@ fn a_log_goes_to_both_streams() {
     assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (Some(0), "hello\nbye\n", "cc\noops\n"));
     let ended = stage.run("gnt-task log -f 7 --step 1 --stream out");
     assert_eq!((ended.out.as_str(), ended.err.as_str()), ("hello\n", "Task 7 run-failed: step 2: exit 1\n"));
+    let mut reason = piece(1, Stream::Out, "");
+    reason.name = "step 1 has not begun yet".to_owned();
+    streamd.acts(|acts| acts.logs.1 = vec![reason.clone(), reason, piece(1, Stream::Out, "hi\n")]);
+    let ended = stage.run("gnt-task log -f 7");
+    assert_eq!(ended.out, "hi\n");
+    assert_eq!(ended.err, "Waiting: step 1 has not begun yet\nTask 7 run-failed: step 2: exit 1\n");
     let asked = streamd.acts(|acts| acts.logs.0.clone());
     assert_eq!((asked[0].follow, asked[0].from), (false, LogPlace::default()));
     assert_eq!((asked[1].follow, asked[1].from.step), (true, 1));

@@ -137,7 +137,8 @@ async fn granted(
                 session.typed("pool", &format!("resize {} N", acquire.pool))
             )));
         }
-        let wait = left.map_or(LOOK_S, |left| LOOK_S.min(left.as_secs()));
+        // Never 0, which would be asked again at once.
+        let wait = left.map_or(LOOK_S, |left| LOOK_S.min(left.as_secs() + 1));
         let answer = tokio::select! {
             answer = session.call("WaitForLease", json!([lease, known, wait])) => answer?,
             signal = signals.next() => {

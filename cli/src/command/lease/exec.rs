@@ -40,7 +40,7 @@ pub struct Exec {
     /// Which of its machines, from 0
     #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
     vm: u32,
-    /// Working directory, absolute or below the home; without it the home
+    /// Its working directory; without it the home
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
     /// A variable of its environment, beside PATH, HOME and LANG; may be given several times

@@ -116,8 +116,11 @@ async fn renew(session: &mut Session, lease: LeaseUuid, period: Duration) -> Cli
         ticks.tick().await;
         match timeout(RENEW, session.call("LeaseRenew", json!([lease]))).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error @ CliError::Ganeti(_))) => return error,
-            // luxid is away: it gives each lease a full ttl once it is back.
+            Ok(Err(CliError::Ganeti(error))) if error.class == "OpPrereqError" => {
+                return CliError::Ganeti(error);
+            }
+            // It cannot be said now: tried again. When luxid is away, each lease has a full ttl once it is back.
+            Ok(Err(CliError::Ganeti(_))) => {}
             Ok(Err(_)) | Err(_) => session.hang_up(),
         }
     }

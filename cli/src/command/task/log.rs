@@ -2,6 +2,7 @@
 
 use super::number;
 use crate::error::CliError;
+use crate::progress::Progress;
 use crate::session::Session;
 use crate::stream::{self, FRUITLESS_MAX, broke, failed};
 use gantry_model::ids::TaskId;
@@ -34,10 +35,11 @@ pub async fn run(session: &mut Session, log: &Log) -> Result<(), CliError> {
     session.command = "log".to_owned();
     let mut place = LogPlace { step: log.step.unwrap_or(0), ..LogPlace::default() };
     let mut fruitless = 0;
+    let mut progress = Progress::plain();
     let end = loop {
         let before = place;
         let client = stream::connect(session).await?;
-        match follow(session, log, &client, &mut place).await? {
+        match follow(session, log, &client, &mut place, &mut progress).await? {
             Ok(end) => break end,
             Err(error) if broke(&error) && fruitless < FRUITLESS_MAX => {
                 fruitless = if place == before { fruitless + 1 } else { 0 };
@@ -59,6 +61,7 @@ async fn follow(
     log: &Log,
     client: &Client,
     place: &mut LogPlace,
+    progress: &mut Progress,
 ) -> Result<Result<TaskLogEnd, CallError>, CliError> {
     let request = TaskLogRequest { task: TaskId(log.task), from: *place, follow: log.follow };
     let mut stream = match client.open::<TaskLog>(&request).await {
@@ -67,6 +70,10 @@ async fn follow(
     };
     loop {
         match stream.next().await {
+            // No bytes: why nothing comes.
+            Ok(Event::Item(piece)) if piece.bytes.is_empty() => {
+                progress.say(&format!("Waiting: {}", crate::output::text::safe(&piece.name)));
+            }
             Ok(Event::Item(piece)) => take(session, log, place, &piece)?,
             Ok(Event::End(end)) => return Ok(Ok(end)),
             Err(error) => return Ok(Err(error)),
