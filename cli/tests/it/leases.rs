@@ -269,6 +269,19 @@ fn ctrl_c_interrupts_the_remote_command_and_a_second_one_cancels_it() {
 }
 
 #[test]
+fn a_closed_terminal_cancels_the_remote_command() {
+    for number in [Signal::SIGTERM, Signal::SIGHUP] {
+        let stage = Stage::new(Role::Master);
+        let streamd = Streamd::new(&stage, Acts::default());
+        let child = stage.command(&format!("gnt-lease exec {LEASE} -- sleep 60")).spawn().unwrap();
+        streamd.until(|acts| acts.execs.len() == 1);
+        signal(&child, number);
+        assert_eq!(Ended::from(child.wait_with_output().unwrap()).code, Some(130));
+        streamd.acts(|acts| assert_eq!(acts.signals, [0]));
+    }
+}
+
+#[test]
 fn files_are_sent_into_a_machine() {
     let stage = Stage::new(Role::Master);
     let streamd = Streamd::new(&stage, Acts::default());

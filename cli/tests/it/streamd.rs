@@ -27,7 +27,7 @@ pub struct Acts {
     pub break_at: Option<usize>,
     /// What a command writes: both streams.
     pub output: (Vec<u8>, Vec<u8>),
-    /// How a command ends; none = it waits for two signals and is then cancelled.
+    /// How a command ends; none = it waits until it is cancelled.
     pub end: Option<Why>,
     /// Commands asked for.
     pub execs: Vec<LeaseExecRequest>,
@@ -236,7 +236,7 @@ impl Door {
                     let news = self.news.notified();
                     tokio::pin!(news);
                     news.as_mut().enable();
-                    if self.acts.lock().unwrap().signals.len() >= 2 {
+                    if self.acts.lock().unwrap().signals.contains(&0) {
                         break;
                     }
                     news.await;

@@ -2,6 +2,7 @@
 //! here: when the connection breaks it is found again by it and never run twice.
 
 use super::find;
+use super::hold::Signals;
 use crate::error::CliError;
 use crate::output::time::parse_span;
 use crate::session::Session;
@@ -11,10 +12,10 @@ use gantry_model::task::OUTPUT_BYTES_MAX;
 use gantry_proto::noded::{CommandEnd, STDIN_BYTES_MAX, Stream, Why};
 use gantry_proto::stream::{LeaseExec, LeaseExecRequest, LeaseSignal, LeaseSignalRequest};
 use gantry_rpc::{CallError, Client, Event};
+use nix::sys::signal::Signal as Number;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub const HELP: &str = "\
 Example:
@@ -22,7 +23,7 @@ Example:
 
 Exits as the command does; with 128 and the number of a signal that ended it; with 124 when it met a limit (wall
 clock, memory, processes, room, output) and says which; with 125 when it was lost with its machine; with 130 when it
-was cancelled. Ctrl-C sends it INT, a second one cancels it.";
+was cancelled. Ctrl-C sends it INT; a second one, TERM or a closed terminal cancels it.";
 
 /// Exit code of a command that met a limit, as timeout(1)'s.
 const EXIT_LIMIT: u8 = 124;
@@ -70,8 +71,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
 /// The command's exit code; the server's refusal.
 pub async fn run(session: &mut Session, exec: Exec) -> Result<(), CliError> {
     session.command = "exec".to_owned();
-    let mut interrupts = signal(SignalKind::interrupt())
-        .map_err(|error| CliError::plain(format!("cannot take signals: {error}")))?;
+    let mut signals = Signals::new()?;
     let stdin = exec.stdin.as_deref().map(read_stdin).transpose()?.unwrap_or_default();
     let mut request = LeaseExecRequest {
         lease: find(session, &exec.lease).await?,
@@ -91,7 +91,7 @@ pub async fn run(session: &mut Session, exec: Exec) -> Result<(), CliError> {
     let end = loop {
         let before = (request.out, request.err);
         let client = stream::connect(session).await?;
-        match follow(session, &client, &mut request, &mut interrupts, &mut presses).await? {
+        match follow(session, &client, &mut request, &mut signals, &mut presses).await? {
             Ok(end) => break end,
             Err(error) if broke(&error) && fruitless < FRUITLESS_MAX => {
                 fruitless = if (request.out, request.err) == before { fruitless + 1 } else { 0 };
@@ -126,7 +126,7 @@ async fn follow(
     session: &Session,
     client: &Client,
     request: &mut LeaseExecRequest,
-    interrupts: &mut Signal,
+    signals: &mut Signals,
     presses: &mut u32,
 ) -> Result<Result<CommandEnd, CallError>, CliError> {
     let mut stream = match client.open::<LeaseExec>(request).await {
@@ -155,9 +155,10 @@ async fn follow(
                 Ok(Event::End(end)) => return Ok(Ok(end)),
                 Err(error) => return Ok(Err(error)),
             },
-            _ = interrupts.recv() => {
+            signal = signals.next() => {
                 *presses += 1;
-                let number = if *presses == 1 { nix::libc::SIGINT } else { 0 };
+                let first = *presses == 1 && signal == Number::SIGINT;
+                let number = if first { Number::SIGINT as i32 } else { 0 };
                 send(session, client, request, number).await;
             }
         }
