@@ -65,6 +65,17 @@ fn a_signal_before_the_grant_withdraws_the_request() {
 }
 
 #[test]
+fn a_lease_that_nobody_learns_of_is_released() {
+    let stage = Stage::new(Role::Master);
+    let script = vec![Turn::Ok(json!("x")), request("granted", None), Turn::Ok(json!([true, "released"]))];
+    let luxid = stage.luxid(script);
+    let mut child = stage.command("gnt-lease acquire py").spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(methods(luxid)[2].0, "LeaseRelease");
+}
+
+#[test]
 fn no_lease_in_time_or_never_is_told_and_withdrawn() {
     let stage = Stage::new(Role::Master);
     let luxid = stage.luxid(vec![

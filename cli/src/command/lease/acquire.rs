@@ -16,11 +16,12 @@ use tokio::time::Instant;
 
 pub const HELP: &str = "\
 Examples:
-  gnt-lease acquire py                       prints the lease's uuid, then its machines and their nodes
   gnt-lease acquire py -n 2 --for 4h
-  gnt-lease acquire py -- make -C tests all  holds the lease while the command runs here, with GANTRY_LEASE set
+  gnt-lease acquire py -- make -C tests all
 
-Ctrl-C before the grant withdraws the request. Exits with 1 when there is no lease; with a command, as the command.";
+The first prints the lease's uuid, then its machines and their nodes. The second holds the lease while the command \
+runs here with GANTRY_LEASE in its environment, and exits as the command.
+Ctrl-C before the grant withdraws the request. Without a lease it exits with 1.";
 
 /// How long one look at a waiting request takes at most, s: the reason is then shown anew.
 const LOOK_S: u64 = 2;
@@ -103,6 +104,15 @@ pub async fn run(session: &mut Session, acquire: Acquire) -> Result<(), CliError
     if held {
         return hold::run(session, lease, &acquire.command, ttl.unwrap_or(hold::TTL_S), &mut signals).await;
     }
+    let printed = print(session, &acquire, lease, &granted);
+    if printed.is_err() {
+        // Nobody learned which lease it is, so nobody can use or release it.
+        withdraw(session, lease).await;
+    }
+    printed
+}
+
+fn print(session: &Session, acquire: &Acquire, lease: LeaseUuid, granted: &Value) -> Result<(), CliError> {
     if acquire.json {
         return session.screen.line(&granted.to_string());
     }

@@ -21,9 +21,10 @@ pub const HELP: &str = "\
 Example:
   gnt-lease exec 3f0c --env N=3 -- python3 -c 'import os; print(os.environ[\"N\"])'
 
-Exits as the command does; with 128 and the number of a signal that ended it; with 124 when it met a limit (wall
-clock, memory, processes, room, output) and says which; with 125 when it was lost with its machine; with 130 when it
-was cancelled. Ctrl-C sends it INT; a second one, TERM or a closed terminal cancels it.";
+Exits as the command does; with 128 and the number of a signal that ended it; with 124 when it met a limit (wall \
+clock, memory, processes, room, output) and says which; with 125 when it was lost with its machine; with 130 when it \
+was cancelled.
+Ctrl-C sends it INT; a second one, TERM or a closed terminal cancels it.";
 
 /// Exit code of a command that met a limit, as timeout(1)'s.
 const EXIT_LIMIT: u8 = 124;

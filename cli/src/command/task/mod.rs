@@ -97,11 +97,13 @@ Example:
 
 hello.toml:
   pool = \"py\"
-  input = [\"hello.py\"]        # default: the directory of this file
-  execute = \"python3 hello.py\" # or [[execute]] tables: name, command, stdin, wall_s, cpu_s
+  input = [\"hello.py\"]  # default: all in the directory of this file
+  execute = \"python3 hello.py\"
 
-Other keys: name, user, compile, keep_going, limits (wall_s, cpu_s, memory_mib, pids, disk_mib, output_kib), env,
-priority, max_attempts, labels, key. A directory needs a task.toml in it.";
+Instead of one command, [[execute]] tables with name, command, stdin, wall_s, cpu_s.
+Other keys: name, user, compile, keep_going, limits (wall_s, cpu_s, memory_mib, pids, disk_mib, output_kib), env, \
+priority, max_attempts, labels, key. \
+A directory needs a task.toml in it.";
 
 fn number(text: &str) -> Result<u64, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("'{text}' is no task number"))
