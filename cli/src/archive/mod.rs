@@ -11,8 +11,8 @@ pub use unpack::{UnpackError, Unpacked, unpack};
 
 use tar::{EntryType, Header};
 
-/// Most entries of an archive that is made or unpacked here.
-pub const ENTRIES_MAX: usize = 100_000;
+/// Most entries of an archive that is made or unpacked here: as many as a node takes and gives.
+pub const ENTRIES_MAX: usize = 10_000;
 
 /// A header that says nothing of this machine: no owner, no time.
 fn header(kind: EntryType, mode: u32, size: u64) -> Header {

@@ -46,7 +46,9 @@ pub enum PackError {
         max: u64,
     },
     /// Too many.
-    #[error("there are more than {ENTRIES_MAX} files; send fewer, or an archive of them")]
+    #[error(
+        "there are more than {ENTRIES_MAX} files and directories, or they nest too deeply; send fewer, or an archive of them"
+    )]
     Many,
 }
 
