@@ -1,6 +1,8 @@
 //! One program, many names: `gnt-node list` and `gantry node list` are the same command.
 
-use crate::command::{cluster, daemon, debug, group, instance, job, node};
+use crate::command::{
+    blueprint, cluster, daemon, debug, group, instance, job, lease, node, os, pool, slot, task,
+};
 use crate::error::CliError;
 use crate::session::Session;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -41,6 +43,12 @@ enum Family {
     Group(group::Family),
     Instance(instance::Family),
     Job(job::Family),
+    Blueprint(blueprint::Family),
+    Pool(pool::Family),
+    Slot(slot::Family),
+    Lease(lease::Family),
+    Task(task::Family),
+    Os(os::Family),
     Debug(debug::Family),
     Daemon(daemon::Family),
     /// Print a completion script for a shell
@@ -67,8 +75,20 @@ struct Alone<T: Args> {
 }
 
 /// Names of the families' own programs.
-pub const FAMILIES: &[&str] =
-    &["gnt-cluster", "gnt-node", "gnt-group", "gnt-instance", "gnt-job", "gnt-debug"];
+pub const FAMILIES: &[&str] = &[
+    "gnt-cluster",
+    "gnt-node",
+    "gnt-group",
+    "gnt-instance",
+    "gnt-job",
+    "gnt-blueprint",
+    "gnt-pool",
+    "gnt-slot",
+    "gnt-lease",
+    "gnt-task",
+    "gnt-os",
+    "gnt-debug",
+];
 
 /// Parses what the program was called with and runs it.
 ///
@@ -83,6 +103,12 @@ pub async fn run(args: Vec<OsString>) -> Result<(), CliError> {
         Some("group") => alone::<group::Family>("gnt-group", args, Family::Group).await,
         Some("instance") => alone::<instance::Family>("gnt-instance", args, Family::Instance).await,
         Some("job") => alone::<job::Family>("gnt-job", args, Family::Job).await,
+        Some("blueprint") => alone::<blueprint::Family>("gnt-blueprint", args, Family::Blueprint).await,
+        Some("pool") => alone::<pool::Family>("gnt-pool", args, Family::Pool).await,
+        Some("slot") => alone::<slot::Family>("gnt-slot", args, Family::Slot).await,
+        Some("lease") => alone::<lease::Family>("gnt-lease", args, Family::Lease).await,
+        Some("task") => alone::<task::Family>("gnt-task", args, Family::Task).await,
+        Some("os") => alone::<os::Family>("gnt-os", args, Family::Os).await,
         Some("debug") => alone::<debug::Family>("gnt-debug", args, Family::Debug).await,
         _ => {
             let front = Front::parse_from(args);
@@ -122,6 +148,12 @@ async fn dispatch(global: &Global, family: Family, front: bool) -> Result<(), Cl
         Family::Group(family) => Box::pin(group::run(session("group"), family)).await,
         Family::Instance(family) => Box::pin(instance::run(session("instance"), family)).await,
         Family::Job(family) => Box::pin(job::run(session("job"), family)).await,
+        Family::Blueprint(family) => Box::pin(blueprint::run(session("blueprint"), family)).await,
+        Family::Pool(family) => Box::pin(pool::run(session("pool"), family)).await,
+        Family::Slot(family) => Box::pin(slot::run(session("slot"), family)).await,
+        Family::Lease(family) => Box::pin(lease::run(session("lease"), family)).await,
+        Family::Task(family) => Box::pin(task::run(session("task"), family)).await,
+        Family::Os(family) => Box::pin(os::run(session("os"), family)).await,
         Family::Debug(family) => Box::pin(debug::run(session("debug"), family)).await,
         Family::Daemon(family) => daemon::run(&session("daemon"), family).await,
         Family::Completion { shell } => completion(shell, &session("cluster")),
@@ -147,6 +179,12 @@ fn family_command(name: &'static str) -> Command {
         "gnt-group" => Alone::<group::Family>::command(),
         "gnt-instance" => Alone::<instance::Family>::command(),
         "gnt-job" => Alone::<job::Family>::command(),
+        "gnt-blueprint" => Alone::<blueprint::Family>::command(),
+        "gnt-pool" => Alone::<pool::Family>::command(),
+        "gnt-slot" => Alone::<slot::Family>::command(),
+        "gnt-lease" => Alone::<lease::Family>::command(),
+        "gnt-task" => Alone::<task::Family>::command(),
+        "gnt-os" => Alone::<os::Family>::command(),
         _ => Alone::<debug::Family>::command(),
     };
     command.name(name).bin_name(name)
@@ -164,25 +202,28 @@ fn manual(dir: &Path) -> Result<(), CliError> {
 }
 
 const OVERVIEW: &str = "\
-Gantry keeps a pool of clean virtual machines on a cluster of hosts, for tests.
-It speaks Ganeti's protocols; these commands are Ganeti's, and work alike
-under both names: 'gantry node list' is 'gnt-node list'.
+Gantry keeps pools of clean virtual machines on a cluster of hosts, for tests.
+'gantry node list' is 'gnt-node list': commands work alike under both names.
 
   gantry cluster    make, show, change, verify and end the cluster
   gantry node       its hosts: add, list, drain, remove
   gantry group      node groups
   gantry instance   virtual machines outside pools: add, start, stop, remove
+  gantry blueprint  how pools' virtual machines are made
+  gantry pool       how many are kept ready: add, resize, drain, remove
+  gantry slot       a pool's places: list, recycle
+  gantry lease      borrow machines: acquire, exec, put, get, release
+  gantry task       tests: submit, list, log, wait, cancel, fetch
+  gantry os         images: import, list, remove
   gantry job        what runs and ran: list, watch, cancel
   gantry debug      test jobs and locks
   gantry daemon     this node's daemons: status, start, stop
 
 To begin on this machine:
   gantry cluster init --address IP --node-name NODE CLUSTER
-  gantry node list
-  gantry instance add -t diskless -o noop -H fake NAME
-
-'gantry FAMILY --help' lists a family's commands, 'gantry FAMILY COMMAND --help'
-a command's options. 'gantry completion bash' prints a completion script.
+  gantry blueprint add py && gantry pool add py --blueprint py --size 2 --wait
+  gantry lease acquire py -- sh -c 'gantry lease exec $GANTRY_LEASE -- id'
+'gantry FAMILY --help' says more; 'gantry completion bash' prints a script.
 ";
 
 #[cfg(test)]

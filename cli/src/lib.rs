@@ -4,6 +4,7 @@
 //! knows it asks for. [`args`] parses and dispatches, [`command`] has a module per family, [`job`] and
 //! [`list`] are the two conversations they share, [`output`] is what Ganeti's users expect to read.
 
+pub mod archive;
 pub mod args;
 pub mod command;
 pub mod error;
@@ -15,4 +16,7 @@ pub mod luxi;
 pub mod opcode;
 pub mod output;
 pub mod params;
+pub mod progress;
 pub mod session;
+pub mod spool;
+pub mod stream;

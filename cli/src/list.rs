@@ -1,12 +1,13 @@
 //! The list commands: options, query, table (`spec/query.md`).
 
-use crate::error::{CliError, EXIT_UNKNOWN_FIELD};
+use crate::error::{CliError, EXIT_FAILURE, EXIT_UNKNOWN_FIELD};
 use crate::filter;
+use crate::output::info::Info;
 use crate::output::table::{Answer, Override, Style, laid_out, lines};
 use crate::output::text::comma_list;
 use crate::output::units::Units;
 use crate::session::Session;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// How any table is printed.
 #[derive(Debug, Clone, clap::Args)]
@@ -39,6 +40,14 @@ pub struct ListOptions {
     /// Print the server's answer as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+impl ListOptions {
+    /// Whether the only argument is a filter, whatever it looks like.
+    #[must_use]
+    pub fn forces_filter(&self) -> bool {
+        self.filter
+    }
 }
 
 /// What a list command shows.
@@ -125,6 +134,57 @@ impl Session {
             }
         }
         if unknown.is_empty() { Ok(()) } else { Err(CliError::Told(EXIT_UNKNOWN_FIELD)) }
+    }
+
+    /// Queries rows as objects by field name; what is missing is null.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn rows(
+        &mut self,
+        what: &str,
+        fields: &[&str],
+        filter: Value,
+    ) -> Result<Vec<Map<String, Value>>, CliError> {
+        let answer = answer(&self.call("Query", json!([what, fields, filter])).await?)?;
+        let one = |row: &Vec<(u8, Value)>| {
+            let value =
+                |i: usize| row.get(i).filter(|cell| cell.0 == 0).map_or(Value::Null, |cell| cell.1.clone());
+            fields.iter().enumerate().map(|(i, field)| ((*field).to_owned(), value(i))).collect()
+        };
+        Ok(answer.data.iter().map(one).collect())
+    }
+
+    /// Shows items in full: all, or those named. Those that do not exist are told and make the command fail.
+    ///
+    /// # Errors
+    /// The server's; an item that does not exist.
+    pub async fn info(
+        &mut self,
+        what: &str,
+        fields: &[&str],
+        names: &[String],
+        json: bool,
+        show: fn(&Map<String, Value>, &jiff::tz::TimeZone) -> Info,
+    ) -> Result<(), CliError> {
+        let key = fields[0];
+        let rows = self.rows(what, fields, filter::from_args(names, false, key, false)?).await?;
+        if json {
+            self.screen.line(&json!(rows).to_string())?;
+        } else if !rows.is_empty() {
+            let all = rows.iter().map(|row| show(row, &self.zone)).collect();
+            self.screen.raw(&Info::List(all).render())?;
+        }
+        let plain_names = names.iter().filter(|n| !n.contains(['*', '?', '=', ' ']));
+        let missing: Vec<&str> = plain_names
+            .filter(|name| rows.iter().all(|row| row[key] != **name))
+            .map(String::as_str)
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.screen.note(&format!("No such {what}: {}", missing.join(", ")));
+        Err(CliError::Told(EXIT_FAILURE))
     }
 
     /// Prints the fields of a kind of item: all, or those named.

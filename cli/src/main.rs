@@ -1,6 +1,7 @@
 //! `gantry` and `gnt-*`: runs one command and turns its end into text and exit code.
 
 use gantry_cli::error::CliError;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -15,7 +16,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !matches!(error, CliError::Told(_) | CliError::OutputGone) {
-                eprintln!("{error}");
+                // A terminal that is gone is no reason to panic.
+                let _ = writeln!(std::io::stderr(), "{error}");
             }
             ExitCode::from(error.exit_code())
         }

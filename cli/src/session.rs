@@ -77,6 +77,12 @@ impl Session {
         self.luxi().await?.call(method, args).await
     }
 
+    /// Closes the connection to luxid; the next call makes a new one. After a call that was given up: its answer may
+    /// still be on the way.
+    pub fn hang_up(&mut self) {
+        self.luxi = None;
+    }
+
     /// Asks at the terminal; `no` without one is an error that names the option which answers.
     ///
     /// # Errors

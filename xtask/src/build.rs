@@ -22,7 +22,20 @@ const STATIC_PROGRAMS: [&str; 2] = ["gantry-job", "gantry-init"];
 /// 1.0 MiB of C and Rust library, and this one is to stay near that.
 const INIT_BYTES_MAX: u64 = 3 << 19;
 /// Names under which the CLI is also found.
-const LINKS: [&str; 6] = ["gnt-cluster", "gnt-node", "gnt-group", "gnt-instance", "gnt-job", "gnt-debug"];
+const LINKS: [&str; 12] = [
+    "gnt-cluster",
+    "gnt-node",
+    "gnt-group",
+    "gnt-instance",
+    "gnt-job",
+    "gnt-blueprint",
+    "gnt-pool",
+    "gnt-slot",
+    "gnt-lease",
+    "gnt-task",
+    "gnt-os",
+    "gnt-debug",
+];
 /// crt-static needs the target named.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 

@@ -25,6 +25,21 @@ impl Screen {
         std::io::stdout().write_all(text.as_bytes()).map_err(|_| CliError::OutputGone)
     }
 
+    /// Bytes of another program's standard output.
+    ///
+    /// # Errors
+    /// As [`Screen::line`].
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
+        let mut out = std::io::stdout();
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(|_| CliError::OutputGone)
+    }
+
+    /// Bytes of another program's standard error.
+    pub fn error_bytes(&self, bytes: &[u8]) {
+        // As in `note`.
+        let _ = std::io::stderr().write_all(bytes);
+    }
+
     /// One line for the person at the terminal, beside the results.
     pub fn note(&self, text: &str) {
         // Nothing sensible can be done when standard error is gone.

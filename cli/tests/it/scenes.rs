@@ -1,25 +1,12 @@
 //! What the commands ask for and print, one scene each.
 
-use crate::stage::{Ended, Stage, Turn};
+use crate::stage::{Ended, Stage, Turn, job};
 use gantry_model::role::Role;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::Stdio;
-
-/// The answers to a job that ends with this row of QueryJobs.
-fn job(id: u64, row: Value) -> Vec<Turn> {
-    let status = row[0].clone();
-    let changed = json!([[status], [[1, [1_795_174_479, 0], "message", "* at work"]]]);
-    vec![
-        Turn::Ok(json!(id)),
-        Turn::Ok(json!([["queued"], []])),
-        Turn::Ok(changed),
-        Turn::Ok(json!([[status], []])),
-        Turn::Ok(json!([row])),
-    ]
-}
 
 fn nodes(fields: Value, data: Value) -> Turn {
     Turn::Ok(json!({"fields": fields, "data": data}))

@@ -133,3 +133,31 @@ impl From<Output> for Ended {
         }
     }
 }
+
+/// The answers to a job that ends with this row of QueryJobs.
+pub fn job(id: u64, row: Value) -> Vec<Turn> {
+    let status = row[0].clone();
+    let changed = json!([[status], [[1, [1_795_174_479, 0], "message", "* at work"]]]);
+    vec![
+        Turn::Ok(json!(id)),
+        Turn::Ok(json!([["queued"], []])),
+        Turn::Ok(changed),
+        Turn::Ok(json!([[status], []])),
+        Turn::Ok(json!([row])),
+    ]
+}
+
+/// The answer to a query: text fields named by themselves, rows of plain values.
+pub fn table(fields: &[&str], rows: Value) -> Turn {
+    let fields: Vec<Value> =
+        fields.iter().map(|name| json!({"name": name, "title": name, "kind": "text", "doc": ""})).collect();
+    let row = |row: &Value| row.as_array().unwrap().iter().map(|value| json!([0, value])).collect::<Value>();
+    let data: Vec<Value> = rows.as_array().unwrap().iter().map(row).collect();
+    Turn::Ok(json!({"fields": fields, "data": data}))
+}
+
+/// Sends a signal to a running program.
+pub fn signal(child: &std::process::Child, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
+}

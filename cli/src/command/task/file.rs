@@ -1,0 +1,310 @@
+//! `gnt-task submit`: reads a task file, packs its input, uploads it, submits.
+
+use crate::archive::{Source, pack, sources};
+use crate::error::CliError;
+use crate::session::Session;
+use crate::{spool, stream};
+use gantry_model::task::{BodyRef, INPUT_BYTES_MAX, Limits, Step, TaskSpec, check};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// The task file of a directory.
+const IN_DIR: &str = "task.toml";
+/// Largest task file: 256 steps of 64 KiB.
+const FILE_BYTES_MAX: u64 = 17 << 20;
+
+#[derive(Debug, clap::Args)]
+pub struct Submit {
+    /// A task file, or a directory with a task.toml in it
+    path: PathBuf,
+    /// Run it in this pool, whatever the file says
+    #[arg(long, value_name = "POOL")]
+    pool: Option<String>,
+    /// Submitting again with the same key answers the same task; without one each submission makes a new one
+    #[arg(long, value_name = "TEXT")]
+    key: Option<String>,
+    /// Wait for its end, as 'wait' does
+    #[arg(long)]
+    wait: bool,
+    /// Print JSON: its number, or with --wait the whole task
+    #[arg(long)]
+    json: bool,
+}
+
+/// Input as a task file names it.
+#[derive(Debug, PartialEq)]
+enum Input {
+    /// All below a directory.
+    Dir(String),
+    /// These files and directories, under these names.
+    Names(Vec<String>),
+}
+
+/// A task file.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    name: String,
+    pool: Option<String>,
+    #[serde(default)]
+    user: Option<String>,
+    input: Option<Input>,
+    compile: Option<One>,
+    execute: Many,
+    #[serde(default)]
+    keep_going: bool,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default)]
+    priority: i32,
+    max_attempts: Option<u32>,
+    #[serde(default)]
+    labels: BTreeSet<String>,
+    key: Option<String>,
+}
+
+/// A step: a command alone, or a table.
+#[derive(Debug)]
+struct One(Step);
+
+/// One step or several.
+#[derive(Debug)]
+struct Many(Vec<Step>);
+
+fn only(command: &str) -> Step {
+    Step { command: command.to_owned(), ..Step::default() }
+}
+
+impl<'de> Deserialize<'de> for One {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Seen;
+        impl<'de> Visitor<'de> for Seen {
+            type Value = One;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a command, or a table with name, command, stdin, wall_s, cpu_s")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<One, E> {
+                Ok(One(only(text)))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<One, A::Error> {
+                Step::deserialize(MapAccessDeserializer::new(map)).map(One)
+            }
+        }
+        from.deserialize_any(Seen)
+    }
+}
+
+impl<'de> Deserialize<'de> for Many {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Seen;
+        impl<'de> Visitor<'de> for Seen {
+            type Value = Many;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a command, or a list of commands or tables")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Many, E> {
+                Ok(Many(vec![only(text)]))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Many, A::Error> {
+                let mut steps = Vec::new();
+                while let Some(One(step)) = list.next_element()? {
+                    steps.push(step);
+                }
+                Ok(Many(steps))
+            }
+        }
+        from.deserialize_any(Seen)
+    }
+}
+
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Seen;
+        impl<'de> Visitor<'de> for Seen {
+            type Value = Input;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a directory, or a list of files and directories")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Input, E> {
+                Ok(Input::Dir(text.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Input, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = list.next_element()? {
+                    names.push(name);
+                }
+                Ok(Input::Names(names))
+            }
+        }
+        from.deserialize_any(Seen)
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What is wrong with the file or the input; the server's; with `--wait` as that.
+pub async fn run(session: &mut Session, submit: Submit) -> Result<(), CliError> {
+    session.command = "submit".to_owned();
+    let path = if submit.path.is_dir() { submit.path.join(IN_DIR) } else { submit.path.clone() };
+    let file = read(&path)?;
+    let input = input_sources(&path, file.input.as_ref())?;
+    let mut spec = spec(file, &submit, &path)?;
+    if !input.is_empty() {
+        spec.input = Some(send_input(session, &path, &input).await?);
+    }
+    // Drawn when not given: a repeated call after a broken connection makes no second task.
+    spec.key.get_or_insert_with(|| format!("gnt-task-{}", uuid::Uuid::new_v4()));
+    let answer = session.call("SubmitTask", json!([spec])).await?;
+    let Some(id) = answer.as_u64().or_else(|| answer.as_str()?.parse().ok()) else {
+        return Err(CliError::Protocol(format!("SubmitTask answered {answer}, no task number")));
+    };
+    match (submit.json, submit.wait) {
+        (false, _) => session.screen.line(&format!("TaskID: {id}"))?,
+        (true, false) => session.screen.line(&json!({"id": id}).to_string())?,
+        (true, true) => {}
+    }
+    if submit.wait { super::wait::one(session, id, submit.json).await } else { Ok(()) }
+}
+
+fn read(path: &Path) -> Result<File, CliError> {
+    let failed = |error: std::io::Error| {
+        let hint = if path.file_name().is_some_and(|name| name == IN_DIR) {
+            "; a directory is submitted by the task.toml in it, see \"gnt-task submit --help\""
+        } else {
+            ""
+        };
+        CliError::plain(format!("cannot read the task file {}: {error}{hint}", path.display()))
+    };
+    let bytes = std::fs::metadata(path).map_err(failed)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(CliError::plain(format!(
+            "{} is too large for a task file: {bytes} bytes",
+            path.display()
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    toml::from_str(&text)
+        .map_err(|error| CliError::plain(format!("{}: {}", path.display(), error.to_string().trim_end())))
+}
+
+fn spec(file: File, submit: &Submit, path: &Path) -> Result<TaskSpec, CliError> {
+    let Some(pool) = submit.pool.clone().or(file.pool) else {
+        return Err(CliError::plain(format!(
+            "{} names no pool; add a line pool = \"NAME\", or give --pool NAME",
+            path.display()
+        )));
+    };
+    let user = file.user.or_else(|| std::env::var("USER").ok()).unwrap_or_default();
+    let spec = TaskSpec {
+        name: file.name,
+        pool,
+        user,
+        input: None,
+        compile: file.compile.map(|step| step.0),
+        execute: file.execute.0,
+        keep_going: file.keep_going,
+        limits: file.limits,
+        env: file.env,
+        priority: file.priority,
+        max_attempts: file.max_attempts.unwrap_or(gantry_model::task::ATTEMPTS_DEFAULT),
+        labels: file.labels,
+        key: submit.key.clone().or(file.key),
+    };
+    check(&spec).map_err(|why| CliError::plain(format!("{}: {why}", path.display())))?;
+    Ok(spec)
+}
+
+/// The files of the input, by their names in the machine's home directory.
+fn input_sources(path: &Path, input: Option<&Input>) -> Result<Vec<Source>, CliError> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        Some(_) | None => PathBuf::from("."),
+    };
+    let mut all = Vec::new();
+    let failed = |error: crate::archive::PackError| CliError::plain(format!("input: {error}"));
+    match input {
+        None => {
+            sources(&dir, "", false, &mut all).map_err(failed)?;
+            all.retain(|source| {
+                source.path.file_name() != path.file_name() || source.path.parent() != Some(&dir)
+            });
+        }
+        Some(Input::Dir(below)) => {
+            let top = dir.join(below);
+            if top.is_file() {
+                sources(&top, below, false, &mut all).map_err(failed)?;
+            } else {
+                // Checked as a name first: a directory elsewhere is refused like a file elsewhere.
+                sources(&top, below, false, &mut Vec::new()).map_err(failed)?;
+                sources(&top, "", false, &mut all).map_err(failed)?;
+            }
+        }
+        Some(Input::Names(names)) => {
+            for name in names {
+                sources(&dir.join(name), name.trim_end_matches('/'), false, &mut all).map_err(failed)?;
+            }
+            all.sort_by(|a, b| a.name.cmp(&b.name));
+            all.dedup_by(|a, b| a.name == b.name);
+        }
+    }
+    Ok(all)
+}
+
+/// Packs and uploads the input.
+async fn send_input(session: &Session, path: &Path, input: &[Source]) -> Result<BodyRef, CliError> {
+    let mut file = spool::file()?;
+    let failed = |error: &dyn fmt::Display| CliError::plain(format!("input of {}: {error}", path.display()));
+    let mut out = BufWriter::new(&mut file);
+    pack(input, false, INPUT_BYTES_MAX, &mut out).map_err(|error| failed(&error))?;
+    out.flush().map_err(|error| failed(&error))?;
+    drop(out);
+    let (digest, bytes) = spool::digest(&mut file).map_err(|error| failed(&error))?;
+    if bytes > INPUT_BYTES_MAX {
+        let text =
+            format!("its archive has {bytes} bytes, at most {INPUT_BYTES_MAX} can be sent; leave files out");
+        return Err(failed(&text));
+    }
+    stream::put_blob(session, "input", &mut file, &digest, bytes).await?;
+    Ok(BodyRef { digest, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<File, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn steps_are_commands_or_tables() {
+        let file = parse("pool = 'p'\nexecute = 'true'\ncompile = 'make'").unwrap();
+        assert_eq!((file.execute.0, file.compile.unwrap().0), (vec![only("true")], only("make")));
+        let file = parse("execute = ['a', {command = 'b', wall_s = 5}]\ninput = ['x']").unwrap();
+        assert_eq!((file.execute.0.len(), file.execute.0[1].wall_s), (2, Some(5)));
+        assert_eq!(file.input, Some(Input::Names(vec!["x".to_owned()])));
+        let file = parse("input = 'src'\n[[execute]]\ncommand = 'a'\n[[execute]]\ncommand = 'b'").unwrap();
+        assert_eq!((file.execute.0.len(), file.input), (2, Some(Input::Dir("src".to_owned()))));
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line() {
+        for (text, key, line) in [
+            ("pool = 'p'\nexecut = 'x'\n", "execut", "line 2"),
+            ("execute = 'x'\n[limits]\nwall = 5\n", "wall", "line 3"),
+            ("\n[[execute]]\ncommand = 'a'\ncolour = 'red'\n", "colour", "line 4"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(&format!("unknown field `{key}`")) && error.contains(line), "{error}");
+        }
+    }
+}
