@@ -1,0 +1,5 @@
+/* The semicolon is missing on purpose. */
+int main(void)
+{
+    return 0
+}
