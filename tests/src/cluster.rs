@@ -12,6 +12,9 @@ use std::time::Duration;
 /// How long starting or stopping a node may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Uids of a node's VMs: 64 ranges.
+pub(crate) const IDS_PER_NODE: u32 = 64 << 16;
+
 /// How a cluster is made.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -23,6 +26,12 @@ pub struct Options {
     pub programs: PathBuf,
     /// Extra arguments of `gnt-cluster init`.
     pub init: Vec<String>,
+    /// Drivers of the nodes; `oci` needs root and a runtime.
+    pub drivers: Vec<String>,
+    /// More tables of each `node.toml`.
+    pub settings: String,
+    /// Where it lies; None = a short name in /tmp. Either goes when it is dropped.
+    pub dir: Option<PathBuf>,
 }
 
 impl Options {
@@ -34,7 +43,31 @@ impl Options {
         // 127.0.0.0/16 stays free for people; each cluster of each test process has its own /24.
         let number = (std::process::id().wrapping_mul(37).wrapping_add(count)) % (254 * 256);
         let [_, _, high, low] = number.to_be_bytes();
-        Self { nodes, network: [127, high.max(1), low], programs: programs(), init: Vec::new() }
+        Self {
+            nodes,
+            network: [127, high.max(1), low],
+            programs: programs(),
+            init: Vec::new(),
+            drivers: vec!["fake".to_owned()],
+            settings: String::new(),
+            dir: None,
+        }
+    }
+
+    /// As [`Options::new`], with real VMs.
+    #[must_use]
+    pub fn oci(nodes: u8) -> Self {
+        Self { drivers: vec!["oci".to_owned()], ..Self::new(nodes) }
+    }
+
+    /// First uid of the VMs of node `number`: nodes on one machine need ranges of their own, and clusters side by side
+    /// better have them too.
+    fn uid_base(&self, number: u8) -> u32 {
+        const FIRST: u32 = 1 << 20;
+        let [_, high, low] = self.network.map(u32::from);
+        // All must stay below 2^31.
+        let range = (((high << 8) + low) * u32::from(self.nodes) + u32::from(number)) % 500;
+        FIRST + range * IDS_PER_NODE
     }
 }
 
@@ -98,8 +131,9 @@ pub struct VirtualCluster {
     /// The nodes; the first is the master.
     pub nodes: Vec<Node>,
     programs: PathBuf,
-    /// Short: foreign clients know the 107-byte limit of socket paths.
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    /// Left as it is when this is dropped.
+    kept: bool,
 }
 
 impl VirtualCluster {
@@ -130,12 +164,17 @@ impl VirtualCluster {
             "{} has no programs: run `cargo xtask build` (`cargo xtask test` does)",
             programs.display()
         );
-        let dir = tempfile::Builder::new().prefix("gy").rand_bytes(5).tempdir_in("/tmp")?;
+        let dir = match &options.dir {
+            Some(dir) => dir.clone(),
+            // Short: foreign clients know the 107-byte limit of socket paths.
+            None => tempfile::Builder::new().prefix("gy").rand_bytes(5).tempdir_in("/tmp")?.keep(),
+        };
+        // From here on it goes when this is dropped.
+        let mut cluster = Self { nodes: Vec::new(), programs, dir, kept: false };
         let share = capacity(u64::from(options.nodes))?;
         let [a, b, c] = options.network;
-        let mut nodes = Vec::new();
         for number in 1..=options.nodes {
-            let root = dir.path().join(format!("n{number}"));
+            let root = cluster.dir.join(format!("n{number}"));
             let node = Node {
                 name: format!("node{number}.gantry.test"),
                 root: root.clone(),
@@ -143,13 +182,42 @@ impl VirtualCluster {
             };
             fs::create_dir_all(root.join("etc/gantry"))?;
             let text = format!(
-                "name = \"{}\"\naddress = \"{}\"\ndrivers = [\"fake\"]\n{share}",
-                node.name, node.address
+                "name = \"{}\"\naddress = \"{}\"\ndrivers = {:?}\nuid_base = {}\n{share}\n{}",
+                node.name,
+                node.address,
+                options.drivers,
+                options.uid_base(number),
+                options.settings,
             );
             fs::write(root.join("etc/gantry/node.toml"), text)?;
-            nodes.push(node);
+            cluster.nodes.push(node);
         }
-        Ok(Self { nodes, programs, dir })
+        Ok(cluster)
+    }
+
+    /// The cluster that an earlier process kept in `dir`, running or not; None when there is none.
+    ///
+    /// # Errors
+    /// When the directory can't be read.
+    pub fn found(dir: &Path, programs: &Path) -> Result<Option<Self>> {
+        let mut cluster =
+            Self { nodes: Vec::new(), programs: programs.to_owned(), dir: dir.to_owned(), kept: true };
+        for number in 1.. {
+            let root = dir.join(format!("n{number}"));
+            let Ok(text) = fs::read_to_string(root.join("etc/gantry/node.toml")) else { break };
+            let word = |key: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+                line.map(|value| value.trim_matches('"').to_owned()).with_context(|| format!("no {key}"))
+            };
+            cluster.nodes.push(Node { name: word("name")?, root, address: word("address")? });
+        }
+        cluster.kept = false;
+        Ok((!cluster.nodes.is_empty()).then_some(cluster))
+    }
+
+    /// Leaves it running; [`VirtualCluster::found`] finds it again.
+    pub fn keep(mut self) {
+        self.kept = true;
     }
 
     fn bring_up(&mut self, options: &Options) -> Result<()> {
@@ -186,7 +254,7 @@ impl VirtualCluster {
     /// The cluster's directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// Starts boot on a node, detached.
@@ -355,10 +423,15 @@ fn is_job(program: &str) -> bool {
 
 impl Drop for VirtualCluster {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         if std::thread::panicking() {
             eprintln!("{}", self.nodes.iter().map(Node::logs).collect::<String>());
         }
-        match self.stop() {
+        let stopped = self.stop();
+        let _ = fs::remove_dir_all(&self.dir);
+        match stopped {
             Err(why) if std::thread::panicking() => eprintln!("stopping a virtual cluster: {why:#}"),
             // A test that leaves processes behind has failed.
             Err(why) => panic!("stopping a virtual cluster: {why:#}"),
@@ -373,5 +446,6 @@ fn capacity(shares: u64) -> Result<String> {
     let line = text.lines().find(|line| line.starts_with("MemTotal:")).context("no MemTotal")?;
     let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
     let mib = (kib / 1024).saturating_sub(1024) / shares.max(1);
-    Ok(format!("[capacity]\nmemory_mib = {mib}\ncpus = 2\ndisk_mib = {}\n", 10_240))
+    let cpus = std::thread::available_parallelism().map_or(1, |all| all.get() as u64 / shares.max(1)).max(1);
+    Ok(format!("[capacity]\nmemory_mib = {mib}\ncpus = {cpus}\ndisk_mib = {}\n", 10_240))
 }

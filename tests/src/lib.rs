@@ -3,12 +3,15 @@
 //! Speaks to the programs only as their users do: command lines, sockets, files.
 
 pub mod cluster;
+pub mod examples;
 pub mod foreign;
+pub mod leak;
 pub mod luxi;
 pub mod process;
 pub mod random;
 pub mod rest;
 pub mod sockets;
+pub mod task;
 pub mod wait;
 
 pub use cluster::{Node, Options, VirtualCluster};
