@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: measures the figures of docs/SPECIFICATION.md against real processes built with optimisation,
 //! beside what this machine can do at best in the same minute. Prints; judges nothing.
 
+mod bare;
 mod figure;
 mod floor;
 mod jobs;
+mod runs;
 mod scale;
 mod seed;
 mod size;
@@ -14,13 +16,22 @@ use figure::Figure;
 type Bench = (&'static str, fn() -> Result<Vec<Figure>>);
 
 /// All benches, in the order they run. Each starts clusters of its own.
-const BENCHES: [Bench; 4] =
-    [("floor", floor::measure), ("jobs", jobs::measure), ("scale", scale::measure), ("size", size::measure)];
+const BENCHES: [Bench; 5] = [
+    ("floor", floor::measure),
+    ("jobs", jobs::measure),
+    ("runs", runs::measure),
+    ("scale", scale::measure),
+    ("size", size::measure),
+];
 
 fn main() -> Result<()> {
-    let filter = std::env::args().nth(1).unwrap_or_default();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|first| first == bare::ARGUMENT) {
+        return bare::process(&args[1..]);
+    }
+    let filter = args.first().cloned().unwrap_or_default();
     figure::print_machine();
-    for (name, bench) in BENCHES.iter().filter(|(name, _)| name.contains(&filter)) {
+    for (name, bench) in BENCHES.iter().filter(|(name, _)| name.contains(filter.as_str())) {
         eprintln!("measuring: {name}");
         for figure in bench()? {
             println!("{figure}");

@@ -1,8 +1,9 @@
 //! What VMs leave on a machine. Looks where the kernel and the daemons would have something of one: control groups,
 //! processes, user namespaces, mounts, the stage and the runtime's state in vmd's mount namespace, vmd's spool. Reads only.
 
+use crate::pool::{Slot, slots};
 use crate::{Luxi, Node, VirtualCluster, process, wait};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -92,25 +93,11 @@ impl Site {
             .with_context(|| left().join("; "))
     }
 
-    /// Pids of the containers of a VM, PID 1 first; none when it is not there.
+    /// Runtime ids of all VMs that run, with the host's pid of their PID 1.
     #[must_use]
-    pub fn pids(&self, vm: &str) -> Vec<u32> {
-        let of =
-            |place: &Place| place.processes().into_iter().filter(|(_, name)| name == vm).map(|(pid, _)| pid);
-        let mut pids: Vec<u32> = self.nodes.iter().flat_map(of).collect();
-        pids.sort_unstable();
-        pids
-    }
-
-    /// Runtime ids of all VMs that have a process, with the pid of each one's first.
-    #[must_use]
-    pub fn containers(&self) -> BTreeMap<String, u32> {
-        let mut all = BTreeMap::new();
-        for (pid, vm) in self.nodes.iter().flat_map(Place::processes) {
-            let first = all.entry(vm).or_insert(pid);
-            *first = pid.min(*first);
-        }
-        all
+    pub fn inits(&self) -> BTreeMap<String, u32> {
+        let all = self.nodes.iter().flat_map(Place::processes);
+        all.filter(|(pid, _)| is_first(*pid)).map(|(pid, vm)| (vm, pid)).collect()
     }
 
     /// What is there of VMs that the cluster does not have, in words.
@@ -222,60 +209,12 @@ impl Place {
     }
 }
 
-/// A slot of a pool.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
-    /// `POOL-NUMBER`.
-    pub name: String,
-    /// Never changes.
-    pub uuid: String,
-    /// Current generation.
-    pub generation: u64,
-    /// The state's word.
-    pub state: String,
-    /// Name of its node.
-    pub node: String,
-    /// Why it is dirty or not there.
-    pub why: String,
-}
-
-impl Slot {
-    /// How the runtime id of its VM ends.
-    #[must_use]
-    pub fn suffix(&self) -> String {
-        format!("-{}-{}", self.uuid, self.generation)
-    }
-
-    fn lives(&self) -> bool {
-        self.state != "ABSENT"
-    }
-}
-
-impl fmt::Display for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} generation {} is {} {}", self.name, self.generation, self.state, self.why)
-    }
-}
-
-/// All slots of all pools.
-///
-/// # Errors
-/// When luxid does not answer.
-pub fn slots(luxi: &mut Luxi) -> Result<Vec<Slot>> {
-    let rows = luxi.query("slot", &["name", "uuid", "generation", "state", "node", "why"], Value::Null)?;
-    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let slot = |row: &Vec<Value>| -> Result<Slot> {
-        ensure!(row.len() == 6, "a slot has six fields: {row:?}");
-        Ok(Slot {
-            name: word(&row[0]),
-            uuid: word(&row[1]),
-            generation: row[2].as_u64().context("a generation")?,
-            state: word(&row[3]).to_uppercase(),
-            node: word(&row[4]),
-            why: word(&row[5]),
-        })
-    };
-    rows.iter().map(slot).collect()
+/// Whether a process is PID 1 of a namespace below this one.
+fn is_first(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let Some(line) = status.lines().find_map(|line| line.strip_prefix("NSpid:")) else { return false };
+    let pids: Vec<&str> = line.split_whitespace().collect();
+    pids.len() > 1 && pids.last() == Some(&"1")
 }
 
 fn pids() -> impl Iterator<Item = u32> {

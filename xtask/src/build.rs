@@ -36,6 +36,8 @@ const LINKS: [&str; 12] = [
     "gnt-os",
     "gnt-debug",
 ];
+/// The bench that makes real VMs.
+const BENCH_OF_VMS: &str = "runs";
 /// crt-static needs the target named.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -87,6 +89,9 @@ fn put(from: &Path, to: &Path) -> Result<()> {
 
 /// Runs the benches against programs built with optimisation.
 pub fn bench(filter: Option<&str>) -> Result<()> {
+    if filter.is_none_or(|filter| BENCH_OF_VMS.contains(filter)) {
+        crate::foreign::for_benches()?;
+    }
     let programs = all(true)?;
     let mut args = vec!["run", "--release", "--package", "gantry-bench", "--"];
     args.extend(filter);

@@ -1,8 +1,8 @@
 //! What Gantry uses but does not bring, from Debian's packages: Ganeti's own clients for the compatibility tests, an OCI
-//! runtime for VMs. Never the package `ganeti`, whose services would start; a policy that answers 101 keeps those of
+//! runtime for VMs, and what the tests run inside them, which see this machine's /usr. Never the package `ganeti`, whose services would start; a policy that answers 101 keeps those of
 //! its dependencies from starting.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,6 +18,12 @@ const PROOFS: [&str; 2] = ["/usr/share/ganeti/3.0/ganeti/luxi.py", "/usr/bin/hba
 const RUNTIMES: [&str; 2] = ["crun", "runc"];
 /// Where they may be.
 const RUNTIME_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/sbin"];
+/// What the examples and tests run in VMs of image `host`, which have the node's /usr: (program, package).
+const IN_VMS: [(&str, &str); 2] = [("/usr/bin/python3", "python3"), ("/usr/bin/gcc", "gcc")];
+/// The C library's headers, which gcc's package only recommends.
+const HEADERS: (&str, &str) = ("/usr/include/stdio.h", "libc6-dev");
+/// Only for comparison, in the benches.
+const PODMAN: (&str, &str) = ("/usr/bin/podman", "podman");
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Installs all that is missing.
@@ -25,7 +31,31 @@ pub fn install() -> Result<()> {
     if !PROOFS.iter().all(|proof| Path::new(proof).exists()) {
         packages(&PACKAGES, "Ganeti's own clients, for the compatibility tests")?;
     }
-    runtime()
+    runtime()?;
+    in_vms()
+}
+
+/// Checks for and installs what VMs need: root, a runtime, and what the examples run.
+pub fn for_vms() -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "real VMs need root: run this as root (sudo -E cargo xtask …)");
+    runtime()?;
+    in_vms()
+}
+
+/// Installs what the benches compare with.
+pub fn for_benches() -> Result<()> {
+    for_vms()?;
+    missing(&[PODMAN], "compared with in the bench, otherwise not used")
+}
+
+fn in_vms() -> Result<()> {
+    missing(&[IN_VMS[0], IN_VMS[1], HEADERS], "run inside VMs by the examples and tests")
+}
+
+fn missing(wanted: &[(&str, &str)], why: &str) -> Result<()> {
+    let absent = wanted.iter().filter(|(proof, _)| !Path::new(proof).exists());
+    let names: Vec<&str> = absent.map(|(_, package)| *package).collect();
+    if names.is_empty() { Ok(()) } else { packages(&names, why) }
 }
 
 /// Installs an OCI runtime unless there is one.

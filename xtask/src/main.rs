@@ -1,8 +1,9 @@
-//! The doors of the project: `cargo xtask build|test|ci|dev-cluster|bench|tidy`. What people and CI run is the same.
+//! The doors of the project: `cargo xtask quickstart|build|test|ci|dev-cluster|bench|tidy`. What people and CI run is the same.
 
 mod build;
 mod dev_cluster;
 mod foreign;
+mod quickstart;
 mod run;
 mod test;
 mod tidy;
@@ -20,6 +21,15 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Door {
+    /// See it work: three nodes, a pool of VMs, every example run; prints a table, leaves nothing
+    Quickstart {
+        /// Leave the cluster up and say what to try on it
+        #[arg(long)]
+        keep: bool,
+        /// Stop the cluster that an earlier run kept
+        #[arg(long, conflicts_with = "keep")]
+        stop: bool,
+    },
     /// Build all programs into target/gantry/bin (gantry-job static and small)
     Build {
         /// With optimisation, into target/gantry/release
@@ -60,6 +70,8 @@ fn main() -> ExitCode {
 
 fn open(door: Door) -> Result<()> {
     match door {
+        Door::Quickstart { stop: true, .. } => quickstart::stop(),
+        Door::Quickstart { keep, .. } => quickstart::run(keep),
         Door::Build { release } => build::all(release).map(|_| ()),
         Door::Test { filter } => test::all(filter.as_deref()),
         Door::Ci => test::ci(),
