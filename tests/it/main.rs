@@ -6,6 +6,7 @@ mod bad_input;
 mod chaos;
 mod commands;
 mod compat;
+mod runs;
 mod survival;
 
 use gantry_tests::{Options, VirtualCluster};

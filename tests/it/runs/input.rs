@@ -1,0 +1,207 @@
+//! What is wrong with a submission is said at once, in one sentence; what is wrong with an archive, at the latest by the
+//! task's result; and nothing is left of either.
+
+use super::*;
+
+#[test]
+fn wrong_submissions_are_refused_with_one_reason() {
+    let bed = Bed::new();
+    step("tasks", || tasks(&bed));
+    step("leases", || leases(&bed));
+    step("blueprints and pools", || blueprints_and_pools(&bed));
+    step("task files", || task_files(&bed));
+    step("hostile archives", || archives(&bed));
+    step("and a good task still runs", || first_try(&bed.run(&one("true"))?));
+    bed.ends();
+}
+
+/// An answer that refuses, in a text that has these words.
+fn refuses(answer: &Value, words: &str) -> Result<()> {
+    ensure!(answer["success"] == json!(false), "was accepted: {answer}");
+    let text = answer["result"].to_string();
+    ensure!(text.contains(words), "'{words}' is not in {text}");
+    ensure!(!text.contains("panicked") && text.len() < 1000, "no clear sentence: {text}");
+    Ok(())
+}
+
+fn with(changes: &Value) -> Value {
+    let mut spec = one("true");
+    for (key, value) in changes.as_object().into_iter().flatten() {
+        if let (Some(now), Some(new)) = (spec[key].as_object().cloned(), value.as_object()) {
+            spec[key] = now.into_iter().chain(new.clone()).collect::<serde_json::Map<_, _>>().into();
+        } else {
+            spec[key] = value.clone();
+        }
+    }
+    spec
+}
+
+fn tasks(bed: &Bed) -> Result<()> {
+    let mut luxi = bed.luxi()?;
+    let absent = "0".repeat(64);
+    for (changes, words) in [
+        (json!({"pool": "nosuch"}), "nosuch"),
+        (json!({"pool": ""}), "pool"),
+        (json!({"execute": []}), "execute"),
+        (json!({"limits": {"memory_mib": 100_000}}), "memory_mib"),
+        (json!({"limits": {"memory_mib": 129}}), "blueprint"),
+        (json!({"limits": {"pids": 65}}), "blueprint"),
+        (json!({"limits": {"disk_mib": 33}}), "blueprint"),
+        (json!({"limits": {"wall_s": 0}}), "wall_s"),
+        (json!({"limits": {"wall_s": -1}}), "-1"),
+        (json!({"limits": {"cpu_s": 1e30}}), "cpu_s"),
+        (json!({"limits": {"wall_s": 3601}}), "wall_s"),
+        (json!({"limits": {"nosuch": 1}}), "nosuch"),
+        (json!({"nosuch": 1}), "nosuch"),
+        (json!({"max_attempts": 1000}), "max_attempts"),
+        (json!({"priority": 100}), "priority"),
+        (json!({"execute": [{"command": "cat", "stdin": "../../etc/passwd"}]}), "stdin"),
+        (json!({"env": {"A=B": "x"}}), "env"),
+        (json!({"input": {"digest": absent, "bytes": 10}}), "0000"),
+    ] {
+        let answer = luxi.ask("SubmitTask", json!([with(&changes)]))?;
+        refuses(&answer, words).with_context(|| changes.to_string())?;
+    }
+    let rows = luxi.query("task", &["id"], Value::Null)?;
+    ensure!(rows.is_empty(), "a refused task is there: {rows:?}");
+    Ok(())
+}
+
+fn leases(bed: &Bed) -> Result<()> {
+    let mut luxi = bed.luxi()?;
+    let good = json!({"pool": pool::NAME, "count": 1, "for_s": 60, "user": "me", "priority": 0});
+    for (key, value, words) in [
+        ("pool", json!("nosuch"), "nosuch"),
+        ("count", json!(0), "count"),
+        ("count", json!(SIZE + 1), "count"),
+        ("count", json!(-1), "-1"),
+        ("for_s", json!(0), "for_s"),
+        ("for_s", json!(1_000_000_000), "for_s"),
+        ("ttl_s", json!(0), "ttl_s"),
+        ("user", json!(""), "user"),
+        ("priority", json!(1000), "priority"),
+    ] {
+        let mut request = good.clone();
+        request[key] = value;
+        let answer = luxi.ask("LeaseRequest", json!([request]))?;
+        refuses(&answer, words).with_context(|| request.to_string())?;
+    }
+    for method in ["LeaseRelease", "LeaseRenew"] {
+        let answer = luxi.ask(method, json!(["3b241101-e2bb-4255-8caf-4136c566a962"]))?;
+        ensure!(
+            answer["success"] == json!(false) || answer["result"][0] == json!(false),
+            "{method}: {answer}"
+        );
+    }
+    Ok(())
+}
+
+fn blueprints_and_pools(bed: &Bed) -> Result<()> {
+    for (args, words) in [
+        (&["blueprint", "add", "b", "--image", "nosuch"][..], "nosuch"),
+        (&["blueprint", "add", "b", "--image", "host", "--memory", "1M"], "memory"),
+        (&["blueprint", "add", "B!", "--image", "host"], "B!"),
+        (&["blueprint", "add", pool::NAME, "--image", "host"], pool::NAME),
+        (&["blueprint", "add", "b", "--image", "host", "--memory", "32M", "--disk", "64M"], "disk"),
+        (&["blueprint", "remove", pool::NAME], pool::NAME),
+        (&["pool", "add", "p", "--blueprint", "nosuch", "--size", "1"], "nosuch"),
+        (&["pool", "add", "p", "--blueprint", pool::NAME, "--size", "1000000"], "1000000"),
+        (&["pool", "add", pool::NAME, "--blueprint", pool::NAME, "--size", "1"], pool::NAME),
+        (&["slot", "recycle", "nosuch-1"], "nosuch-1"),
+    ] {
+        let (_, said) = bed.cluster.refused(args)?;
+        ensure!(said.contains(words), "{args:?}: '{words}' is not in {said}");
+        ensure!(said.lines().count() <= 4, "{args:?}: one clear error, not {said}");
+    }
+    Ok(())
+}
+
+fn task_files(bed: &Bed) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("task.toml");
+    let path = dir.path().display().to_string();
+    let (code, said) = bed.cluster.refused(&["task", "submit", &path])?;
+    ensure!(said.contains("task.toml"), "no task file: {code} {said}");
+    for (text, words) in [
+        ("pool = ", "task.toml"),
+        ("pool = \"quick\"", "execute"),
+        ("pool = \"quick\"\nexecute = [{command = \"true\"}]\ntypo = 1", "typo"),
+        ("pool = \"nosuch\"\nexecute = [{command = \"true\"}]\n[limits]\nmemory_mib = 64", "nosuch"),
+    ] {
+        std::fs::write(&file, text)?;
+        let (_, said) = bed.cluster.refused(&["task", "submit", &path])?;
+        ensure!(said.contains(words), "{text:?}: '{words}' is not in {said}");
+    }
+    Ok(())
+}
+
+/// Entry of a tar archive (ustar): name, kind, link, size as told, content.
+fn entry(name: &str, kind: u8, link: &str, told: u64, content: &[u8]) -> Vec<u8> {
+    let mut header = [0_u8; 512];
+    header[..name.len()].copy_from_slice(name.as_bytes());
+    header[100..108].copy_from_slice(b"0000644\0");
+    header[108..116].copy_from_slice(b"0000000\0");
+    header[116..124].copy_from_slice(b"0000000\0");
+    header[124..136].copy_from_slice(format!("{told:011o}\0").as_bytes());
+    header[136..148].copy_from_slice(b"00000000000\0");
+    header[148..156].fill(b' ');
+    header[156] = kind;
+    header[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let padding = content.len().next_multiple_of(512) - content.len();
+    [&header[..], content, &vec![0; padding]].concat()
+}
+
+fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
+    [entries.concat(), vec![0; 1024]].concat()
+}
+
+/// Each is refused at its submission, or by its one attempt as the user's own failure, with a reason; and nothing of it
+/// comes to lie anywhere but in a VM.
+fn archives(bed: &Bed) -> Result<()> {
+    let file = |name: &str| entry(name, b'0', "", 4, b"evil");
+    let many: Vec<Vec<u8>> =
+        (0..40_000).map(|number| entry(&format!("f{number}"), b'0', "", 0, b"")).collect();
+    for (what, bytes) in [
+        ("..", archive(&[file("../evil")])),
+        (".. inside", archive(&[file("a/../../evil")])),
+        ("absolute", archive(&[file("/tmp/gantry-evil")])),
+        ("symbolic link", archive(&[entry("link", b'2', "/etc", 0, b""), file("link/evil")])),
+        ("hard link", archive(&[entry("link", b'1', "/etc/passwd", 0, b"")])),
+        ("device", archive(&[entry("null", b'3', "", 0, b"")])),
+        ("fifo", archive(&[entry("fifo", b'6', "", 0, b"")])),
+        ("larger than told", archive(&[entry("big", b'0', "", 1 << 32, b"small")])),
+        ("more than the disk", archive(&[entry("big", b'0', "", 40 << 20, &vec![0; 40 << 20])])),
+        ("too many files", archive(&many)),
+        ("no archive", b"#!/bin/sh\necho evil\n".repeat(100)),
+        ("cut off", archive(&[file("good")])[..700].to_vec()),
+    ] {
+        refused_archive(bed, &bytes).with_context(|| format!("archive: {what}"))?;
+    }
+    ensure!(!std::path::Path::new("/tmp/gantry-evil").exists(), "a file outside of all VMs");
+    let good = archive(&[entry("dir/", b'5', "", 0, b""), file("dir/good")]);
+    let mut spec = one("cat dir/good");
+    spec["input"] = rpc::upload(bed, &good)?;
+    let record = bed.run(&spec)?;
+    first_try(&record)?;
+    ensure!(record.out(0) == "evil", "{}", record.json());
+    Ok(())
+}
+
+fn refused_archive(bed: &Bed, bytes: &[u8]) -> Result<()> {
+    let mut spec = one("find / -name '*evil*' 2>/dev/null; exit 0");
+    spec["input"] = rpc::upload(bed, bytes)?;
+    let mut luxi = bed.luxi()?;
+    let answer = luxi.ask("SubmitTask", json!([spec]))?;
+    if answer["success"] == json!(false) {
+        return refuses(&answer, "");
+    }
+    let id = answer["result"].as_u64().context("a task id")?;
+    let record = task::wait_all(&mut luxi, &[id], PATIENCE)?.pop().context("one task")?;
+    ensure!(record.state() != "success", "it was accepted: {}", record.json());
+    ensure!(record.attempts().len() == 1, "tried {} times: {}", record.attempts().len(), record.json());
+    ensure!(!record.why().is_empty(), "no reason: {}", record.json());
+    Ok(())
+}

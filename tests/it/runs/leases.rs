@@ -1,0 +1,148 @@
+//! Leases of people: got, used, given back; and what is left when who holds them goes away.
+
+use super::*;
+use gantry_tests::process;
+use nix::sys::signal::Signal;
+use std::process::{Child, Stdio};
+
+#[test]
+fn leases_end_with_their_owners() {
+    let bed = Bed::new();
+    step("a lease is had, used and given back", || used_and_given_back(&bed));
+    step("two that use the same VM one after the other never meet", || a_vm_is_used_once(&bed));
+    step("Ctrl-C while waiting withdraws the request", || interrupted_while_waiting(&bed));
+    step("Ctrl-C while a command holds it gives it back", || interrupted_while_held(&bed));
+    step("a holder that is killed loses it at its ttl", || killed_holder(&bed));
+    step("a lease over its time ends", || over_its_time(&bed));
+    step("a lease whose VM dies is broken", || vm_dies(&bed));
+    bed.ends();
+}
+
+/// State words of all leases that live or wait.
+fn leases(bed: &Bed) -> Result<Vec<(String, String)>> {
+    let rows = bed.luxi()?.query("lease", &["uuid", "state"], Value::Null)?;
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let all = rows.iter().map(|row| (word(&row[0]), word(&row[1])));
+    Ok(all.filter(|(_, state)| matches!(state.as_str(), "waiting" | "granted" | "active")).collect())
+}
+
+fn none_left(bed: &Bed, within: Duration) -> Result<()> {
+    wait::until("no lease is left", within, || leases(bed).ok()?.is_empty().then_some(()))
+        .with_context(|| format!("{:?}", leases(bed)))?;
+    bed.rests()
+}
+
+/// The uuid in what `gnt-lease acquire` printed.
+fn uuid(said: &str) -> Result<String> {
+    let words = said.split(|c: char| !c.is_ascii_hexdigit() && c != '-');
+    words
+        .into_iter()
+        .find(|word| word.len() == 36)
+        .map(str::to_owned)
+        .with_context(|| format!("no uuid in {said:?}"))
+}
+
+fn acquire(bed: &Bed, count: usize) -> Result<String> {
+    uuid(&bed.cluster.run(&["lease", "acquire", pool::NAME, "--count", &count.to_string()])?)
+}
+
+/// A `gantry lease acquire` at work.
+fn acquiring(bed: &Bed, args: &[&str]) -> Result<Child> {
+    let all = [&["lease", "acquire", pool::NAME], args].concat();
+    Ok(bed.cluster.command(&all).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+}
+
+fn at(bed: &Bed, state: &str) -> Result<()> {
+    wait::until(&format!("a lease is {state}"), PATIENCE, || {
+        leases(bed).ok()?.iter().any(|(_, now)| now == state).then_some(())
+    })
+}
+
+fn used_and_given_back(bed: &Bed) -> Result<()> {
+    let lease = acquire(bed, 1)?;
+    let (said, end) = rpc::exec(bed, &lease, "first", "echo here; touch mine")?;
+    ensure!(said == "here\n", "{said:?} {end:?}");
+    let (said, _) = rpc::exec(bed, &lease, "second", "ls")?;
+    ensure!(said.contains("mine"), "the same VM: {said:?}");
+    bed.cluster.run(&["lease", "release", &lease])?;
+    none_left(bed, PATIENCE)?;
+    let refused = rpc::exec(bed, &lease, "third", "true");
+    ensure!(refused.is_err(), "a lease that is over runs nothing: {refused:?}");
+    Ok(())
+}
+
+fn a_vm_is_used_once(bed: &Bed) -> Result<()> {
+    for _ in 0..SIZE * 2 {
+        let lease = acquire(bed, 1)?;
+        let (said, end) =
+            rpc::exec(bed, &lease, "look", "ls -A . /tmp /dev/shm; touch mine /tmp/mine /dev/shm/mine")?;
+        ensure!(!said.contains("mine"), "a VM that was used: {said:?} {end:?}");
+        bed.cluster.run(&["lease", "release", &lease])?;
+    }
+    none_left(bed, PATIENCE)
+}
+
+fn interrupted_while_waiting(bed: &Bed) -> Result<()> {
+    let all = acquire(bed, SIZE)?;
+    let mut waiting = acquiring(bed, &[])?;
+    at(bed, "waiting")?;
+    process::signal(waiting.id(), Signal::SIGINT)?;
+    let status = waiting.wait()?;
+    ensure!(!status.success(), "an interrupted command says so: {status}");
+    wait::until("the request is withdrawn", PATIENCE, || {
+        (!leases(bed).ok()?.iter().any(|(_, state)| state == "waiting")).then_some(())
+    })?;
+    bed.cluster.run(&["lease", "release", &all])?;
+    none_left(bed, PATIENCE)
+}
+
+fn interrupted_while_held(bed: &Bed) -> Result<()> {
+    let mut holder = acquiring(bed, &["--", "sleep", "1000"])?;
+    wait::until("it is granted", PATIENCE, || {
+        leases(bed).ok()?.iter().any(|(_, state)| state != "waiting").then_some(())
+    })?;
+    process::signal(holder.id(), Signal::SIGINT)?;
+    holder.wait()?;
+    none_left(bed, PATIENCE)
+}
+
+fn killed_holder(bed: &Bed) -> Result<()> {
+    let mut holder = acquiring(bed, &["--ttl", "5", "--", "sleep", "1000"])?;
+    wait::until("it is granted", PATIENCE, || {
+        leases(bed).ok()?.iter().any(|(_, state)| state != "waiting").then_some(())
+    })?;
+    let command = child_of(holder.id());
+    process::signal(holder.id(), Signal::SIGKILL)?;
+    holder.wait()?;
+    if let Some(command) = command {
+        process::signal(command, Signal::SIGKILL).ok();
+    }
+    none_left(bed, Duration::from_secs(20))
+}
+
+fn child_of(parent: u32) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+fn over_its_time(bed: &Bed) -> Result<()> {
+    bed.cluster.run(&["lease", "acquire", pool::NAME, "--for", "1"])?;
+    none_left(bed, Duration::from_secs(20))
+}
+
+fn vm_dies(bed: &Bed) -> Result<()> {
+    let lease = acquire(bed, 1)?;
+    rpc::exec(bed, &lease, "touch", "true")?;
+    let rows = bed.luxi()?.query("slot", &["uuid", "generation", "lease"], json!(["==", "lease", lease]))?;
+    let slot = rows.first().context("a slot is leased")?;
+    let suffix = format!("-{}-{}", slot[0].as_str().context("a uuid")?, slot[1]);
+    let pid = bed.site.inits().into_iter().find(|(vm, _)| vm.ends_with(&suffix)).context("its VM runs")?.1;
+    process::signal(pid, Signal::SIGKILL)?;
+    let said = rpc::exec(bed, &lease, "after", "true");
+    ensure!(
+        !matches!(&said, Ok((_, end)) if end.why == gantry_proto::noded::Why::Exit(0)),
+        "a dead VM runs nothing: {said:?}"
+    );
+    bed.cluster.run(&["lease", "release", &lease]).ok();
+    none_left(bed, PATIENCE)
+}
