@@ -5,6 +5,8 @@ mod bare;
 mod figure;
 mod floor;
 mod jobs;
+mod leases;
+mod link;
 mod runs;
 mod scale;
 mod seed;
@@ -16,9 +18,10 @@ use figure::Figure;
 type Bench = (&'static str, fn() -> Result<Vec<Figure>>);
 
 /// All benches, in the order they run. Each starts clusters of its own.
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     ("floor", floor::measure),
     ("jobs", jobs::measure),
+    ("leases", leases::measure),
     ("runs", runs::measure),
     ("scale", scale::measure),
     ("size", size::measure),

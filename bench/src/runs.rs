@@ -1,13 +1,158 @@
-//! Disposable runs.
+//! Disposable runs: how many per second beside what the runtime alone and podman do in the same minute, how long a lease
+//! takes to its first output, how long a VM takes from nothing to clean.
 
 use crate::bare::{self, Bare};
-use crate::figure::Figure;
-use anyhow::Result;
+use crate::figure::{Figure, spread};
+use crate::link::{self, Link};
+use anyhow::{Context, Result, ensure};
+use gantry_tests::leak::Site;
+use gantry_tests::{Luxi, Options, VirtualCluster, pool, task};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
-/// Floors only.
+/// Clients of the throughput run, as many as containers of the floors at once.
+const AT_ONCE: usize = 2;
+/// VMs of the pool: those in use, and those being made anew.
+const SIZE: usize = 6;
+/// Runs of the throughput run: many times the pool, so that what was ready before does not count.
+const RUNS: u32 = 400;
+/// Leases of the latency run.
+const LEASES: usize = 60;
+/// More than any step here takes.
+const LONG: Duration = Duration::from_secs(120);
+
+/// All figures of this bench.
 pub fn measure() -> Result<Vec<Figure>> {
+    let cluster = VirtualCluster::start(&Options::oci(1))?;
+    let site = Site::of(&cluster)?;
+    pool::add(&cluster, "oci", SIZE)?;
+    site.rests(&cluster, SIZE, LONG)?;
+    let runtime = bare::rate(Bare::Runtime)?;
+    let runs = throughput(&cluster)?;
+    let podman = bare::rate(Bare::Podman)?;
+    site.rests(&cluster, SIZE, LONG)?;
+    let (mut first_bytes, mut fresh) = latencies(&cluster)?;
     Ok(vec![
-        Figure { name: "a", value: format!("{:.1}/s", bare::rate(Bare::Runtime)?), aim: "" },
-        Figure { name: "b", value: format!("{:.1}/s", bare::rate(Bare::Podman)?), aim: "" },
+        Figure {
+            name: "floor: crun run of `true`, same bundle, 2 at once",
+            value: format!("{runtime:.0}/s"),
+            aim: "",
+        },
+        Figure {
+            name: "floor: podman run --rm of `true`, 2 at once",
+            value: format!("{podman:.1}/s"),
+            aim: "",
+        },
+        Figure {
+            name: "disposable runs, submit → result → VM replaced, 2 at once",
+            value: format!("{runs:.0}/s"),
+            aim: "",
+        },
+        Figure {
+            name: "  as a part of the bare runtime",
+            value: format!("{:.2}", runs / runtime),
+            aim: "aim ≥ 0.5",
+        },
+        Figure { name: "  as times of podman", value: format!("{:.1} ×", runs / podman), aim: "aim ≥ 8" },
+        Figure {
+            name: "lease → first output byte, warm pool",
+            value: spread(&mut first_bytes),
+            aim: "aim p50 ≤ 20 ms",
+        },
+        Figure { name: "a clean VM from nothing", value: spread(&mut fresh), aim: "aim p50 ≤ 40 ms" },
     ])
+}
+
+/// Runs per second, each with a VM made for it.
+fn throughput(cluster: &VirtualCluster) -> Result<f64> {
+    let left = AtomicU32::new(RUNS);
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(|| client(cluster, &left))).collect();
+        clients.into_iter().try_for_each(|client| client.join().ok().context("a client panicked")?)
+    })?;
+    Ok(f64::from(RUNS) / begin.elapsed().as_secs_f64())
+}
+
+fn client(cluster: &VirtualCluster, left: &AtomicU32) -> Result<()> {
+    let mut luxi = cluster.luxi()?;
+    let spec = json!({
+        "pool": pool::NAME, "execute": [{"command": "true"}],
+        "limits": {"wall_s": 30, "cpu_s": 10, "memory_mib": 64, "pids": 16, "disk_mib": 8, "output_kib": 64},
+    });
+    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+        let id = task::submit(&mut luxi, &spec)?;
+        let record = ended(&mut luxi, id)?;
+        ensure!(record["state"] == json!(5), "task {id}: {record}");
+    }
+    Ok(())
+}
+
+/// Waits as a client does, by being told.
+fn ended(luxi: &mut Luxi, id: u64) -> Result<Value> {
+    let mut rev = json!(0);
+    loop {
+        let record = luxi.call("WaitForTaskChange", json!([id, rev, 60]))?;
+        ensure!(!record.is_null(), "task {id} does not change");
+        if !record["end"].is_null() {
+            return Ok(record);
+        }
+        rev = record["rev"].clone();
+    }
+}
+
+/// Times from asking for a lease to the first byte of a command in its VM; and of the VMs made meanwhile, from the moment
+/// their slots are told to be made until they are clean.
+fn latencies(cluster: &VirtualCluster) -> Result<(Vec<Duration>, Vec<Duration>)> {
+    let link = Link::new(cluster)?;
+    let events = link.watch_slots()?;
+    let mut luxi = cluster.luxi()?;
+    let mut first_bytes = Vec::with_capacity(LEASES);
+    let mut making = Making::default();
+    for round in 0..LEASES + 5 {
+        let begin = Instant::now();
+        let request = json!({"pool": pool::NAME, "count": 1, "for_s": 60, "user": "bench", "priority": 0});
+        let lease = luxi.call("LeaseRequest", json!([request]))?;
+        let mut state = Value::Null;
+        while state != json!("granted") {
+            let known = if state.is_null() { Value::Null } else { state };
+            let answer = luxi.call("WaitForLease", json!([lease, known, 60]))?;
+            ensure!(answer["state"] != json!("over"), "{answer}");
+            state = answer["state"].clone();
+        }
+        let uuid = lease.as_str().context("a uuid")?;
+        link.first_byte(uuid)?;
+        if round >= 5 {
+            first_bytes.push(begin.elapsed());
+        }
+        luxi.call("LeaseRelease", json!([lease]))?;
+        making.one_more(&events)?;
+    }
+    Ok((first_bytes, making.times))
+}
+
+/// VMs being made, as the watch tells.
+#[derive(Default)]
+struct Making {
+    begun: BTreeMap<String, Instant>,
+    times: Vec<Duration>,
+}
+
+impl Making {
+    /// Waits until one more is clean.
+    fn one_more(&mut self, events: &mpsc::Receiver<link::Told>) -> Result<()> {
+        let before = self.times.len();
+        while self.times.len() == before {
+            let told = events.recv_timeout(LONG).context("no VM becomes clean")?;
+            match told.state.to_uppercase().as_str() {
+                "CREATING" => drop(self.begun.insert(told.slot, told.at)),
+                "CLEAN" => self.times.extend(self.begun.remove(&told.slot).map(|begun| told.at - begun)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }

@@ -167,7 +167,7 @@ impl Place {
             .for_each(|vm| add("a spool entry", vm));
         if let Some(vmd) = self.node.pid("vmd") {
             for dir in ["vm", "state"] {
-                let dir = PathBuf::from(format!("/proc/{vmd}/root/mnt/{dir}"));
+                let dir = PathBuf::from(format!("/proc/{vmd}")).join("root/mnt").join(dir);
                 names(&dir).into_iter().for_each(|vm| add("a directory on the stage", vm));
             }
             let mounts = fs::read_to_string(format!("/proc/{vmd}/mounts")).unwrap_or_default();
