@@ -8,17 +8,14 @@ use std::fmt;
 /// Name of the one pool and its blueprint.
 pub const NAME: &str = "quick";
 /// Sizes of a VM: what the largest example asks for, and a little more. An `oci` VM's disk is in its memory.
-const SIZES: [(&str, &str); 4] =
-    [("--memory", "128M"), ("--vcpus", "1"), ("--disk", "32M"), ("--pids", "64")];
+const SIZES: [&str; 6] = ["-B", "memory=128M,vcpus=1", "--disk", "32M", "--pids", "64"];
 
 /// Adds the blueprint, on image `host`, and a pool of so many VMs; they are being made when this returns.
 ///
 /// # Errors
 /// When it is refused.
 pub fn add(cluster: &VirtualCluster, driver: &str, size: usize) -> Result<()> {
-    let mut args = vec!["blueprint", "add", NAME, "--driver", driver, "--image", "host"];
-    args.extend(SIZES.iter().flat_map(|(option, value)| [*option, *value]));
-    cluster.run(&args)?;
+    cluster.run(&[&["blueprint", "add", "-H", driver, "--image", "host"], &SIZES[..], &[NAME]].concat())?;
     cluster.run(&["pool", "add", NAME, "--blueprint", NAME, "--size", &size.to_string()]).map(drop)
 }
 

@@ -99,10 +99,10 @@ fn leases(bed: &Bed) -> Result<()> {
 fn blueprints_and_pools(bed: &Bed) -> Result<()> {
     for (args, words) in [
         (&["blueprint", "add", "b", "--image", "nosuch"][..], "nosuch"),
-        (&["blueprint", "add", "b", "--image", "host", "--memory", "1M"], "memory"),
+        (&["blueprint", "add", "b", "--image", "host", "-B", "memory=1M"], "memory"),
         (&["blueprint", "add", "B!", "--image", "host"], "B!"),
         (&["blueprint", "add", pool::NAME, "--image", "host"], pool::NAME),
-        (&["blueprint", "add", "b", "--image", "host", "--memory", "32M", "--disk", "64M"], "disk"),
+        (&["blueprint", "add", "b", "--image", "host", "-B", "memory=32M", "--disk", "64M"], "disk"),
         (&["blueprint", "remove", pool::NAME], pool::NAME),
         (&["pool", "add", "p", "--blueprint", "nosuch", "--size", "1"], "nosuch"),
         (&["pool", "add", "p", "--blueprint", pool::NAME, "--size", "1000000"], "1000000"),
