@@ -40,6 +40,7 @@ impl Bed {
             pool::add(&cluster, "oci", SIZE)?;
             site.rests(&cluster, SIZE, PATIENCE)
         });
+        step("what looks for leaks sees them", || sees(&site));
         Self { cluster, site }
     }
 
@@ -74,6 +75,18 @@ impl Bed {
         let id = task::submit(&mut luxi, spec)?;
         task::wait_all(&mut luxi, &[id], PATIENCE)?.pop().context("one task")
     }
+}
+
+/// Who looks in the wrong place finds no leaks: each place has something of the VMs that run.
+fn sees(site: &Site) -> Result<()> {
+    let traces = site.traces();
+    for place in
+        ["a control group", "a process", "a spool entry", "a directory on the stage", "a mount on the stage"]
+    {
+        let count = traces.iter().filter(|trace| trace.place == place).count();
+        ensure!(count >= SIZE, "{place}: {count} of {SIZE} VMs are seen");
+    }
+    Ok(())
 }
 
 /// A task of one step, with small limits.

@@ -14,6 +14,7 @@ use gantry_tests::task::{self, Record};
 use gantry_tests::{Luxi, Options, VirtualCluster};
 use screen::{Screen, Stop};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,24 @@ use std::time::{Duration, Instant};
 const NODES: u8 = 3;
 /// VMs of the pool.
 const SIZE: usize = 4;
+/// Port of noded.
+const NODED_PORT: u16 = 1811;
+/// Loopback networks looked at.
+const NETWORKS_MAX: u8 = 10;
 /// Longest of the waits; the whole takes some 15 s.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The first loopback network whose node addresses nobody uses: a dev cluster may be up.
+fn free_network() -> Result<[u8; 3]> {
+    let free = |network: &[u8; 3]| {
+        let [a, b, c] = *network;
+        (1..=NODES).all(|node| TcpListener::bind((IpAddr::from([a, b, c, 10 + node]), NODED_PORT)).is_ok())
+    };
+    let all = (0..NETWORKS_MAX).map(|third| [127, 0, third]);
+    all.into_iter().find(free).with_context(|| {
+        format!("port {NODED_PORT} of all of 127.0.0.11 to 127.0.{NETWORKS_MAX}.11 is in use")
+    })
+}
 
 /// Where its cluster lies.
 fn place() -> PathBuf {
@@ -99,7 +116,7 @@ impl<'a> Work<'a> {
     fn start(screen: &'a Screen, programs: PathBuf) -> Result<Self> {
         screen.say(&format!("starting a cluster of {NODES} nodes on this machine"));
         let options = Options {
-            network: [127, 0, 0],
+            network: free_network()?,
             programs: programs.clone(),
             dir: Some(place()),
             ..Options::oci(NODES)
