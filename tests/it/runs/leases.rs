@@ -107,7 +107,7 @@ fn interrupted_while_held(bed: &Bed) -> Result<()> {
 }
 
 fn killed_holder(bed: &Bed) -> Result<()> {
-    let mut holder = acquiring(bed, &["--ttl", "5", "--", "sleep", "1000"])?;
+    let mut holder = acquiring(bed, &["--ttl", "5s", "--", "sleep", "1000"])?;
     wait::until("it is granted", PATIENCE, || {
         leases(bed).ok()?.iter().any(|(_, state)| state != "waiting").then_some(())
     })?;
@@ -126,7 +126,7 @@ fn child_of(parent: u32) -> Option<u32> {
 }
 
 fn over_its_time(bed: &Bed) -> Result<()> {
-    bed.cluster.run(&["lease", "acquire", pool::NAME, "--for", "1"])?;
+    bed.cluster.run(&["lease", "acquire", pool::NAME, "--for", "1s"])?;
     none_left(bed, Duration::from_secs(20))
 }
 
