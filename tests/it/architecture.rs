@@ -1,10 +1,11 @@
 //! The arrows of the house (docs/ARCHITECTURE.md): who listens where, and who is connected to whom, looked at while all of
 //! them work. What is not listed here must not exist.
 
-use crate::{cluster, step};
+use crate::step;
 use anyhow::{Context, Result, ensure};
+use gantry_tests::leak::Site;
 use gantry_tests::luxi::delay;
-use gantry_tests::{VirtualCluster, process, rest, sockets, wait};
+use gantry_tests::{Options, VirtualCluster, pool, process, rest, sockets, task, wait};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,15 +13,16 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Client, socket, server. `job/` stands for any job's socket, `admin/` for any daemon's.
-const ARROWS: [(&str, &str, &str); 10] = [
+const ARROWS: [(&str, &str, &str); 11] = [
     ("gantry-luxid", "wconfd.sock", "gantry-wconfd"),
     ("gantry-luxid", "job/", "gantry-job"),
     ("gantry-job", "wconfd.sock", "gantry-wconfd"),
     ("gantry-job", "luxi.sock", "gantry-luxid"),
+    ("gantry", "luxi.sock", "gantry-luxid"),
+    ("gantry", "stream.sock", "gantry-luxid"),
     ("gantry-overseer", "luxi.sock", "gantry-luxid"),
     ("gantry-overseer", "stream.sock", "gantry-luxid"),
     ("gantry-noded", "vmd.sock", "gantry-vmd"),
-    ("gantry", "luxi.sock", "gantry-luxid"),
     ("gantry", "boot.sock", "gantry-boot"),
     ("gantry-boot", "admin/", "any"),
 ];
@@ -39,7 +41,9 @@ const LISTENERS: [(&str, &[&str]); 7] = [
 
 #[test]
 fn no_arrow_but_the_drawn_ones() {
-    let cluster = cluster(2);
+    let drivers = ["fake", "oci"].map(str::to_owned).to_vec();
+    let cluster = VirtualCluster::start(&Options { drivers, ..Options::new(2) }).expect("the cluster starts");
+    step("a pool of VMs", || pool(&cluster));
     let seen = watch(&cluster).expect("looking at sockets");
     eprintln!("  arrows seen: {seen:?}");
     step("every arrow is allowed", || {
@@ -54,7 +58,8 @@ fn no_arrow_but_the_drawn_ones() {
             ("gantry-job", "wconfd.sock"),
             ("gantry-wconfd", "noded"),
             ("gantry-job", "noded"),
-            ("gantry-overseer", "luxi.sock"),
+            ("gantry-noded", "vmd.sock"),
+            ("gantry-overseer", "stream.sock"),
         ] {
             ensure!(
                 seen.iter().any(|arrow| arrow.client == client && arrow.place.starts_with(place)),
@@ -64,7 +69,16 @@ fn no_arrow_but_the_drawn_ones() {
         Ok(())
     });
     step("everyone listens where it should, and nowhere else", || listeners(&cluster));
+    step("the pool goes", || {
+        pool::remove(&cluster)?;
+        Site::of(&cluster)?.rests(&cluster, 0, PATIENCE)
+    });
     step("nothing is left", || rest::reached(&cluster, PATIENCE));
+}
+
+fn pool(cluster: &VirtualCluster) -> Result<()> {
+    pool::add(cluster, "oci", 2)?;
+    Site::of(cluster)?.rests(cluster, 2, PATIENCE)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,13 +109,17 @@ fn watch(cluster: &VirtualCluster) -> Result<BTreeSet<Arrow>> {
         .iter()
         .map(|ops| luxi.submit(ops))
         .collect::<Result<_>>()?;
+    let spec = json!({"pool": pool::NAME, "execute": [{"command": "sleep 1"}], "limits": {"memory_mib": 64, "disk_mib": 8}});
+    let tasks: Vec<u64> = (0..3).map(|_| task::submit(&mut luxi, &spec)).collect::<Result<_>>()?;
     let mut seen = BTreeSet::new();
     wait::until("the jobs end", PATIENCE, || {
         seen.extend(arrows(cluster).ok()?);
         let left = jobs
             .iter()
             .filter(|job| !matches!(luxi.status(**job).as_deref(), Ok("success" | "error" | "canceled")));
-        (left.count() == 0).then_some(())
+        let jobs_left = left.count();
+        let open = |id: &&u64| task::Record::of(&mut luxi, **id).map_or(true, |task| !task.is_final());
+        (jobs_left == 0 && tasks.iter().filter(open).count() == 0).then_some(())
     })?;
     for job in jobs {
         ensure!(luxi.status(job)? == "success", "job {job}");
