@@ -1,5 +1,6 @@
 //! See the crate. A cluster is made by the same commands a person would type, and leaves nothing behind.
 
+use crate::leak::Site;
 use crate::{Luxi, process, wait};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -430,6 +431,9 @@ impl Drop for VirtualCluster {
             eprintln!("{}", self.nodes.iter().map(Node::logs).collect::<String>());
         }
         let stopped = self.stop();
+        if let Ok(site) = Site::of(self) {
+            site.sweep();
+        }
         let _ = fs::remove_dir_all(&self.dir);
         match stopped {
             Err(why) if std::thread::panicking() => eprintln!("stopping a virtual cluster: {why:#}"),

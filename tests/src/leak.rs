@@ -16,6 +16,9 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// Names of file systems that exist in vmd's mount namespace only.
 const STAGES: [&str; 2] = ["gantry-vmd", "gantry-scratch"];
 
+/// The one place that is no matter of the kernel's.
+const SPOOL: &str = "a spool entry";
+
 /// Something of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Trace {
@@ -79,7 +82,8 @@ impl Site {
         found
     }
 
-    /// Waits until nothing whatever of any VM is left, nor a process of the cluster: it was stopped.
+    /// Waits until no VM has anything left in the kernel, nor the cluster a process: it was stopped. What lies in files
+    /// of the nodes' own directories does not count.
     ///
     /// # Errors
     /// When something still is there after `within`: says what.
@@ -87,10 +91,22 @@ impl Site {
         let left = || -> Vec<String> {
             let processes = self.nodes.iter().flat_map(|place| process::with_root(&place.node.root));
             let processes = processes.map(|(pid, program)| format!("process {pid} ({program})"));
-            processes.chain(self.traces().iter().map(Trace::to_string)).collect()
+            let traces = self.traces().into_iter().filter(|trace| trace.place != SPOOL);
+            let parents = self.nodes.iter().flat_map(Place::groups).map(|dir| dir.display().to_string());
+            processes.chain(traces.map(|trace| trace.to_string())).chain(parents).collect()
         };
         wait::until("nothing of the cluster is left", within, || left().is_empty().then_some(()))
             .with_context(|| left().join("; "))
+    }
+
+    /// Removes empty control groups of nodes whose processes were all killed, as a reboot does.
+    pub fn sweep(&self) {
+        for dir in self.nodes.iter().flat_map(Place::groups) {
+            for vm in names(&dir) {
+                let _ = fs::remove_dir(dir.join(vm));
+            }
+            let _ = fs::remove_dir(&dir);
+        }
     }
 
     /// Runtime ids of all VMs that run, with the host's pid of their PID 1.
@@ -155,16 +171,13 @@ impl Place {
         let mut add = |place: &'static str, vm: String| {
             found.push(Trace { node: self.node.name.clone(), place, vm });
         };
-        for hierarchy in names(Path::new(CGROUPS)).iter().map(String::as_str).chain(["."]) {
-            let dir = Path::new(CGROUPS).join(hierarchy).join("gantry").join(&self.uuid);
+        for dir in self.groups() {
             let groups = names(&dir).into_iter().filter(|name| dir.join(name).is_dir());
             groups.for_each(|vm| add("a control group", vm));
         }
         self.processes().into_iter().for_each(|(_, vm)| add("a process", vm));
         self.lost_users().into_iter().for_each(|what| add("a user namespace", what));
-        names(&self.node.root.join("var/lib/gantry/spool/vm"))
-            .into_iter()
-            .for_each(|vm| add("a spool entry", vm));
+        names(&self.node.root.join("var/lib/gantry/spool/vm")).into_iter().for_each(|vm| add(SPOOL, vm));
         if let Some(vmd) = self.node.pid("vmd") {
             for dir in ["vm", "state"] {
                 let dir = PathBuf::from(format!("/proc/{vmd}")).join("root/mnt").join(dir);
@@ -175,6 +188,13 @@ impl Place {
             vms.for_each(|vm| add("a mount on the stage", vm.to_owned()));
         }
         found
+    }
+
+    /// The node's directories of control groups, in every hierarchy where it has one.
+    fn groups(&self) -> Vec<PathBuf> {
+        let hierarchies = names(Path::new(CGROUPS)).into_iter().chain([".".to_owned()]);
+        let dirs = hierarchies.map(|name| Path::new(CGROUPS).join(name).join("gantry").join(&self.uuid));
+        dirs.filter(|dir| dir.is_dir()).collect()
     }
 
     /// Processes in control groups of this node's VMs.

@@ -85,10 +85,10 @@ pub fn stop() -> Result<()> {
     };
     let site = Site::of(&cluster).ok();
     cluster.stop()?;
-    drop(cluster);
     if let Some(site) = site {
         site.gone(PATIENCE)?;
     }
+    drop(cluster);
     println!("stopped; nothing is left");
     Ok(())
 }
@@ -139,10 +139,9 @@ impl<'a> Work<'a> {
         // After a failure or an interruption it just ends, VMs included.
         let emptied = if judged.is_ok() { self.empty() } else { Ok(()) };
         let (mut cluster, site) = (self.cluster, self.site);
-        let stopped = cluster.stop();
-        drop(cluster);
-        stopped?;
+        cluster.stop()?;
         site.gone(PATIENCE)?;
+        drop(cluster);
         judged.and(emptied)
     }
 
