@@ -3,6 +3,7 @@
 mod clients;
 mod histories;
 mod starts;
+mod tasks;
 mod world;
 
 use super::*;
