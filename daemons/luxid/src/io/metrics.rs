@@ -55,6 +55,9 @@ impl Collector for LuxidMetrics {
         for (name, help, value) in [
             ("luxid_jobs_live", "Jobs that are not archived", counts.live),
             ("luxid_jobs_ready", "Queued jobs that wait for nothing but a place", counts.ready),
+            ("luxid_tasks_open", "Tasks that wait or run", counts.tasks),
+            ("luxid_lease_requests_open", "Lease requests that wait or are granted", counts.requests),
+            ("luxid_leases_ending", "Leases whose end wconfd has not confirmed", counts.ending),
             ("luxid_jobs_with_process", "Jobs with a process", counts.running),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));

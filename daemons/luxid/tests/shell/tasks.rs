@@ -146,6 +146,21 @@ fn a_grab_whose_answer_was_lost_leads_to_the_same_grant() {
 }
 
 #[test]
+fn a_grant_that_luxid_did_not_live_to_hear_is_used_by_the_next() {
+    let mut world = world(1);
+    world.wconfd.lost_answers.store(u32::MAX, Ordering::SeqCst);
+    let id = world.task("quick");
+    until("the lease to be granted", || world.wconfd.leases().len() == 1);
+    let lease = world.wconfd.leases()[0].uuid;
+    world.kill_luxid();
+    world.wconfd.lost_answers.store(0, Ordering::SeqCst);
+    world.start();
+    let done = world.task_is(id, SUCCESS);
+    assert_eq!(done["attempts"].as_array().unwrap().len(), 1, "though no VM was clean");
+    assert_eq!(done["attempts"][0]["lease"], lease.to_string());
+}
+
+#[test]
 fn what_can_never_run_is_refused_with_a_reason() {
     let world = world(1);
     let refused = |spec: Value| refused(&world, "SubmitTask", json!([spec]));

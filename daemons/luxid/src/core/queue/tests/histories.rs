@@ -5,7 +5,7 @@ use super::world::{Weak, World};
 
 const LENGTH: usize = 250;
 const LENGTH_WITH_POOL: usize = 400;
-const SEEDS_WITH_POOL: u64 = 150;
+const SEEDS_WITH_POOL: u64 = 100;
 const SEEDS: u64 = 500;
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod clients;
 mod histories;
+mod lines;
 mod starts;
 mod tasks;
 mod world;

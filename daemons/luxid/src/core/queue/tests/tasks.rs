@@ -211,6 +211,22 @@ fn no_more_is_asked_for_than_is_clean() {
 }
 
 #[test]
+fn waiting_costs_no_writes() {
+    let mut b = Bench::new();
+    b.clean(1, 0);
+    for _ in 0..500 {
+        b.task(json!({}));
+    }
+    for index in 2..50 {
+        b.clean(index, 0);
+    }
+    assert!(b.tickets.is_empty(), "nothing was stored");
+    b.clean(50, 3);
+    let stored: Vec<_> = b.rows.iter().filter(|((k, _), (rev, _))| k == kind::TASK && *rev > 1).collect();
+    assert_eq!(stored.len(), 3, "only those who ask");
+}
+
+#[test]
 fn a_head_that_needs_several_is_not_overtaken() {
     let mut b = Bench::new();
     b.clean(1, 1);
