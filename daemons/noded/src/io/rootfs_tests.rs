@@ -1,3 +1,5 @@
+//! An image's archive becomes a root, and nothing else is touched.
+
 use super::*;
 use std::os::unix::fs::MetadataExt;
 

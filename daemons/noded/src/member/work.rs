@@ -26,6 +26,9 @@ const PIECES: usize = 2;
 const LOST: CommandEnd =
     CommandEnd { why: Why::Lost, wall_ms: 0, cpu_us: 0, memory_peak_bytes: 0, truncated: false };
 
+/// A VM and what has it.
+type Found = (Arc<dyn Driver>, VmId);
+
 /// A VM whose turn is had by a verb of its lease.
 pub(super) struct Inside {
     pub driver: Arc<dyn Driver>,
@@ -84,7 +87,7 @@ impl Member {
     }
 
     /// The VM of `at` for one who looks; None = it is gone, and its commands are lost.
-    fn looked_at(&self, at: &VmLeaseRef) -> Result<Option<(Arc<dyn Driver>, VmId)>, Fail> {
+    fn looked_at(&self, at: &VmLeaseRef) -> Result<Option<Found>, Fail> {
         self.gate.check(at.vm.fence).map_err(shut)?;
         let record = self.cell(at.vm.slot)?.record();
         if slot::is_gone(&record, at.vm.generation) {

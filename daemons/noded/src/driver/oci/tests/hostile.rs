@@ -197,3 +197,85 @@ async fn nothing_inside_is_followed() {
     oci.destroy(&vm(1)).await.expect("a deep tree is no matter");
     assert_eq!(bed.leftovers(), Vec::<String>::new());
 }
+
+/// A neighbour that must not notice anything.
+async fn unharmed(bed: &Bed, id: &str) {
+    let ran = sh(&bed.oci(), 2, id, "echo still here; /usr/bin/python3 -c 'bytearray(40 << 20)'").await;
+    assert_eq!((ran.out.as_str(), ran.ended), ("still here\n", Ended::Exit(0)), "{id}");
+}
+
+#[tokio::test]
+async fn tricks_end_for_the_right_reason_and_harm_no_neighbour() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    bed.start(2).await;
+    let python = |script: &str| format!("/usr/bin/python3 -c '{script}'");
+    for (id, script, wanted) in [
+        ("closed", "exec >&- 2>&-; exec sleep 1000".to_owned(), Ended::Wall),
+        ("stdin", "sleep 1000 | cat".to_owned(), Ended::Wall),
+        ("sparse", "truncate -s 1T big; exit 5".to_owned(), Ended::Exit(5)),
+        (
+            "links",
+            "head -c 1000000 /dev/zero > out/big; for i in 1 2 3; do ln out/big out/$i; done; exit 6"
+                .to_owned(),
+            Ended::Exit(6),
+        ),
+        ("137", "sh -c 'exit 137'".to_owned(), Ended::Exit(137)),
+        (
+            "mlock",
+            python("import mmap; m = mmap.mmap(-1, 300 << 20); m.write(b\"x\" * (300 << 20))"),
+            Ended::Memory,
+        ),
+        (
+            "nice",
+            python("import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"),
+            Ended::Exit(1),
+        ),
+        (
+            "trace",
+            python("import ctypes; exit(7 if ctypes.CDLL(None).ptrace(16, 1, 0, 0) == -1 else 0)"),
+            Ended::Exit(7),
+        ),
+        (
+            "zombies",
+            python("import os,time\nfor i in range(30):\n  if os.fork() == 0: os._exit(0)\nexit(8)"),
+            Ended::Exit(8),
+        ),
+        ("alg", python("import socket; socket.socket(38, 5)"), Ended::Exit(1)),
+        (
+            "setuid",
+            "cp /usr/bin/id x && chmod 4755 x && [ $(./x -u) = 1000 ] && exit 9".to_owned(),
+            Ended::Exit(9),
+        ),
+    ] {
+        let command =
+            ExecSpec { wall_ms: if wanted == Ended::Wall { 300 } else { 20_000 }, ..command(id, &script) };
+        let ran = run(&oci, 1, &command).await;
+        assert_eq!(ran.ended, wanted, "{id}: {ran:?}");
+        unharmed(&bed, id).await;
+    }
+    for slot in [1, 2] {
+        oci.destroy(&vm(slot)).await.expect("destroyed");
+    }
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn monstrous_trees_do_not_hold_up_the_end() {
+    let bed = Bed::new().await;
+    let oci = bed.oci();
+    let large = gantry_proto::noded::VmSpec { memory_mib: 512, disk_mib: 200, ..spec() };
+    oci.create(&vm(1), &large).await.expect("created");
+    oci.start(&vm(1)).await.expect("started");
+    let script = "import os\nos.chdir(\"out\")\nfor i in range(10000): os.mkdir(\"d\"); os.chdir(\"d\")\nos.chdir(os.path.expanduser(\"~/out\"))\nfor i in range(30000): open(\"f%d\" % i, \"w\").close()\n";
+    let ran = sh(&oci, 1, "trees", &format!("/usr/bin/python3 -c '{script}'")).await;
+    assert_eq!(ran.ended, Ended::Exit(0), "{ran:?}");
+    let home = oci.home(&vm(1)).await.expect("a home");
+    let listing = home.list_out().expect("listed");
+    assert!(listing.truncated && listing.files.len() <= 10_000, "{}", listing.files.len());
+    drop(home);
+    let begun = std::time::Instant::now();
+    oci.destroy(&vm(1)).await.expect("destroyed");
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
