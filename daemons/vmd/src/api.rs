@@ -23,18 +23,21 @@ pub struct Api {
     shared: Shared,
     version: String,
     vms: Mutex<BTreeMap<String, Arc<Vm>>>,
+    /// A control group of each folder that VMs had theirs in: empty folders go when vmd stops.
+    folders: Mutex<BTreeMap<String, String>>,
 }
 
 impl Api {
     /// Serving these VMs.
     #[must_use]
     pub fn new(shared: Shared, version: String, vms: Vec<Arc<Vm>>) -> Self {
+        let folders = vms.iter().map(|vm| folder(&vm.request.cgroup)).collect();
         let vms = vms.into_iter().map(|vm| (vm.request.vm.clone(), vm)).collect();
-        Self { shared, version, vms: Mutex::new(vms) }
+        Self { shared, version, vms: Mutex::new(vms), folders: Mutex::new(folders) }
     }
 
     fn vms(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Vm>>> {
-        self.vms.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.vms)
     }
 
     fn vm(&self, name: &str) -> Result<Arc<Vm>, Fail> {
@@ -67,6 +70,8 @@ impl Api {
         if let Some(other) = vms.values().find(meets) {
             return Err(fail(Class::Locked, format!("VM {} has ids of this range", other.request.vm)));
         }
+        let (above, cgroup) = folder(&request.cgroup);
+        lock(&self.folders).entry(above).or_insert(cgroup);
         let name = request.vm.clone();
         vms.insert(name, Vm::create(request, self.shared.clone())?);
         Ok(())
@@ -170,9 +175,22 @@ impl Api {
         }
         for vm in all {
             vm.ended().await;
-            vm.cgroup().remove_parents();
+        }
+        for cgroup in lock(&self.folders).values() {
+            Cgroup::new(&self.shared.layout, cgroup).remove_parents();
         }
     }
+}
+
+/// The folder of a control group, and the group.
+fn folder(cgroup: &str) -> (String, String) {
+    let above = cgroup.rsplit_once('/').map_or("", |(above, _)| above);
+    (above.to_owned(), cgroup.to_owned())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Values behind these locks are replaced whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn check(request: &CreateRequest) -> Result<(), Fail> {
