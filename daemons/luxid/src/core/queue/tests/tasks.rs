@@ -268,6 +268,27 @@ fn a_grab_told_to_wait_asks_again_without_news_too() {
 }
 
 #[test]
+fn whoever_gets_in_line_for_a_pool_that_is_gone_is_told_by_wconfd() {
+    let mut b = Bench::new();
+    b.clean(1, 1);
+    let pools = BTreeMap::from([("p".to_owned(), None)]);
+    b.step(Event::News(Box::new(News { index: 2, pools, ..News::default() })));
+    // It was looked at before the pool went, and gets in line after; so does one whose pause is over then.
+    let ids = [b.task(json!({})), b.task(json!({}))];
+    b.step(Event::Tick);
+    b.commit();
+    for (at, id) in ids.into_iter().enumerate() {
+        assert_eq!(b.grabs().len(), at + 1, "one after the other, and none waits for ever");
+        let lease = b.grabs()[at];
+        assert_eq!(b.stored(id).attempts[0].lease, lease);
+        b.step(Event::GrabRefused { lease, stale: false, why: "Pool 'p' not known".to_owned() });
+        b.commit();
+        assert_eq!(b.stored(id).state, TaskState::Unknown);
+    }
+    assert_eq!(b.queue.due(), None, "nothing is left of the line");
+}
+
+#[test]
 fn a_lost_lease_ends_the_attempt_and_kills_its_job() {
     let mut b = Bench::new();
     b.clean(1, 1);
