@@ -298,6 +298,8 @@ impl Queue {
         self.holders.insert(lease, Holder::Closing);
         if let Some(line) = self.lines.get_mut(&entry.task.spec.pool) {
             line.refuse(lease);
+            // What it would have got another may ask for: if it was never granted no news will say so.
+            self.stirred.insert(entry.task.spec.pool.clone());
         }
         match job.filter(|job| self.live.get(job).is_some_and(|entry| !entry.is_over())) {
             // The lease ends with the job.

@@ -289,6 +289,20 @@ fn whoever_gets_in_line_for_a_pool_that_is_gone_is_told_by_wconfd() {
 }
 
 #[test]
+fn a_grab_that_is_wanted_no_more_lets_the_next_one_ask() {
+    let mut b = Bench::new();
+    b.clean(1, 1);
+    let ids = [b.task(json!({})), b.task(json!({}))];
+    let first = b.grabs()[0];
+    assert_eq!(b.grabs(), [first]);
+    assert!(b.told(Request::CancelTask(ids[0])).0);
+    b.step(Event::LeaseEnded(first));
+    b.commit();
+    // wconfd ended the lease before it was granted: no slot moved, so no news of the pool will come.
+    assert_eq!(b.grabs().last(), Some(&b.stored(ids[1]).attempts[0].lease));
+}
+
+#[test]
 fn a_lost_lease_ends_the_attempt_and_kills_its_job() {
     let mut b = Bench::new();
     b.clean(1, 1);
