@@ -303,6 +303,24 @@ fn a_grab_that_is_wanted_no_more_lets_the_next_one_ask() {
 }
 
 #[test]
+fn a_long_failure_does_not_make_a_task_too_large_to_be_stored() {
+    let mut b = Bench::new();
+    b.clean(1, 9);
+    let id = b.task(json!({"max_attempts": 5}));
+    for index in 2..7 {
+        let owner = b.begin(id, index);
+        let mut last = report(owner, 9, &[Status::Error]);
+        last.ops[0].result = json!("ä".repeat(400 << 10));
+        b.reported(last);
+        b.step(Event::Tick);
+        b.commit();
+    }
+    let row = &b.rows[&(kind::TASK.to_owned(), id.to_string())].1;
+    assert_eq!(b.stored(id).state, TaskState::Unknown);
+    assert!(row.len() < 64 << 10, "{} bytes", row.len());
+}
+
+#[test]
 fn a_lost_lease_ends_the_attempt_and_kills_its_job() {
     let mut b = Bench::new();
     b.clean(1, 1);
