@@ -3,9 +3,11 @@
 use crate::bed::{Bed, log};
 use crate::master::Side;
 use gantry_model::config::{Instance, Node, Slot, SlotState, kind};
+use gantry_model::ids::{Generation, InstanceUuid};
 use gantry_model::job::Status;
 use gantry_model::pool::{Blueprint, Image, Pool, PoolState};
 use gantry_model::task::BodyRef;
+use gantry_noded::core::slot::Verb;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -283,4 +285,24 @@ async fn an_audit_tells_what_was_killed() {
     assert_eq!(report.ops[0].result, told);
     let log = log(&report);
     assert!(log[0].ends_with("killed the stranger gantry-old") && log[1].contains("gantry-bad"), "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_destroys_what_lives_in_slots_that_are_gone() {
+    let mut bed = Bed::new().await;
+    bed.with_pool(1).await;
+    bed.succeeds(&json!({"OP_ID": "OP_SLOT_CREATE", "slots": entries(&bed)})).await;
+    let node = bed.master.node;
+    let audit = json!({"OP_ID": "OP_NODE_AUDIT", "node_name": node.to_string()});
+    let vms = |bed: &Bed| bed.master.state().vms.clone();
+    let known = vms(&bed);
+    // The slot was given up while its node was offline.
+    let gone = InstanceUuid(uuid::Uuid::from_u128(77));
+    let create = Verb::Create { generation: Generation(4), driver: "fake".to_owned() };
+    bed.master.state().node(gone, &create).unwrap();
+    assert_ne!(vms(&bed), known);
+    let report = bed.report(&audit).await;
+    assert_eq!(report.ops[0].result["killed"], json!([format!("slot {gone}.4")]));
+    assert_eq!(vms(&bed), known, "what the cluster knows stays");
+    assert_eq!(bed.report(&audit).await.ops[0].result["killed"], json!([]), "once");
 }

@@ -1,6 +1,8 @@
 //! Archives on their way into VMs: `put/SLOT.GENERATION/` with `staged/NAME` while pieces come and `done/NAME` once it
 //! was unpacked. Not flushed: at a crash of the machine the VMs are gone, too. Removed with the VM.
 
+use crate::driver::{Class, DriverError};
+use crate::error;
 use gantry_proto::envelope::{Code, Fail};
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -111,7 +113,7 @@ impl Staged {
     /// Takes a piece if it is the next one. The offset wanted next.
     ///
     /// # Errors
-    /// `Busy` above `bytes_max` or with too many uploads; the disk's.
+    /// `Busy` above `bytes_max`, of class no-space, or with too many uploads; the disk's.
     pub fn append(&self, offset: u64, bytes: &[u8], bytes_max: u64) -> Result<u64, Fail> {
         let path = self.staged();
         let told = |error: io::Error| failed(&path, &error);
@@ -132,7 +134,8 @@ impl Staged {
         }
         if next.saturating_add(bytes.len() as u64) > bytes_max {
             self.remove()?;
-            return Err(Fail::new(Code::Busy, format!("the archive has more than {bytes_max} bytes")));
+            let text = format!("the archive has more than {bytes_max} bytes");
+            return Err(error::driver(&DriverError::new(Class::NoSpace, text)));
         }
         file.write_all(bytes).map_err(told)?;
         Ok(next + bytes.len() as u64)
@@ -168,5 +171,20 @@ impl Staged {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&path, &error)),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_that_does_not_fit_is_told_as_its_senders_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let staged = Uploads::open(dir.path()).unwrap().staged("vm", "in");
+        assert_eq!(staged.append(0, b"four", 6).unwrap(), 4);
+        let fail = staged.append(4, b"four", 6).unwrap_err();
+        assert_eq!((fail.code, fail.body), (Code::Busy, b"no-space".to_vec()), "{}", fail.text);
+        assert_eq!(staged.append(0, b"fits", 6).unwrap(), 4, "nothing is left of it");
     }
 }

@@ -60,7 +60,11 @@ impl Queue {
 
     fn ask_again_later(&mut self, now: Ts, pool: &str) {
         let Some(line) = self.lines.get_mut(pool) else { return };
-        if !line.waits() || line.stopped.is_none() || line.armed {
+        if line.stock.is_none() && line.is_idle() {
+            self.lines.remove(pool);
+            return;
+        }
+        if !line.waits() || line.stopped.is_none() && line.stock.is_some() || line.armed {
             return;
         }
         line.armed = true;
@@ -68,11 +72,12 @@ impl Queue {
         self.timers.insert((Ts(now.0 + wait, now.1), Timer::Pool(pool.to_owned())));
     }
 
-    /// The line has waited for news long enough.
+    /// The line has waited for news long enough. Of a pool that was removed before somebody got in line none will come.
     pub(super) fn pool_due(&mut self, pool: String) {
         if let Some(line) = self.lines.get_mut(&pool) {
             line.stopped = None;
             line.armed = false;
+            line.blind = line.stock.is_none();
             self.stirred.insert(pool);
         }
     }

@@ -47,6 +47,8 @@ pub(super) struct Line {
     pub stops: u32,
     /// Whether a timer will let it go on.
     pub armed: bool,
+    /// Whether its head may ask although the pool is not known here: wconfd says whether there is one.
+    pub blind: bool,
 }
 
 impl Line {
@@ -75,9 +77,12 @@ impl Line {
 
     /// Takes the next one out of line if it may ask now.
     pub fn next(&mut self) -> Option<(Who, u32)> {
-        let stock = self.stock.filter(|stock| stock.active)?;
         let (&place, &count) = self.waiting.first_key_value()?;
-        let free = stock.counts.clean.saturating_sub(self.taken);
+        let free = match self.stock {
+            Some(stock) if stock.active => stock.counts.clean.saturating_sub(self.taken),
+            None if self.blind && self.asked.is_empty() => u64::from(count),
+            Some(_) | None => return None,
+        };
         if self.stopped.is_some() || self.many > 0 || u64::from(count) > free {
             return None;
         }
@@ -135,6 +140,7 @@ impl Line {
     /// The copy of the configuration shows this of the pool as of `index`.
     pub fn tell(&mut self, index: u64, stock: Option<Stock>) {
         self.stock = stock;
+        self.blind = false;
         self.news = self.news.max(index);
         if self.stopped.is_some_and(|at| at < index) {
             self.stopped = None;

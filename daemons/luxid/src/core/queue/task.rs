@@ -26,6 +26,8 @@ pub const FINAL_TASKS_MAX: usize = 10_000;
 pub const SPEC_BYTES_MAX: usize = 512 << 10;
 /// Most bytes of all specifications that wait or run together: all of them are in memory.
 pub const SPECS_BYTES_MAX: usize = 512 << 20;
+/// Longest text kept of why an attempt failed, in bytes: a task has one for each attempt, and is one row of the log.
+const WHY_BYTES_MAX: usize = 1024;
 /// First and longest pause after an infrastructure failure, in milliseconds.
 pub(super) const BACKOFF_MS: (u64, u64) = (200, 10_000);
 
@@ -218,7 +220,8 @@ impl Queue {
     }
 
     /// The current attempt failed, and not for what the user wrote: again later, or given up (I17).
-    pub(super) fn retry(&mut self, now: Ts, id: TaskId, why: String) {
+    pub(super) fn retry(&mut self, now: Ts, id: TaskId, mut why: String) {
+        why.truncate(why.floor_char_boundary(WHY_BYTES_MAX));
         self.end_attempt(now, id, AttemptOutcome::InfraFail, Some(why.clone()));
         let Some(entry) = self.tasks.get_mut(&id) else { return };
         let attempts = u32::try_from(entry.task.attempts.len()).unwrap_or(u32::MAX);
@@ -298,6 +301,8 @@ impl Queue {
         self.holders.insert(lease, Holder::Closing);
         if let Some(line) = self.lines.get_mut(&entry.task.spec.pool) {
             line.refuse(lease);
+            // What it would have got another may ask for: if it was never granted no news will say so.
+            self.stirred.insert(entry.task.spec.pool.clone());
         }
         match job.filter(|job| self.live.get(job).is_some_and(|entry| !entry.is_over())) {
             // The lease ends with the job.

@@ -268,6 +268,59 @@ fn a_grab_told_to_wait_asks_again_without_news_too() {
 }
 
 #[test]
+fn whoever_gets_in_line_for_a_pool_that_is_gone_is_told_by_wconfd() {
+    let mut b = Bench::new();
+    b.clean(1, 1);
+    let pools = BTreeMap::from([("p".to_owned(), None)]);
+    b.step(Event::News(Box::new(News { index: 2, pools, ..News::default() })));
+    // It was looked at before the pool went, and gets in line after; so does one whose pause is over then.
+    let ids = [b.task(json!({})), b.task(json!({}))];
+    b.step(Event::Tick);
+    b.commit();
+    for (at, id) in ids.into_iter().enumerate() {
+        assert_eq!(b.grabs().len(), at + 1, "one after the other, and none waits for ever");
+        let lease = b.grabs()[at];
+        assert_eq!(b.stored(id).attempts[0].lease, lease);
+        b.step(Event::GrabRefused { lease, stale: false, why: "Pool 'p' not known".to_owned() });
+        b.commit();
+        assert_eq!(b.stored(id).state, TaskState::Unknown);
+    }
+    assert_eq!(b.queue.due(), None, "nothing is left of the line");
+}
+
+#[test]
+fn a_grab_that_is_wanted_no_more_lets_the_next_one_ask() {
+    let mut b = Bench::new();
+    b.clean(1, 1);
+    let ids = [b.task(json!({})), b.task(json!({}))];
+    let first = b.grabs()[0];
+    assert_eq!(b.grabs(), [first]);
+    assert!(b.told(Request::CancelTask(ids[0])).0);
+    b.step(Event::LeaseEnded(first));
+    b.commit();
+    // wconfd ended the lease before it was granted: no slot moved, so no news of the pool will come.
+    assert_eq!(b.grabs().last(), Some(&b.stored(ids[1]).attempts[0].lease));
+}
+
+#[test]
+fn a_long_failure_does_not_make_a_task_too_large_to_be_stored() {
+    let mut b = Bench::new();
+    b.clean(1, 9);
+    let id = b.task(json!({"max_attempts": 5}));
+    for index in 2..7 {
+        let owner = b.begin(id, index);
+        let mut last = report(owner, 9, &[Status::Error]);
+        last.ops[0].result = json!("ä".repeat(400 << 10));
+        b.reported(last);
+        b.step(Event::Tick);
+        b.commit();
+    }
+    let row = &b.rows[&(kind::TASK.to_owned(), id.to_string())].1;
+    assert_eq!(b.stored(id).state, TaskState::Unknown);
+    assert!(row.len() < 64 << 10, "{} bytes", row.len());
+}
+
+#[test]
 fn a_lost_lease_ends_the_attempt_and_kills_its_job() {
     let mut b = Bench::new();
     b.clean(1, 1);
