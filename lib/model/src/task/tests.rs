@@ -1,6 +1,7 @@
 //! Checks of submissions.
 
 use super::*;
+use crate::pool::Blueprint;
 use serde_json::json;
 
 fn spec(changes: serde_json::Value) -> Result<TaskSpec, String> {
