@@ -153,7 +153,8 @@ impl Site {
         let mut luxi = Luxi::connect(&cluster.master().socket("luxi.sock"))?;
         let slots = slots(&mut luxi)?;
         if slots.len() != count || slots.iter().any(|slot| slot.state != "CLEAN") {
-            return Ok(slots.iter().map(Slot::to_string).collect());
+            let count = format!("{} of {count} slots are there", slots.len());
+            return Ok(std::iter::once(count).chain(slots.iter().map(Slot::to_string)).collect());
         }
         let traces = self.traces();
         let missing = slots.iter().filter(|slot| {

@@ -49,7 +49,7 @@ fn tasks(bed: &Bed) -> Result<()> {
         (json!({"limits": {"disk_mib": 33}}), "blueprint"),
         (json!({"limits": {"wall_s": 0}}), "wall_s"),
         (json!({"limits": {"wall_s": -1}}), "-1"),
-        (json!({"limits": {"cpu_s": 1e30}}), "cpu_s"),
+        (json!({"limits": {"cpu_s": 1e30}}), "1e+30"),
         (json!({"limits": {"wall_s": 3601}}), "wall_s"),
         (json!({"limits": {"nosuch": 1}}), "nosuch"),
         (json!({"nosuch": 1}), "nosuch"),

@@ -2,7 +2,9 @@
 
 use super::*;
 use gantry_tests::process;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 
 #[test]
@@ -49,7 +51,13 @@ fn acquire(bed: &Bed, count: usize) -> Result<String> {
 /// A `gantry lease acquire` at work.
 fn acquiring(bed: &Bed, args: &[&str]) -> Result<Child> {
     let all = [&["lease", "acquire", pool::NAME], args].concat();
-    Ok(bed.cluster.command(&all).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+    // In a process group of its own, as a shell would.
+    Ok(bed.cluster.command(&all).process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+}
+
+/// As a terminal sends it: to the command and all it started.
+fn ctrl_c(child: &Child) -> Result<()> {
+    Ok(killpg(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGINT)?)
 }
 
 fn at(bed: &Bed, state: &str) -> Result<()> {
@@ -86,7 +94,7 @@ fn interrupted_while_waiting(bed: &Bed) -> Result<()> {
     let all = acquire(bed, SIZE)?;
     let mut waiting = acquiring(bed, &[])?;
     at(bed, "waiting")?;
-    process::signal(waiting.id(), Signal::SIGINT)?;
+    ctrl_c(&waiting)?;
     let status = waiting.wait()?;
     ensure!(!status.success(), "an interrupted command says so: {status}");
     wait::until("the request is withdrawn", PATIENCE, || {
@@ -98,25 +106,18 @@ fn interrupted_while_waiting(bed: &Bed) -> Result<()> {
 
 fn interrupted_while_held(bed: &Bed) -> Result<()> {
     let mut holder = acquiring(bed, &["--", "sleep", "1000"])?;
-    wait::until("it is granted", PATIENCE, || {
-        leases(bed).ok()?.iter().any(|(_, state)| state != "waiting").then_some(())
-    })?;
-    process::signal(holder.id(), Signal::SIGINT)?;
+    wait::until("its command runs", PATIENCE, || child_of(holder.id()))?;
+    ctrl_c(&holder)?;
     holder.wait()?;
     none_left(bed, PATIENCE)
 }
 
 fn killed_holder(bed: &Bed) -> Result<()> {
     let mut holder = acquiring(bed, &["--ttl", "5s", "--", "sleep", "1000"])?;
-    wait::until("it is granted", PATIENCE, || {
-        leases(bed).ok()?.iter().any(|(_, state)| state != "waiting").then_some(())
-    })?;
-    let command = child_of(holder.id());
+    let command = wait::until("its command runs", PATIENCE, || child_of(holder.id()))?;
     process::signal(holder.id(), Signal::SIGKILL)?;
     holder.wait()?;
-    if let Some(command) = command {
-        process::signal(command, Signal::SIGKILL).ok();
-    }
+    process::signal(command, Signal::SIGKILL)?;
     none_left(bed, Duration::from_secs(20))
 }
 
@@ -138,6 +139,7 @@ fn vm_dies(bed: &Bed) -> Result<()> {
     let suffix = format!("-{}-{}", slot[0].as_str().context("a uuid")?, slot[1]);
     let pid = bed.site.inits().into_iter().find(|(vm, _)| vm.ends_with(&suffix)).context("its VM runs")?.1;
     process::signal(pid, Signal::SIGKILL)?;
+    wait::until("its PID 1 is dead", PATIENCE, || (!process::lives(pid)).then_some(()))?;
     let said = rpc::exec(bed, &lease, "after", "true");
     ensure!(
         !matches!(&said, Ok((_, end)) if end.why == gantry_proto::noded::Why::Exit(0)),

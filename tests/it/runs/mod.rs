@@ -84,7 +84,7 @@ fn sees(site: &Site) -> Result<()> {
         ["a control group", "a process", "a spool entry", "a directory on the stage", "a mount on the stage"]
     {
         let count = traces.iter().filter(|trace| trace.place == place).count();
-        ensure!(count >= SIZE, "{place}: {count} of {SIZE} VMs are seen");
+        ensure!(count >= SIZE, "{place}: {count} of {SIZE} VMs are seen: {traces:#?}");
     }
     Ok(())
 }

@@ -66,18 +66,28 @@ pub async fn run(
     ttl_s: u64,
     signals: &mut Signals,
 ) -> Result<(), CliError> {
+    // One that came with the grant: the command, which does not run yet, does not get it from the terminal.
+    let before = timeout(Duration::ZERO, signals.next()).await;
+    if let Ok(signal) = before {
+        release(session, lease, ttl_s).await;
+        return Err(CliError::Interrupted(format!("{signal}: the lease is released.")));
+    }
     let started = Command::new(&command[0]).args(&command[1..]).env(LEASE_ENV, lease.to_string()).spawn();
     let ended = match started {
         Ok(child) => beside(session, lease, child, ttl_s, signals).await,
         Err(error) => Err(CliError::plain(format!("cannot run {}: {error}", command[0]))),
     };
+    release(session, lease, ttl_s).await;
+    ended
+}
+
+async fn release(session: &mut Session, lease: LeaseUuid, ttl_s: u64) {
     session.hang_up();
     if let Err(error) = session.call("LeaseRelease", json!([lease])).await {
         session
             .screen
             .note(&format!("Lease {lease} could not be released, it ends by itself in {ttl_s} s: {error}"));
     }
-    ended
 }
 
 /// Waits for the command and renews meanwhile.

@@ -114,6 +114,12 @@ fn sizes(blueprint: &Blueprint) -> Result<(), String> {
     within("memory_mib", blueprint.memory_mib, MEMORY_MIB_MIN, MEMORY_MIB_MAX)?;
     within("vcpus", blueprint.vcpus, 1, VCPUS_MAX)?;
     within("disk_mib", blueprint.disk_mib, 1, DISK_MIB_MAX)?;
+    if blueprint.driver == "oci" && blueprint.disk_mib >= blueprint.memory_mib {
+        let (disk, memory) = (blueprint.disk_mib, blueprint.memory_mib);
+        return Err(format!(
+            "the disk of an oci VM is in its memory: disk_mib must be below {memory}, not {disk}"
+        ));
+    }
     within("pids", blueprint.pids, PIDS_MIN, PIDS_MAX)?;
     within("wall_s_max", blueprint.wall_s_max, 1, WALL_S_MAX)?;
     within("lease_s_max", blueprint.lease_s_max, 1, WALL_S_MAX)

@@ -2,7 +2,7 @@
 
 use super::{DELAYS_MAX, Member, lock, shut};
 use crate::core::{slot, ssconf};
-use crate::driver::{CallKind, bounded};
+use crate::driver::{CallKind, Class, bounded};
 use crate::error;
 use crate::io::data::{Change, SsconfMark};
 use crate::io::{facts, files};
@@ -76,14 +76,16 @@ impl Member {
         {
             return names.clone();
         }
-        let mut names = Vec::new();
+        let (mut names, mut settled) = (Vec::new(), true);
         for (name, driver) in &self.drivers {
             match bounded(&**driver, CallKind::Probe, driver.probe()).await {
                 Ok(_) => names.push((*name).to_owned()),
+                // On its way, as when vmd is just being started: whoever asks next may find it there.
+                Err(why) if why.class == Class::Locked => settled = false,
                 Err(why) => tracing::warn!(driver = name, %why, "driver does not work"),
             }
         }
-        *probed = Some((now, names.clone()));
+        *probed = settled.then(|| (now, names.clone()));
         names
     }
 
