@@ -17,6 +17,8 @@ pub const MEMORY_MIB_MAX: u64 = 1 << 20;
 pub const VCPUS_MAX: u64 = 256;
 /// Most disk of a VM, MiB.
 pub const DISK_MIB_MAX: u64 = 1 << 22;
+/// Fewest processes of a VM: gantry-init, a shell and two commands.
+pub const PIDS_MIN: u64 = 4;
 /// Most processes of a VM.
 pub const PIDS_MAX: u64 = 32_768;
 /// Longest wall clock of a step, and longest lease, seconds (DESIGN §9: cap 24 h).
@@ -29,6 +31,22 @@ pub const SLOT_FAILURES_MAX: u32 = 8;
 pub const SLOT_BACKOFF_S: f64 = 0.5;
 /// Longest pause between tries, seconds.
 pub const SLOT_BACKOFF_S_MAX: f64 = 60.0;
+
+/// The driver whose VMs have their disk in their memory.
+const DRIVER_OCI: &str = "oci";
+
+/// Why VMs of these sizes can't be made by that driver, beyond the bounds of each number.
+///
+/// # Errors
+/// The reason, for people.
+pub fn check_disk(driver: &str, memory_mib: u64, disk_mib: u64) -> Result<(), String> {
+    if driver != DRIVER_OCI || disk_mib < memory_mib {
+        return Ok(());
+    }
+    Err(format!(
+        "the disk of an oci VM is in its memory: disk_mib ({disk_mib}) must be below memory_mib ({memory_mib})"
+    ))
+}
 
 /// What becomes of a VM whose lease ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

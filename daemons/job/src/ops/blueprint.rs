@@ -7,8 +7,8 @@ use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::BlueprintUuid;
 use gantry_model::names::is_tag;
 use gantry_model::pool::{
-    Blueprint, DISK_MIB_MAX, IMAGE_HOST, Image, MEMORY_MIB_MAX, MEMORY_MIB_MIN, PIDS_MAX, Pool, Recycle,
-    VCPUS_MAX, WALL_S_MAX, is_name,
+    Blueprint, DISK_MIB_MAX, IMAGE_HOST, Image, MEMORY_MIB_MAX, MEMORY_MIB_MIN, PIDS_MAX, PIDS_MIN, Pool,
+    Recycle, VCPUS_MAX, WALL_S_MAX, check_disk, is_name,
 };
 use gantry_model::task::Limits;
 use gantry_model::time;
@@ -19,8 +19,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// Fewest processes of a VM: gantry-init, a shell and two commands.
-const PIDS_MIN: u64 = 4;
 /// What may be changed. The rest is the identity of a blueprint, or not for people.
 const CHANGEABLE: &[&str] = &[
     "driver",
@@ -114,12 +112,7 @@ fn sizes(blueprint: &Blueprint) -> Result<(), String> {
     within("memory_mib", blueprint.memory_mib, MEMORY_MIB_MIN, MEMORY_MIB_MAX)?;
     within("vcpus", blueprint.vcpus, 1, VCPUS_MAX)?;
     within("disk_mib", blueprint.disk_mib, 1, DISK_MIB_MAX)?;
-    if blueprint.driver == "oci" && blueprint.disk_mib >= blueprint.memory_mib {
-        let (disk, memory) = (blueprint.disk_mib, blueprint.memory_mib);
-        return Err(format!(
-            "the disk of an oci VM is in its memory: disk_mib must be below {memory}, not {disk}"
-        ));
-    }
+    check_disk(&blueprint.driver, blueprint.memory_mib, blueprint.disk_mib)?;
     within("pids", blueprint.pids, PIDS_MIN, PIDS_MAX)?;
     within("wall_s_max", blueprint.wall_s_max, 1, WALL_S_MAX)?;
     within("lease_s_max", blueprint.lease_s_max, 1, WALL_S_MAX)
@@ -215,10 +208,13 @@ mod tests {
     #[test]
     fn sizes_have_bounds() {
         assert_eq!(sizes(&blueprint()), Ok(()));
+        let oci = Blueprint { driver: "oci".to_owned(), disk_mib: 63, ..blueprint() };
+        assert_eq!(sizes(&oci), Ok(()));
         for (bad, word) in [
             (Blueprint { memory_mib: 1, ..blueprint() }, "memory_mib"),
             (Blueprint { vcpus: 0, ..blueprint() }, "vcpus"),
             (Blueprint { disk_mib: 0, ..blueprint() }, "disk_mib"),
+            (Blueprint { driver: "oci".to_owned(), ..blueprint() }, "must be below memory_mib"),
             (Blueprint { pids: 3, ..blueprint() }, "pids"),
             (Blueprint { wall_s_max: WALL_S_MAX + 1, ..blueprint() }, "wall_s_max"),
             (Blueprint { lease_s_max: 0, ..blueprint() }, "lease_s_max"),

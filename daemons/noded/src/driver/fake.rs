@@ -1,6 +1,6 @@
 //! The `fake` driver: VMs that are files. Deterministic, and it fails exactly as `etc/gantry/fake.json` says
 //! ([`faults`]). VMs are in `run/gantry/fake/`: they outlive noded and die with the machine's boot id, as real ones
-//! do. Knows the image `noop` only, and counts memory and disk against what the node offers.
+//! do. Knows the images `noop` and `host` only, and counts memory and disk against what the node offers.
 //!
 //! Commands end at once. A few words it plays itself: `true`, `false`, `echo WORDS…`, `exit N`; any other says `ran:` with
 //! its words, and ends well.
@@ -24,8 +24,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// The one image.
+/// Its own image.
 pub const IMAGE: &str = "noop";
+/// The built-in image, which every driver of pools has: a blueprint names it or an imported one.
+const HOST: &str = gantry_model::pool::IMAGE_HOST;
 
 /// What the node offers to VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,8 +200,9 @@ impl Inner {
     }
 
     fn create(&self, vm: &VmId, spec: &VmSpec, faults: &Faults) -> Result<(), DriverError> {
-        if spec.image != IMAGE {
-            let text = format!("the fake driver knows the image '{IMAGE}', not '{}'", spec.image);
+        if ![IMAGE, HOST].contains(&spec.image.as_str()) {
+            let text =
+                format!("the fake driver knows the images '{IMAGE}' and '{HOST}', not '{}'", spec.image);
             return Err(DriverError::new(Class::BadImage, text));
         }
         let all = self.all()?;

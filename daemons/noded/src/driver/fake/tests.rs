@@ -79,6 +79,9 @@ async fn room_is_counted_and_images_are_checked() {
     let fake = bench.fake();
     let wrong = VmSpec { image: "debian".into(), ..spec() };
     assert_eq!(class(fake.create(&vm(1, 1), &wrong).await), Some(Class::BadImage));
+    let host = VmSpec { image: "host".into(), ..spec() };
+    fake.create(&vm(9, 1), &host).await.expect("blueprints name the built-in image");
+    fake.destroy(&vm(9, 1)).await.expect("destroyed");
     fake.create(&vm(1, 1), &spec()).await.expect("fits");
     fake.create(&vm(2, 1), &spec()).await.expect("fits");
     assert_eq!(class(fake.create(&vm(3, 1), &spec()).await), Some(Class::NoSpace));

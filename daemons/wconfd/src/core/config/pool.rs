@@ -9,7 +9,7 @@ use gantry_model::ids::{BlueprintUuid, PoolUuid};
 use gantry_model::names::TAGS_MAX;
 use gantry_model::pool::{
     Blueprint, DISK_MIB_MAX, IMAGE_HOST, Image, MEMORY_MIB_MAX, MEMORY_MIB_MIN, NAME_BYTES_MAX, PIDS_MAX,
-    POOL_SLOTS_MAX, Pool, VCPUS_MAX, WALL_S_MAX, is_name,
+    PIDS_MIN, POOL_SLOTS_MAX, Pool, VCPUS_MAX, WALL_S_MAX, check_disk, is_name,
 };
 use serde_json::{Value, json};
 use std::fmt::Display;
@@ -182,7 +182,8 @@ impl Edit<'_> {
         within("memory_mib", blueprint.memory_mib, MEMORY_MIB_MIN..=MEMORY_MIB_MAX)?;
         within("vcpus", blueprint.vcpus, 1..=VCPUS_MAX)?;
         within("disk_mib", blueprint.disk_mib, 1..=DISK_MIB_MAX)?;
-        within("pids", blueprint.pids, 1..=PIDS_MAX)?;
+        check_disk(&blueprint.driver, blueprint.memory_mib, blueprint.disk_mib).map_err(wrong_input)?;
+        within("pids", blueprint.pids, PIDS_MIN..=PIDS_MAX)?;
         within("wall_s_max", blueprint.wall_s_max, 1..=WALL_S_MAX)?;
         within("lease_s_max", blueprint.lease_s_max, 1..=WALL_S_MAX)
     }

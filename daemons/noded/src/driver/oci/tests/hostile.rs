@@ -105,6 +105,10 @@ async fn the_disk_is_bounded() {
     assert_eq!(sh(&oci, 1, "inodes", files).await.ended, Ended::Disk);
     let usage = oci.usage(&vm(1)).await.expect("usage");
     assert!(usage.scratch_bytes <= 32 << 20 && usage.scratch_free_inodes == 0, "{usage:?}");
+    let begun = std::time::Instant::now();
+    oci.destroy(&vm(1)).await.expect("destroyed");
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
 }
 
 #[tokio::test]

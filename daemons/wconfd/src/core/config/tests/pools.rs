@@ -206,6 +206,9 @@ fn blueprints_and_pools_are_bounded() {
         assert_eq!(refused(&mut c, blueprint_set(json!({ field: value }))), prereq("wrong_input"), "{field}");
         assert_eq!(refused(&mut c, blueprint_set(json!({ field: 0 }))), prereq("wrong_input"), "{field}");
     }
+    for set in [json!({"pids": 3}), json!({"driver": "oci", "memory_mib": 64, "disk_mib": 64})] {
+        assert_eq!(refused(&mut c, blueprint_set(set.clone())), prereq("wrong_input"), "{set}");
+    }
     for set in [
         json!({"min": 4}),
         json!({"amount": 6}),
