@@ -35,7 +35,9 @@ const CHANGEABLE: &[&str] = &[
     "enabled",
 ];
 /// Drivers that make VMs of pools.
-const DRIVERS: &[&str] = &["oci", "fake"];
+const DRIVERS: &[&str] = &[OCI, "fake"];
+/// Containers, whose files lie in their memory.
+const OCI: &str = "oci";
 
 /// Adds a blueprint. Result: its uuid.
 pub async fn add(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
@@ -114,6 +116,13 @@ fn sizes(blueprint: &Blueprint) -> Result<(), String> {
     within("memory_mib", blueprint.memory_mib, MEMORY_MIB_MIN, MEMORY_MIB_MAX)?;
     within("vcpus", blueprint.vcpus, 1, VCPUS_MAX)?;
     within("disk_mib", blueprint.disk_mib, 1, DISK_MIB_MAX)?;
+    let (disk, memory) = (blueprint.disk_mib, blueprint.memory_mib);
+    // Said here as well as by the node: else each VM fails, one after the other.
+    if blueprint.driver == OCI && disk >= memory {
+        return Err(format!(
+            "the disk of an oci VM is in its memory: disk_mib ({disk}) must be below memory_mib ({memory})"
+        ));
+    }
     within("pids", blueprint.pids, PIDS_MIN, PIDS_MAX)?;
     within("wall_s_max", blueprint.wall_s_max, 1, WALL_S_MAX)?;
     within("lease_s_max", blueprint.lease_s_max, 1, WALL_S_MAX)
@@ -213,6 +222,7 @@ mod tests {
             (Blueprint { memory_mib: 1, ..blueprint() }, "memory_mib"),
             (Blueprint { vcpus: 0, ..blueprint() }, "vcpus"),
             (Blueprint { disk_mib: 0, ..blueprint() }, "disk_mib"),
+            (Blueprint { driver: OCI.to_owned(), ..blueprint() }, "must be below memory_mib (64)"),
             (Blueprint { pids: 3, ..blueprint() }, "pids"),
             (Blueprint { wall_s_max: WALL_S_MAX + 1, ..blueprint() }, "wall_s_max"),
             (Blueprint { lease_s_max: 0, ..blueprint() }, "lease_s_max"),
