@@ -2,6 +2,7 @@
 //! without owners, times and special modes. Devices, pipes and sockets are left out and counted.
 
 use super::header;
+use gantry_model::task::IMAGE_BYTES_MAX;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -42,6 +43,10 @@ impl ImageNotes {
 /// # Errors
 /// It cannot be read, or is in a form that is not known: says how to convert it.
 pub fn normalise(path: &Path, out: impl Write) -> io::Result<ImageNotes> {
+    within(path, Bounded { out, left: IMAGE_BYTES_MAX })
+}
+
+fn within(path: &Path, out: Bounded<impl Write>) -> io::Result<ImageNotes> {
     let mut builder = tar::Builder::new(out);
     let mut notes = ImageNotes::default();
     if fs::metadata(path)?.is_dir() {
@@ -60,6 +65,31 @@ pub fn normalise(path: &Path, out: impl Write) -> io::Result<ImageNotes> {
     }
     builder.into_inner()?.flush()?;
     Ok(notes)
+}
+
+/// Takes so many bytes and no more, so that what is too large is told before the disk is full of it.
+struct Bounded<W> {
+    out: W,
+    left: u64,
+}
+
+impl<W: Write> Write for Bounded<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written =
+            self.out.write(&bytes[..bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX))])?;
+        if written == 0 && !bytes.is_empty() && self.left == 0 {
+            let most = IMAGE_BYTES_MAX >> 30;
+            return Err(io::Error::other(format!(
+                "its plain archive is over {most} GiB, the most an image may have; leave files out"
+            )));
+        }
+        self.left -= written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 enum Form {
@@ -234,6 +264,17 @@ mod tests {
         let mut third = Vec::new();
         normalise(&gz, &mut third).unwrap();
         assert_eq!(third, again);
+    }
+
+    #[test]
+    fn no_more_is_written_than_an_image_may_have() {
+        let mut bounded = Bounded { out: Vec::new(), left: 5 };
+        bounded.write_all(b"abc").unwrap();
+        let error = bounded.write_all(b"def").unwrap_err().to_string();
+        assert!(error.contains("over 8 GiB"), "{error}");
+        assert_eq!(bounded.out, b"abcde");
+        let error = within(tree().path(), Bounded { out: io::sink(), left: 600 }).unwrap_err().to_string();
+        assert!(error.contains("over 8 GiB"), "{error}");
     }
 
     #[test]

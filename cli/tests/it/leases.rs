@@ -76,6 +76,20 @@ fn a_lease_that_nobody_learns_of_is_released() {
 }
 
 #[test]
+fn who_reads_only_the_first_line_keeps_the_lease() {
+    let stage = Stage::new(Role::Master);
+    let luxid = stage.luxid(vec![Turn::Ok(json!("x")), request("granted", None)]);
+    // One write of a short text to a pipe arrives whole.
+    let mut child = stage.command("gnt-lease acquire py").spawn().unwrap();
+    let mut bytes = [0; 4096];
+    let n = child.stdout.as_mut().unwrap().read(&mut bytes).unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(bytes[..n].ends_with(b"\npy-1 node1.x\n"), "all in one piece");
+    assert!(methods(luxid).iter().all(|(method, _)| method != "LeaseRelease"));
+}
+
+#[test]
 fn no_lease_in_time_or_never_is_told_and_withdrawn() {
     let stage = Stage::new(Role::Master);
     let luxid = stage.luxid(vec![

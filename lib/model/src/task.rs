@@ -22,6 +22,9 @@ pub const ATTEMPTS_MAX: u32 = 10;
 pub const ATTEMPTS_DEFAULT: u32 = 3;
 /// Largest input archive, bytes (DESIGN §4).
 pub const INPUT_BYTES_MAX: u64 = 256 << 20;
+/// Largest archive of an image, bytes: a whole distribution with compilers has some 4 GiB. The command line, the
+/// master's body store and the nodes have this one bound.
+pub const IMAGE_BYTES_MAX: u64 = 8 << 30;
 /// Most bytes of a task's artifacts (DESIGN §4).
 pub const ARTIFACT_BYTES_MAX: u64 = 64 << 20;
 /// Most bytes kept of one stream that may be asked for.

@@ -116,12 +116,13 @@ fn print(session: &Session, acquire: &Acquire, lease: LeaseUuid, granted: &Value
     if acquire.json {
         return session.screen.line(&granted.to_string());
     }
-    session.screen.line(&lease.to_string())?;
+    let mut text = format!("{lease}\n");
     let (names, nodes) = (&granted["names"], &granted["nodes"]);
     for (at, name) in names.as_array().into_iter().flatten().enumerate() {
-        session.screen.line(&format!("{} {}", plain(name), plain(&nodes[at])))?;
+        text.push_str(&format!("{} {}\n", plain(name), plain(&nodes[at])));
     }
-    Ok(())
+    // At once: who reads only the first line, as "head -1" does, has the lease and keeps it.
+    session.screen.raw(&text)
 }
 
 /// The request once it is granted.
@@ -163,14 +164,21 @@ async fn granted(
                 session.screen.note(&format!("No lease in pool {}: {why}", acquire.pool));
                 return Err(CliError::Told(EXIT_FAILURE));
             }
-            Some("waiting") => known = Some("waiting"),
+            Some("waiting") => {}
             _ => return Err(CliError::Protocol(format!("WaitForLease answered {answer}"))),
         }
-        if !why.is_empty() && !acquire.no_wait {
-            progress.say(&format!("Waiting: {why}"));
+        // The first answer comes at once: a grant that needs no waiting is told without a word of it.
+        if known.is_some() && !why.is_empty() && !acquire.no_wait {
+            progress.say(&sentence(&why));
         }
+        known = Some("waiting");
         last = why;
     }
+}
+
+/// The reason as a line of its own; luxid's begins with "waiting for".
+fn sentence(why: &str) -> String {
+    why.strip_prefix("waiting ").map_or_else(|| format!("Waiting: {why}"), |rest| format!("Waiting {rest}"))
 }
 
 fn plain_why(answer: &Value) -> String {

@@ -7,8 +7,8 @@ use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::BlueprintUuid;
 use gantry_model::names::is_tag;
 use gantry_model::pool::{
-    Blueprint, DISK_MIB_MAX, IMAGE_HOST, Image, MEMORY_MIB_MAX, MEMORY_MIB_MIN, PIDS_MAX, PIDS_MIN, Pool,
-    Recycle, VCPUS_MAX, WALL_S_MAX, check_disk, is_name,
+    Blueprint, DISK_MIB_MAX, DRIVER_OCI, IMAGE_HOST, Image, MEMORY_MIB_MAX, MEMORY_MIB_MIN, PIDS_MAX,
+    PIDS_MIN, Pool, Recycle, VCPUS_MAX, WALL_S_MAX, check_disk, is_name,
 };
 use gantry_model::task::Limits;
 use gantry_model::time;
@@ -33,7 +33,7 @@ const CHANGEABLE: &[&str] = &[
     "enabled",
 ];
 /// Drivers that make VMs of pools.
-const DRIVERS: &[&str] = &["oci", "fake"];
+const DRIVERS: &[&str] = &[DRIVER_OCI, "fake"];
 
 /// Adds a blueprint. Result: its uuid.
 pub async fn add(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {

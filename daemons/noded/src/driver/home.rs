@@ -71,13 +71,16 @@ fn failed(what: &str) -> impl Fn(Errno) -> DriverError {
 /// The parts of a path that may be used within a home.
 ///
 /// # Errors
-/// [`Class::BadImage`] when it is not plain and relative, too long or too deep.
+/// [`Class::Refused`] when it is not plain and relative, too long or too deep.
 pub fn parts(path: &str) -> Result<Vec<&str>, DriverError> {
     let parts: Vec<&str> = path.split('/').collect();
     let plain = |part: &&str| !part.is_empty() && *part != "." && *part != ".." && !part.contains('\0');
     if path.len() > PATH_BYTES_MAX || parts.len() > DEPTH_MAX || !parts.iter().all(plain) {
-        let text = format!("'{}' is not a plain relative path", path.escape_default());
-        return Err(DriverError::new(Class::BadImage, text));
+        let text = format!(
+            "'{}' is not a plain path below the VM's home: without '..' and '/' in front, at most {DEPTH_MAX} deep and {PATH_BYTES_MAX} bytes long",
+            path.escape_default()
+        );
+        return Err(DriverError::new(Class::Refused, text));
     }
     Ok(parts)
 }
@@ -222,13 +225,16 @@ impl Home {
     /// # Errors
     /// When `out` is something else.
     pub fn list_out(&self) -> Result<Listing, DriverError> {
-        self.list(OUT)
+        match self.list(OUT) {
+            Err(DriverError { class: Class::NotFound, .. }) => Ok(Listing::default()),
+            other => other,
+        }
     }
 
-    /// The regular files below a directory of it; empty = all of it. No such directory: none.
+    /// The regular files below a directory of it; empty = all of it.
     ///
     /// # Errors
-    /// When it is something else.
+    /// [`Class::NotFound`] when it is not there; [`Class::Refused`] when it is something else.
     pub fn list(&self, below: &str) -> Result<Listing, DriverError> {
         if !below.is_empty() {
             parts(below)?;
@@ -241,7 +247,16 @@ impl Home {
             let whole = if whole.is_empty() { ".".to_owned() } else { whole };
             let dir = match open_dir(&self.dir, &whole) {
                 Ok(dir) => dir,
-                Err(Errno::ENOENT) => continue,
+                Err(Errno::ENOENT) if !path.is_empty() => continue,
+                Err(Errno::ENOENT) => {
+                    let text = format!("'{below}' is not in the VM's home");
+                    return Err(DriverError::new(Class::NotFound, text));
+                }
+                Err(Errno::ENOTDIR | Errno::ELOOP) if path.is_empty() => {
+                    let text =
+                        format!("'{below}' is no regular file and no directory; links are not followed");
+                    return Err(DriverError::new(Class::Refused, text));
+                }
                 Err(errno) if path.is_empty() => return Err(failed(below)(errno)),
                 Err(_) => {
                     listing.refused += 1;
@@ -303,4 +318,25 @@ fn look(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_not_listed_as_empty() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::at(dir.path(), nix::unistd::getuid().as_raw()).expect("a home");
+        assert_eq!(home.list_out().expect("listed"), Listing::default(), "out may be missing");
+        let class = |path: &str| home.list(path).map_err(|error| error.class);
+        assert_eq!(class("none"), Err(Class::NotFound));
+        std::os::unix::fs::symlink("/etc", dir.path().join("link")).expect("a link");
+        nix::unistd::mkfifo(&dir.path().join("fifo"), Mode::S_IRWXU).expect("a pipe");
+        for path in ["link", "fifo", "../x", "/etc"] {
+            assert_eq!(class(path), Err(Class::Refused), "{path}");
+        }
+        std::fs::create_dir(dir.path().join("empty")).expect("a directory");
+        assert_eq!(class("empty"), Ok(Listing::default()));
+    }
 }

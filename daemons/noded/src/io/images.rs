@@ -5,6 +5,7 @@
 use super::rootfs;
 use super::uploads::failed;
 use gantry_model::root::Root;
+use gantry_model::task::IMAGE_BYTES_MAX;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::PieceReply;
 use sha2::{Digest, Sha256};
@@ -16,8 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-/// Most bytes of an image's archive: a whole distribution with compilers has some 4 GiB.
-pub const ARCHIVE_BYTES_MAX: u64 = 8 << 30;
 /// Archives on their way at once: more are a mistake, and each may fill the disk.
 pub const STAGED_MAX: usize = 8;
 /// Names of other entries; digests have only hexadecimal digits.
@@ -113,9 +112,9 @@ impl Images {
         if offset != next || bytes.is_empty() {
             return Ok(next);
         }
-        if next.saturating_add(bytes.len() as u64) > ARCHIVE_BYTES_MAX {
+        if next.saturating_add(bytes.len() as u64) > IMAGE_BYTES_MAX {
             fs::remove_file(path)?;
-            let text = format!("an image of more than {ARCHIVE_BYTES_MAX} bytes");
+            let text = format!("an image of more than {IMAGE_BYTES_MAX} bytes");
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
         }
         file.write_all(bytes)?;

@@ -13,7 +13,7 @@ mod tests;
 
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::root::Root;
-use gantry_model::task::{INPUT_BYTES_MAX, is_digest};
+use gantry_model::task::{IMAGE_BYTES_MAX, is_digest};
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{PIECE_BYTES_MAX, PieceReply};
 use gantry_proto::stream::BlobPutRequest;
@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// Uploads under way at once, of all connections: each may take [`INPUT_BYTES_MAX`] of the disk.
+/// Uploads under way at once, of all connections: each may take [`IMAGE_BYTES_MAX`] of the disk.
 pub const PARTIAL_MAX: usize = 32;
 
 type Shared = Arc<tokio::sync::Mutex<Option<Partial>>>;
@@ -222,8 +222,8 @@ fn check(request: &BlobPutRequest) -> Result<(), Fail> {
     if !is_digest(&request.digest) {
         return Err(no_digest());
     }
-    if !(1..=INPUT_BYTES_MAX).contains(&request.total) {
-        return wrong(format!("a body has 1 to {INPUT_BYTES_MAX} bytes, not {}", request.total));
+    if !(1..=IMAGE_BYTES_MAX).contains(&request.total) {
+        return wrong(format!("a body has 1 to {IMAGE_BYTES_MAX} bytes, not {}", request.total));
     }
     if request.bytes.len() > PIECE_BYTES_MAX {
         return wrong(format!("a piece has at most {PIECE_BYTES_MAX} bytes, not {}", request.bytes.len()));

@@ -104,11 +104,11 @@ async fn bad_requests() {
         (BlobPutRequest { digest: "../../etc/passwd".to_owned(), ..good.clone() }, "hexadecimal"),
         (BlobPutRequest { digest: good.digest.to_uppercase(), ..good.clone() }, "hexadecimal"),
         (BlobPutRequest { total: 0, bytes: vec![], ..good.clone() }, "1 to"),
-        (BlobPutRequest { total: INPUT_BYTES_MAX + 1, ..good.clone() }, "1 to"),
+        (BlobPutRequest { total: IMAGE_BYTES_MAX + 1, ..good.clone() }, "1 to"),
         (BlobPutRequest { total: 2, ..good.clone() }, "beyond"),
         (BlobPutRequest { offset: u64::MAX, ..good.clone() }, "beyond"),
         (
-            BlobPutRequest { total: INPUT_BYTES_MAX, bytes: vec![0; PIECE_BYTES_MAX + 1], ..good.clone() },
+            BlobPutRequest { total: IMAGE_BYTES_MAX, bytes: vec![0; PIECE_BYTES_MAX + 1], ..good.clone() },
             "piece",
         ),
     ] {
