@@ -1,6 +1,8 @@
 //! Archives on their way into VMs: `put/SLOT.GENERATION/` with `staged/NAME` while pieces come and `done/NAME` once it
 //! was unpacked. Not flushed: at a crash of the machine the VMs are gone, too. Removed with the VM.
 
+use crate::driver::{Class, DriverError};
+use crate::error;
 use gantry_proto::envelope::{Code, Fail};
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -132,7 +134,8 @@ impl Staged {
         }
         if next.saturating_add(bytes.len() as u64) > bytes_max {
             self.remove()?;
-            return Err(Fail::new(Code::Busy, format!("the archive has more than {bytes_max} bytes")));
+            let text = format!("the archive has more than {bytes_max} bytes, the room there is");
+            return Err(error::driver(&DriverError::new(Class::NoSpace, text)));
         }
         file.write_all(bytes).map_err(told)?;
         Ok(next + bytes.len() as u64)
