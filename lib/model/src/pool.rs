@@ -33,7 +33,7 @@ pub const SLOT_BACKOFF_S: f64 = 0.5;
 pub const SLOT_BACKOFF_S_MAX: f64 = 60.0;
 
 /// The driver whose VMs have their disk in their memory.
-const DRIVER_OCI: &str = "oci";
+pub const DRIVER_OCI: &str = "oci";
 
 /// Why VMs of these sizes can't be made by that driver, beyond the bounds of each number.
 ///

@@ -134,8 +134,9 @@ fn over_its_time(bed: &Bed) -> Result<()> {
 fn vm_dies(bed: &Bed) -> Result<()> {
     let lease = acquire(bed, 1)?;
     rpc::exec(bed, &lease, "touch", "true")?;
-    let rows = bed.luxi()?.query("slot", &["uuid", "generation", "lease"], json!(["==", "lease", lease]))?;
-    let slot = rows.first().context("a slot is leased")?;
+    // No filter: rows without a lease would pass it, as in Ganeti.
+    let rows = bed.luxi()?.query("slot", &["uuid", "generation", "lease"], Value::Null)?;
+    let slot = rows.iter().find(|row| row[2] == json!(lease)).context("a slot is leased")?;
     let suffix = format!("-{}-{}", slot[0].as_str().context("a uuid")?, slot[1]);
     let pid = bed.site.inits().into_iter().find(|(vm, _)| vm.ends_with(&suffix)).context("its VM runs")?.1;
     process::signal(pid, Signal::SIGKILL)?;

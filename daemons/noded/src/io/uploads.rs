@@ -134,7 +134,7 @@ impl Staged {
         }
         if next.saturating_add(bytes.len() as u64) > bytes_max {
             self.remove()?;
-            let text = format!("the archive has more than {bytes_max} bytes");
+            let text = format!("the archive has more than {bytes_max} bytes, the room there is");
             return Err(error::driver(&DriverError::new(Class::NoSpace, text)));
         }
         file.write_all(bytes).map_err(told)?;
