@@ -152,16 +152,18 @@ fn place(path: &str) -> String {
 }
 
 fn arrows(cluster: &VirtualCluster) -> Result<BTreeSet<Arrow>> {
+    let (unix, tcp) = (sockets::unix()?, sockets::tcp()?);
+    // Named after its sockets were seen: a job that has one has long left the program it was started from.
     let programs = programs(cluster);
     let known = |pids: &BTreeSet<u32>| pids.iter().find_map(|pid| programs.get(pid).cloned());
     let mut found = BTreeSet::new();
-    for (clients, path, servers) in sockets::unix_pairs(&sockets::unix()?) {
+    for (clients, path, servers) in sockets::unix_pairs(&unix) {
         if let (Some(client), Some(server)) = (known(&clients), known(&servers)) {
             found.insert(Arrow { client, place: place(&path), server });
         }
     }
     let noded: BTreeSet<String> = cluster.nodes.iter().map(|node| format!("{}:1811", node.address)).collect();
-    for socket in sockets::tcp()? {
+    for socket in tcp {
         let Some(program) = known(&socket.pids) else { continue };
         if socket.state != "ESTAB" || noded.contains(&socket.local) {
             continue;
