@@ -13,7 +13,7 @@ pub type Ballot = [u8; 16];
 pub type Nonce = [u8; 16];
 
 /// What a copy has promised and which copy it is. One row of the log file, never part of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Vote {
     /// Nothing of a lower term is accepted any more.
     pub promised: Term,
@@ -32,7 +32,7 @@ pub struct Vote {
 }
 
 /// Who wants to write, as every promise and every append says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The cluster meant.
     pub cluster: Uuid,
@@ -47,7 +47,7 @@ pub struct Claim {
 }
 
 /// Rows for a copy, to stand directly after `prev`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Append {
     /// The writer.
     pub claim: Claim,
@@ -145,18 +145,27 @@ pub fn admit_own(vote: &Vote, log: &impl LogView, append: &Append, rules: Rules)
 
 /// Whether the rows of `append` fit the log, whoever sends them.
 ///
+/// What the copy has compacted away was committed, so every writer that may send has the same rows there: they
+/// match, and a writer that knows little of the copy finds its place without walking back.
+///
 /// # Errors
 /// They do not.
 pub fn fit(log: &impl LogView, append: &Append) -> Result<Plan, Refusal> {
     if !well_formed(append) {
         return Err(Refusal::Malformed);
     }
-    let prev = append.prev;
-    let known = if prev.idx == log.base().idx { Some(log.base().term) } else { log.term_at(prev.idx) };
-    if prev.idx < log.base().idx || known != Some(prev.term) {
+    let (prev, base) = (append.prev, log.base());
+    let known = if prev.idx == base.idx { Some(base.term) } else { log.term_at(prev.idx) };
+    if prev.idx >= base.idx && known != Some(prev.term) {
         return Err(Refusal::Gap(log.last()));
     }
-    let skip = append.rows.iter().take_while(|r| log.term_at(r.idx) == Some(r.term)).count();
+    if let Some(row) = append.rows.iter().find(|r| r.idx == base.idx)
+        && row.term != base.term
+    {
+        return Err(Refusal::Broken(row.idx));
+    }
+    let stays = |r: &&Row| r.idx <= base.idx || log.term_at(r.idx) == Some(r.term);
+    let skip = append.rows.iter().take_while(stays).count();
     let matched = append.rows.last().map_or(prev.idx, |r| r.idx);
     let delete_from = append.rows.get(skip).map(|r| r.idx).filter(|&idx| idx <= log.last().idx);
     if let Some(idx) = delete_from

@@ -18,7 +18,7 @@ pub struct Member {
 }
 
 /// The members from one row of the log on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct List {
     /// The list's number; each change is one more.
     pub n: u64,

@@ -1,16 +1,13 @@
-//! Recovery of a log under a new term: whom to ask, which answer is the best, when it is enough (P1.7), and
-//! when a copy is not to be believed (P1.11).
+//! Recovery of a log under a new term: whom to ask, which answer is the best, when it is enough (P1.7).
+//! Whether a copy may be believed is judged by [`super::token`].
 
 use super::list::{List, Member};
 use super::row::{Index, Position, Term};
 use super::rules::{Rule, Rules};
 use std::collections::BTreeSet;
 
-/// A token a writer gives to a copy at each connect.
-pub type Token = [u8; 16];
-
 /// What a copy answered, after it promised the term.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Answer {
     /// The copy.
     pub member: Member,
@@ -24,24 +21,21 @@ pub struct Answer {
     pub state: CopyState,
 }
 
+impl Answer {
+    /// Whether it counts.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.state == CopyState::Sound
+    }
+}
+
 /// Whether a copy may be believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CopyState {
     /// It has what it once confirmed, as far as can be told.
     Sound,
     /// An old image, a clone, or damaged: it counts for nothing.
     Suspect,
-}
-
-/// The newest record of a copy's tokens known to whoever asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenRecord {
-    /// What it showed at the last connect.
-    pub old: Option<Token>,
-    /// What it was then given.
-    pub new: Token,
-    /// How much of the log it has confirmed since.
-    pub confirmed: Index,
 }
 
 /// What the answers so far allow.
@@ -108,16 +102,6 @@ pub fn choose(me: &Member, answers: &[Answer], rules: Rules) -> Choice {
     Choice::Ready { best }
 }
 
-/// Whether a copy that shows `token` and ends at `last` may be believed, given the newest record of it.
-#[must_use]
-pub fn judge(token: Option<Token>, last: Index, record: Option<&TokenRecord>) -> CopyState {
-    match record {
-        None => CopyState::Sound,
-        Some(r) if (token == r.old || token == Some(r.new)) && last >= r.confirmed => CopyState::Sound,
-        Some(_) => CopyState::Suspect,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,18 +161,6 @@ mod tests {
         let t = |epoch, run| Term { epoch, run };
         assert_eq!(next_run(3, [t(3, 4), t(2, 9), t(3, 2)], Rules::ALL), t(3, 5));
         assert_eq!(next_run(3, [], Rules::ALL), t(3, 1));
-    }
-
-    #[test]
-    fn a_copy_is_judged_by_the_newest_record() {
-        let record = TokenRecord { old: Some([1; 16]), new: [2; 16], confirmed: Index(7) };
-        let of = |token, last| judge(token, Index(last), Some(&record));
-        assert_eq!(of(Some([1; 16]), 7), CopyState::Sound);
-        assert_eq!(of(Some([2; 16]), 8), CopyState::Sound);
-        assert_eq!(of(Some([2; 16]), 6), CopyState::Suspect);
-        assert_eq!(of(Some([3; 16]), 9), CopyState::Suspect);
-        assert_eq!(of(None, 9), CopyState::Suspect);
-        assert_eq!(judge(None, Index(0), None), CopyState::Sound);
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl fmt::Display for Index {
 }
 
 /// The end of a log, ordered as recovery compares logs: by the term of the last row, then by its index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// Term of the last row.
     pub term: Term,
@@ -56,7 +56,7 @@ pub struct Position {
 }
 
 /// What a row is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RowKind {
     /// A [`Batch`] of object changes.
@@ -65,6 +65,8 @@ pub enum RowKind {
     List,
     /// Nothing: the first row of a term, whose commit commits all older rows (P1.7e).
     Empty,
+    /// A [`super::token::TokenRow`]: which token a copy was given (P1.11).
+    Token,
 }
 
 impl RowKind {
@@ -75,18 +77,19 @@ impl RowKind {
             RowKind::Batch => "batch",
             RowKind::List => "list",
             RowKind::Empty => "empty",
+            RowKind::Token => "token",
         }
     }
 
     /// The kind with that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<RowKind> {
-        [RowKind::Batch, RowKind::List, RowKind::Empty].into_iter().find(|k| k.name() == name)
+        [RowKind::Batch, RowKind::List, RowKind::Empty, RowKind::Token].into_iter().find(|k| k.name() == name)
     }
 }
 
 /// One row of a log. Two rows with the same term and index are the same row, for ever, on all copies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Row {
     /// Its place.
     pub idx: Index,
@@ -94,7 +97,8 @@ pub struct Row {
     pub term: Term,
     /// What it is.
     pub kind: RowKind,
-    /// The JSON of a [`Batch`] or a [`super::list::List`]; nothing for an empty row.
+    /// The JSON of a [`Batch`], a [`super::list::List`] or a [`super::token::TokenRow`]; nothing for an
+    /// empty row.
     pub body: Vec<u8>,
 }
 

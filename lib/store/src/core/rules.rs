@@ -2,23 +2,11 @@
 //! prevents.
 
 /// The rules in force. The only value a production program can make is [`Rules::ALL`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
-    own_copy_obeys: bool,
-    vote_in_transaction: bool,
-    tail_in_one: bool,
-    own_term_commits: bool,
-    ballot: bool,
-    fresh_run: bool,
-    suspects_out: bool,
-    one_member: bool,
-    list_committed: bool,
-    list_of_best: bool,
-    own_term_before_list: bool,
-}
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rules(u32);
 
 /// The name of one rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rule {
     /// P1.2: the writer's own copy obeys the promise in its file like every other copy.
     OwnCopyObeys,
@@ -42,60 +30,36 @@ pub enum Rule {
     ListOfBest,
     /// P2.1: a row of the own term is committed before the list changes.
     OwnTermBeforeList,
+    /// P3.1: compaction keeps the list that was in force at the new base.
+    CompactionKeepsList,
+    /// P3.2: a snapshot is taken over by a transaction that reads the vote again.
+    SnapshotChecksVote,
+    /// P3.2: a snapshot keeps the rows after it when the copy has its last row.
+    SnapshotKeepsSuffix,
+    /// P1.13: a row is sent only when all it rests on in the other log is committed.
+    CauseFirst,
 }
 
 impl Rules {
     /// Every rule.
-    pub const ALL: Rules = Rules {
-        own_copy_obeys: true,
-        vote_in_transaction: true,
-        tail_in_one: true,
-        own_term_commits: true,
-        ballot: true,
-        fresh_run: true,
-        suspects_out: true,
-        one_member: true,
-        list_committed: true,
-        list_of_best: true,
-        own_term_before_list: true,
-    };
+    pub const ALL: Rules = Rules(u32::MAX);
 
     /// Whether `rule` is in force.
     #[must_use]
     pub const fn has(self, rule: Rule) -> bool {
-        match rule {
-            Rule::OwnCopyObeys => self.own_copy_obeys,
-            Rule::VoteInTransaction => self.vote_in_transaction,
-            Rule::TailInOneTransaction => self.tail_in_one,
-            Rule::OwnTermCommits => self.own_term_commits,
-            Rule::Ballot => self.ballot,
-            Rule::FreshRun => self.fresh_run,
-            Rule::SuspectsOut => self.suspects_out,
-            Rule::OneMember => self.one_member,
-            Rule::ListCommitted => self.list_committed,
-            Rule::ListOfBest => self.list_of_best,
-            Rule::OwnTermBeforeList => self.own_term_before_list,
-        }
+        self.0 & rule.bit() != 0
     }
 
     /// These rules less one. For tests alone: without any of them acknowledged data can be lost.
     #[cfg(any(test, feature = "weaken"))]
     #[must_use]
-    pub fn without(mut self, rule: Rule) -> Rules {
-        let field = match rule {
-            Rule::OwnCopyObeys => &mut self.own_copy_obeys,
-            Rule::VoteInTransaction => &mut self.vote_in_transaction,
-            Rule::TailInOneTransaction => &mut self.tail_in_one,
-            Rule::OwnTermCommits => &mut self.own_term_commits,
-            Rule::Ballot => &mut self.ballot,
-            Rule::FreshRun => &mut self.fresh_run,
-            Rule::SuspectsOut => &mut self.suspects_out,
-            Rule::OneMember => &mut self.one_member,
-            Rule::ListCommitted => &mut self.list_committed,
-            Rule::ListOfBest => &mut self.list_of_best,
-            Rule::OwnTermBeforeList => &mut self.own_term_before_list,
-        };
-        *field = false;
-        self
+    pub const fn without(self, rule: Rule) -> Rules {
+        Rules(self.0 & !rule.bit())
+    }
+}
+
+impl Rule {
+    const fn bit(self) -> u32 {
+        1 << self as u32
     }
 }

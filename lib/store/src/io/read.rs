@@ -34,7 +34,7 @@ pub fn read_batches(
     let rows = log::rows(&db.conn, spec.name, from, most, READ_BYTES_MAX)?;
     let batch = |row: crate::core::row::Row| match row.kind {
         RowKind::Batch => Ok((row.idx, Batch::decode(&row.body)?)),
-        RowKind::List | RowKind::Empty => Ok((row.idx, Batch::default())),
+        RowKind::List | RowKind::Empty | RowKind::Token => Ok((row.idx, Batch::default())),
     };
     rows.into_iter().map(batch).collect::<Result<_, StoreError>>().map(Some)
 }

@@ -92,9 +92,19 @@ fn a_missing_or_other_row_before_is_a_gap() {
     let end = Position { term: term(1, 0), idx: Index(2) };
     assert_eq!(fit(&log, &append(term(3, 0), (1, 3), &[3], 0)), Err(Refusal::Gap(end)));
     assert_eq!(fit(&log, &append(term(3, 0), (2, 2), &[3], 0)), Err(Refusal::Gap(end)));
+}
+
+#[test]
+fn compacted_rows_match() {
     let compacted = Log { base: 5, epochs: vec![1], applied: 5 };
-    assert!(matches!(fit(&compacted, &append(term(3, 0), (1, 4), &[1, 1], 0)), Err(Refusal::Gap(_))));
-    assert!(fit(&compacted, &append(term(3, 0), (1, 5), &[1, 1], 0)).is_ok());
+    let plan = fit(&compacted, &append(term(3, 0), (1, 5), &[1, 1], 0)).unwrap();
+    assert_eq!((plan.delete_from, plan.skip, plan.matched), (None, 1, Index(7)));
+    let earlier = fit(&compacted, &append(term(3, 0), (1, 3), &[1, 1, 2], 9)).unwrap();
+    assert_eq!((earlier.delete_from, earlier.skip, earlier.matched), (Some(Index(6)), 2, Index(6)));
+    let all = fit(&compacted, &append(term(3, 0), (1, 2), &[1], 9)).unwrap();
+    assert_eq!((all.delete_from, all.skip, all.matched, all.commit), (None, 1, Index(3), Index(3)));
+    let other = fit(&compacted, &append(term(3, 0), (1, 3), &[1, 2], 9));
+    assert_eq!(other, Err(Refusal::Broken(Index(5))));
 }
 
 #[test]
