@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod boot;
 pub mod codec;
+pub mod copies;
 pub mod envelope;
 pub mod hello;
 pub mod job;

@@ -1,6 +1,7 @@
 //! Verbs of NodeD (DESIGN §7, P5). Callers: the master's daemons and job processes, by mutual TLS.
 //! What changes a node carries the master's [`Fence`]; what concerns a VM also slot and generation.
 
+use crate::copies;
 use crate::verbs;
 pub use crate::vmd::{CommandEnd, Stream, Why};
 use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, LeaseUuid, NodeUuid};
@@ -61,6 +62,35 @@ verbs! {
     /// Compares what the drivers have with the records: what carries this cluster's label and is no current VM is killed;
     /// what has no label is never touched.
     23 Audit(Fence) as AuditReply;
+    /// What this node's copies say of themselves. Promises nothing.
+    24 CopyLook(()) as copies::LookReply;
+    /// Promises terms, durably; answered when all files asked for have promised.
+    25 CopyPromise(copies::PromiseRequest) as copies::PromiseReply;
+    /// Rows for a copy; answered after the flush.
+    26 CopyAppend(copies::AppendRequest) as copies::AppendReply;
+    /// Rows of a copy, for a writer that recovers.
+    27 CopyFetch(copies::FetchRequest) as copies::FetchReply;
+    /// Makes empty copies of both logs with a new id; older ones go aside. Repeated: the same answer.
+    28 CopyMake(copies::MakeRequest) as copies::MakeReply;
+    /// A piece of a snapshot; with the last one it is checked and taken over.
+    29 CopySnapshotPut(copies::SnapshotPutRequest) as copies::SnapshotPutReply;
+    /// A piece of a snapshot of this node's copy.
+    30 CopySnapshotGet(copies::SnapshotGetRequest) as copies::SnapshotGetReply;
+    /// Gives a copy its next token.
+    31 CopyToken(copies::TokenRequest) as Option<copies::Refusal>;
+    /// Which of these bodies are not on this node's disk.
+    32 BodyHave(Vec<copies::Digest>) as Vec<copies::Digest>;
+    /// A piece of a body; done when it is whole, checked and flushed.
+    33 BodyPut(copies::BodyPutRequest) as PieceReply;
+    /// From this node only: it has won this epoch. Believed when both its copies promise just that; role.json then
+    /// says master.
+    34 Elected(Fence) as ();
+    /// Asks the master of this epoch to stop its writers; answered when they have ended.
+    35 StepDown(u64) as copies::StepDownReply;
+    /// From this node only: its master has heard of this epoch and is deposed.
+    36 Deposed(u64) as ();
+    /// From this node only: both its copies go on alone in a new history (`--no-voting`).
+    37 CopyAlone(copies::AloneRequest) as ();
 }
 
 /// Bytes of a stream.

@@ -5,6 +5,7 @@
 //! A sheet is a file of lines `NUMBER VERB PART INDEX HEX`; the samples name every variant of every enum.
 
 mod base;
+mod copies;
 mod daemons;
 mod noded;
 mod roundtrip;

@@ -92,6 +92,7 @@ fn noded_keeps_its_bytes() {
     join(&mut sheet);
     work(&mut sheet, lease);
     images(&mut sheet);
+    crate::copies::samples(&mut sheet);
     sheet.covers(VERBS);
     sheet.check();
 }
