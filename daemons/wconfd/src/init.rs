@@ -354,8 +354,8 @@ fn make_logs(new: &Path, plan: &Plan) -> Result<(), InitError> {
         members: vec![Member { node: plan.node.0, copy_id: Uuid::new_v4() }],
         first,
     };
-    create(new, LogKind::W, &birth(Batch { changes: first.collect() }))?;
-    create(new, LogKind::Q, &birth(Batch { changes: Vec::new() }))?;
+    create(new, LogKind::W, &birth(Batch::of(first.collect())))?;
+    create(new, LogKind::Q, &birth(Batch::default()))?;
     Ok(())
 }
 
