@@ -10,7 +10,7 @@
 use crate::heard;
 use crate::link::{Link, LinkError};
 use crate::wire;
-use gantry_model::ids::{Fence, NodeUuid};
+use gantry_model::ids::{ClusterUuid, Fence, NodeUuid};
 use gantry_proto::copies::{self, Facts, Log, LookReply, PromiseReply, PromiseRequest};
 use gantry_proto::noded;
 use gantry_store::core::Rules;
@@ -227,6 +227,10 @@ fn facts(reply: &LookReply, log: Log) -> Option<&Facts> {
     reply.copies.iter().find(|(of, _)| *of == log).map(|(_, facts)| facts)
 }
 
+fn history(reply: &LookReply, log: Log) -> Option<(ClusterUuid, Uuid)> {
+    facts(reply, log).map(|facts| (facts.cluster, facts.history))
+}
+
 impl<L: Link, F: FnMut(Event) + Send> Engine<'_, L, F> {
     async fn only_look(&mut self) -> Result<Outcome, ElectError> {
         let round = self.look().await?;
@@ -284,9 +288,12 @@ impl<L: Link, F: FnMut(Event) + Send> Engine<'_, L, F> {
         }
         let replies: BTreeMap<_, _> =
             looked.into_iter().filter_map(|(node, answer)| Some((node, answer.ok()?))).collect();
-        let heard = heard(&replies);
-        let own = replies.get(&self.me).and_then(|reply| facts(reply, Log::W));
-        let me = heard::member(self.me, own.ok_or(ElectError::NoCopies)?);
+        let own = replies.get(&self.me).ok_or(ElectError::NoCopies)?;
+        let me = heard::member(self.me, facts(own, Log::W).ok_or(ElectError::NoCopies)?);
+        // Copies of another history are strangers: neither their votes nor their lists say anything about ours.
+        let ours =
+            |reply: &LookReply| [Log::W, Log::Q].iter().all(|log| history(reply, *log) == history(own, *log));
+        let heard = heard(replies.iter().filter(|(_, reply)| ours(reply)));
         if !heard.iter().any(|h| h.w.answer.member == me) {
             return Err(ElectError::NoCopies);
         }
@@ -409,9 +416,8 @@ fn promised(reply: &PromiseReply) -> Result<(Facts, Facts), Refusal> {
 }
 
 /// What those who have both copies said.
-fn heard(replies: &BTreeMap<NodeUuid, LookReply>) -> Vec<Heard> {
+fn heard<'a>(replies: impl Iterator<Item = (&'a NodeUuid, &'a LookReply)>) -> Vec<Heard> {
     let both: Vec<_> = replies
-        .iter()
         .filter_map(|(node, reply)| Some((*node, reply, facts(reply, Log::W)?, facts(reply, Log::Q)?)))
         .collect();
     let w = heard::answers(both.iter().map(|(node, _, w, _)| (*node, *w)));
@@ -438,19 +444,5 @@ fn draw() -> Result<copies::Bits, ElectError> {
 
 /// Runs all and waits for all; there are at most ten candidates or so.
 async fn all<T, C: Future<Output = T>>(calls: impl IntoIterator<Item = C>) -> Vec<T> {
-    let mut calls: Vec<_> = calls.into_iter().map(|call| (Box::pin(call), None)).collect();
-    std::future::poll_fn(|cx| {
-        let mut waiting = false;
-        for (call, done) in &mut calls {
-            if done.is_none() {
-                match call.as_mut().poll(cx) {
-                    std::task::Poll::Ready(answer) => *done = Some(answer),
-                    std::task::Poll::Pending => waiting = true,
-                }
-            }
-        }
-        if waiting { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
-    })
-    .await;
-    calls.into_iter().filter_map(|(_, done)| done).collect()
+    futures_util::future::join_all(calls).await
 }

@@ -11,7 +11,16 @@
 //! so. It knows nothing of what objects mean.
 
 pub mod elect;
+mod error;
+pub mod facts;
+mod handle;
 pub mod heard;
 pub mod link;
 pub mod peers;
+mod recover;
+mod sender;
 pub mod wire;
+
+pub use error::CopiesError;
+pub use handle::{CopiesHandle, CopyStatus, SILENT_MS};
+pub use recover::{Start, start};

@@ -33,6 +33,7 @@ pub use crate::core::row::{
 #[cfg(any(test, feature = "weaken"))]
 pub use crate::core::rules::Rule;
 pub use error::StoreError;
+pub use io::alone::{Alone, go_alone};
 pub use io::copy::{Copy, CopyOptions, EmptyCopy};
 pub use io::create::{Birth, create};
 pub use io::files::{LogKind, file_of};

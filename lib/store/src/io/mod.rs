@@ -1,5 +1,6 @@
 //! The files of a log and the thread that writes them. Decides nothing that `core` decides.
 
+pub mod alone;
 pub mod copy;
 pub mod create;
 pub mod files;
