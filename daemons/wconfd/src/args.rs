@@ -33,6 +33,25 @@ pub enum Command {
     Serve,
     /// Make this node the master of a new cluster
     Init(InitOptions),
+    /// Make this candidate the master (started by gantry-boot for gnt-cluster master-failover)
+    Elect(ElectOptions),
+}
+
+/// How an election is run.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ElectOptions {
+    /// Look at the candidates and say what would be done
+    #[arg(long)]
+    pub look: bool,
+    /// Do not ask the other candidates: what only they have is lost
+    #[arg(long)]
+    pub no_voting: bool,
+    /// Do --no-voting without asking
+    #[arg(long)]
+    pub yes_do_it: bool,
+    /// For Ganeti's callers: offline nodes hold no copy that counts, so they are left out in any case
+    #[arg(long)]
+    pub ignore_offline_nodes: bool,
 }
 
 /// What a new cluster is made of.

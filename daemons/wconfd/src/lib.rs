@@ -8,13 +8,14 @@
 //!
 //! * [`core`]: pure: configuration, lock table, inventory comparison, ssconf values.
 //! * [`io`]: the owner of all state, its mailbox, and the tasks that call nodes.
-//! * [`api`]: the verbs. [`serve`]: the daemon. [`init`]: a new cluster. [`seed`]: a large one, for benchmarks.
+//! * [`api`]: the verbs. [`serve`]: the daemon. [`init`]: a new cluster. [`elect`]: a new master. [`seed`]: a large one, for benchmarks.
 //!
 //! It runs nothing on nodes but claims, inventories and ssconf values, and never calls luxid.
 
 pub mod api;
 pub mod args;
 pub mod core;
+pub mod elect;
 pub mod init;
 pub mod io;
 pub mod seed;

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use gantry_wconfd::args::{Args, Command};
-use gantry_wconfd::{init, serve};
+use gantry_wconfd::{elect, init, serve};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -16,6 +16,14 @@ fn main() -> ExitCode {
             }
             Err(error) => {
                 eprintln!("gantry-wconfd init: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Some(Command::Elect(ref options)) => match elect::run(&args.root(), options) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("gantry-wconfd elect: {error:#}");
                 ExitCode::FAILURE
             }
         },
