@@ -3,7 +3,7 @@
 
 use crate::error::CopiesError;
 use crate::link::Link;
-use crate::sender;
+use crate::{own, sender};
 use gantry_model::ids::NodeUuid;
 use gantry_model::root::Root;
 use gantry_proto::noded;
@@ -106,7 +106,7 @@ pub(crate) struct Shared<L> {
     /// Some entry has changed.
     moved: watch::Sender<u64>,
     deposed: watch::Sender<Option<(Uuid, Refusal)>>,
-    stop: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -227,6 +227,7 @@ impl<L: Link> CopiesHandle<L> {
             stop: stop.child_token(),
         });
         tokio::spawn(look_out(Arc::clone(&shared)));
+        tokio::spawn(own::token(Arc::clone(&shared)));
         Self(shared)
     }
 
