@@ -73,7 +73,7 @@ async fn record<L: Link>(shared: &Shared<L>) -> Result<Gift, String> {
     let (_, facts) = own.ok_or("the own gantry-noded knows no such log")?;
     let mut drawn = [0; 16];
     getrandom::fill(&mut drawn).map_err(|why| why.to_string())?;
-    let known = shared.record_of(shared.me.copy_id);
+    let known = shared.record_of(shared.me.copy_id).await.map_err(|why| why.chain())?;
     match connect(&heard::shown(facts), known.as_ref(), Index(0), drawn).map_err(|why| why.to_string())? {
         Connect::Give(record) => Ok((record.at.idx, record.old, record.new)),
         Connect::Record(row) => {

@@ -1,6 +1,7 @@
 //! gantry-noded as a real process, over real TLS connections.
 
 mod bed;
+mod copies;
 mod crash;
 mod fence;
 mod image;
