@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, env = ROOT_ENV, default_value = "/")]
     pub root: PathBuf,
     /// Use this runtime only: crun or runc [default: crun, else runc]
-    #[arg(long, value_name = "NAME", value_parser = ["crun", "runc"])]
+    #[arg(long, env = "GANTRY_OCI_RUNTIME", value_name = "NAME", value_parser = ["crun", "runc"])]
     pub runtime: Option<String>,
     /// Log to this file instead of standard error.
     #[arg(long, value_name = "FILE")]
