@@ -164,6 +164,7 @@ impl Guests {
             scratch_bytes: 0,
             scratch_free_bytes: 1,
             scratch_free_inodes: 1,
+            io_bytes: 99,
         })
     }
 

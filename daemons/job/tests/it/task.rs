@@ -95,6 +95,7 @@ async fn a_task_compiles_executes_and_brings_its_files() {
     assert_eq!(body(&second.out.digest), vec![b'x'; 5000]);
     assert_eq!((second.name.as_str(), body(&second.err.digest)), ("2", vec![0xff]), "no text: a body");
     assert_eq!((result.cpu_us, result.wall_ms, result.memory_peak_bytes), (1234, 15, 4321));
+    assert_eq!(result.io_bytes, 99);
     assert_eq!((result.artifacts.len(), result.refused), (1, 1));
     assert_eq!((result.artifacts[0].path.as_str(), result.artifacts[0].bytes), ("who", 8));
     let archive = result.archive.unwrap();

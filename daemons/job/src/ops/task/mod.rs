@@ -216,6 +216,7 @@ impl Runner<'_, '_> {
             wall_ms: steps.iter().map(|step| step.wall_ms).sum(),
             cpu_us: usage.cpu_us,
             memory_peak_bytes: usage.memory_peak_bytes.max(peak),
+            io_bytes: usage.io_bytes,
             steps,
             ..TaskResult::default()
         };
