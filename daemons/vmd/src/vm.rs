@@ -445,7 +445,7 @@ impl Vm {
         }
         self.cgroup.kill().await.map_err(|error| io_fail("end the VM", &error))?;
         self.cgroup.remove().map_err(|error| io_fail("remove control groups", &error))?;
-        stage::remove(&self.request.vm).map_err(|error| io_fail("remove the VM's mounts", &error))?;
+        stage::clear(&self.request.vm).await.map_err(|error| io_fail("remove the VM's mounts", &error))?;
         self.shared.spool.remove(&self.request.vm).map_err(|error| io_fail("remove the spool", &error))
     }
 
