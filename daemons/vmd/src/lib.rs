@@ -1,6 +1,7 @@
 //! The VM helper (DESIGN §7): owns VMs' processes, their outputs, caps and clocks, and lives on when noded dies. It is
-//! boot's child, has one thread that works (and some that remove what is large), a mount namespace of its own, and serves `vmd.sock` to noded alone. It knows names,
-//! limits and commands; what a VM is for, and whether it should live, is noded's affair.
+//! boot's child, works in one thread (others only remove what is large), has a mount namespace of its own, and serves
+//! `vmd.sock` to noded alone. It knows names, limits and commands; what a VM is for, and whether it should live, is
+//! noded's affair.
 //!
 //! | room | what |
 //! |---|---|
