@@ -27,7 +27,7 @@ pub struct Bed {
     pub vmd: Child,
 }
 
-/// The runtimes that are there.
+/// The runtimes that are there, best first; `GANTRY_OCI_RUNTIME=runc` has all of these tests use that one.
 pub fn runtimes() -> Vec<&'static str> {
     let there = |name: &&str| ["/usr/bin", "/usr/sbin"].iter().any(|dir| Path::new(dir).join(name).exists());
     ["crun", "runc"].into_iter().filter(there).collect()
@@ -121,6 +121,12 @@ impl Bed {
         command.arg("--root").arg(node.root.path()).env("GANTRY_LOG", "warn");
         command.args(runtime.iter().flat_map(|name| ["--runtime", name]));
         command.spawn().expect("vmd starts")
+    }
+
+    /// The runtime in use.
+    pub fn runtime(&self) -> String {
+        let named = || std::env::var("GANTRY_OCI_RUNTIME").ok();
+        self.runtime.map(str::to_owned).or_else(named).unwrap_or_else(|| runtimes()[0].to_owned())
     }
 
     async fn ready(&self) {
