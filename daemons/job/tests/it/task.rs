@@ -229,6 +229,31 @@ async fn what_is_not_the_users_ends_the_job_in_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_memory_ended_is_the_users_and_ends_the_steps() {
+    let mut bed = Bed::new().await;
+    for out in ["mkdir -p out; echo kept > out/kept", "rm -rf out"] {
+        bed.master.reset();
+        let vm = bed.leased().await;
+        let (gate, [begun, go]) = gates();
+        bed.master.state().guests.lock().unwrap().memory = true;
+        let state = bed.master.restart();
+        let command = format!("{out}; echo >{begun}; read line <{go}; exit 1");
+        let watcher = tokio::task::spawn_blocking(move || {
+            std::fs::read(begun).unwrap();
+            state.lose(vm.slot);
+            std::fs::write(go, "\n").unwrap();
+            drop(gate);
+        });
+        let spec = json!({"pool": "py", "execute": steps(&[&command, "true"]), "keep_going": true});
+        let run = read(&bed.report(&op(&vm, spec)).await);
+        watcher.await.unwrap();
+        assert_eq!((run.state, run.result.steps.len()), (TaskState::RunFailed, 1), "{out}");
+        assert_eq!(run.why.as_deref(), Some("step 1: memory limit"));
+        assert_eq!(run.result.artifacts.len(), usize::from(out.starts_with("mkdir")), "{out}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_goes_on_where_a_stream_broke() {
     let mut bed = Bed::new().await;
     let vm = bed.leased().await;
