@@ -6,6 +6,7 @@ use crate::work::{at, begun, exec, get, open, opened, run};
 use gantry_model::ids::InstanceUuid;
 use gantry_proto::envelope::Code;
 use gantry_proto::noded::{self as wire, VmState, Why};
+use gantry_proto::vmd::place;
 use gantry_rpc::Client;
 use std::path::PathBuf;
 
@@ -138,7 +139,7 @@ async fn leftovers_go_at_the_start_and_live_vms_stay() {
     node.process.kill().expect("killed");
     node.process.wait().expect("waited");
     let (group, mut process) = stray(&node, "gantry-stray");
-    let stage = PathBuf::from(format!("/proc/{}/root/mnt/vm/gantry-stray/bundle", vmd.pid()));
+    let stage = PathBuf::from(format!("/proc/{}/root{}/bundle", vmd.pid(), place::vm("gantry-stray")));
     std::fs::create_dir_all(&stage).expect("made");
     node.kill_and_start();
     // No master says anything yet.
