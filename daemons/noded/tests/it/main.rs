@@ -4,6 +4,7 @@ mod bed;
 mod copies;
 mod crash;
 mod fence;
+mod hostile;
 mod image;
 mod join;
 mod node;
