@@ -53,7 +53,7 @@ pub struct TokenRecord {
 }
 
 /// What a copy shows when it is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shown {
     /// The copy.
     pub copy_id: Uuid,
