@@ -310,7 +310,9 @@ impl World {
     pub fn restore(&mut self, n: usize) -> Result<(), Broken> {
         let Some((me, copies)) = self.nodes[n].image.clone() else { return Ok(()) };
         let known = (0..self.config.logs).all(|log| self.known_old(n, log, &copies[log].shown()));
-        if me != self.nodes[n].me || !known {
+        // An image from when the node counted alone asks nobody, so nobody can tell it.
+        let asks = copies.iter().all(|c| c.answer(me).list.members.len() > 1);
+        if me != self.nodes[n].me || !known || !asks {
             return Ok(());
         }
         self.nodes[n].copies = copies;
