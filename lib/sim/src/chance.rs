@@ -188,7 +188,7 @@ impl History {
     fn settle(&mut self) -> Result<(), Broken> {
         for _ in 0..8 {
             while !self.world.net.is_empty() {
-                let msg = self.world.net.remove(0);
+                let msg = self.world.net.remove(0).msg();
                 self.world.handle(msg)?;
                 self.work_all()?;
             }
@@ -331,7 +331,7 @@ impl History {
         // Half of the time a recent one: a network mostly keeps the order.
         let recent = if self.draw(2) == 0 { self.world.net.len().min(6) } else { self.world.net.len() };
         let k = self.world.net.len() - 1 - self.pick(recent);
-        let (fate, msg) = (self.draw(8), self.world.net[k].clone());
+        let (fate, msg) = (self.draw(8), self.world.net[k].msg());
         let within = msg.from == msg.to;
         if fate < 6 || within {
             // Not kept: it arrives once, or (1 in 8) never. Within a node nothing is lost or doubled.
@@ -363,7 +363,7 @@ impl History {
         let n = self.leader(log, any);
         let (to, most) = (self.pick(self.world.nodes.len()), 1 + self.pick(6));
         // Mostly one call under way for each copy.
-        let under_way = |m: &crate::world::Msg| {
+        let under_way = |m: &crate::world::Sent| {
             let about = matches!(&m.body, Body::Append(at, ..) | Body::Snapshot(at, ..) | Body::Connect(at, ..) if *at == log);
             about && (m.from, m.to) == (n, to)
         };

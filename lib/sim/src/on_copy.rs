@@ -92,6 +92,9 @@ impl World {
             After::Confirm(by, session, claim, idx, commit) => {
                 self.deposed_by(n, claim.term);
                 self.nodes[n].copies[log].apply(commit);
+                if self.config.coarse {
+                    self.nodes[n].copies[log].objects.iter_mut().for_each(|f| f.flush());
+                }
                 let (line, copy) = (self.line(n, log), &self.nodes[n].copies[log]);
                 let file = copy.log.get();
                 self.watch.commit(line, file.base.at.idx, &file.rows, copy.applied_to())?;
@@ -109,7 +112,11 @@ impl World {
             After::Lead(claim) => self.lead(n, log, claim),
             After::Compacted => {
                 let content = self.nodes[n].copies[log].content();
-                if let Proc::Leading(leader) = &mut self.nodes[n].procs[log] {
+                let at = content.base.at;
+                // A writer whose own copy follows another by now is left as it is.
+                if let Proc::Leading(leader) = &mut self.nodes[n].procs[log]
+                    && leader.at(at.idx).map(Row::position) == Some(at)
+                {
                     let all: Vec<Row> = leader.content().all().cloned().collect();
                     let kept = usize::try_from(content.base.at.idx.0).expect("small");
                     (leader.base, leader.table) = (content.base, content.table);

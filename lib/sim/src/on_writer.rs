@@ -213,7 +213,7 @@ impl World {
             self.watch.committer(line, &leader.claim, n)?;
             if leader.tally.serving() && !leader.served {
                 leader.served = true;
-                self.watch.serves(line, &leader.content())?;
+                self.watch.serves(line, claim.term, &leader.content())?;
                 self.causes(n)?;
             }
         }

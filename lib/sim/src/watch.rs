@@ -114,10 +114,12 @@ impl Watch {
         Ok(())
     }
 
-    /// A writer serves: all that was acknowledged before is in its log.
-    pub fn serves(&self, line: Line, content: &Content) -> Result<(), Broken> {
+    /// A writer serves: all that writers before it acknowledged is in its log. (It may hear late that its first
+    /// row is committed, when a newer writer serves already.)
+    pub fn serves(&self, line: Line, term: Term, content: &Content) -> Result<(), Broken> {
         let all: Vec<&Row> = content.all().collect();
-        let lost = self.committed.get(&line).into_iter().flatten().find(|row| {
+        let committed = self.committed.get(&line).into_iter().flatten();
+        let lost = committed.filter(|row| row.term <= term).find(|row| {
             let nth = usize::try_from(row.idx.0 - 1).expect("small");
             all.get(nth).copied() != Some(*row)
         });

@@ -13,6 +13,7 @@ use gantry_store::core::rules::Rules;
 use gantry_store::core::token::{Records, Shown, Token};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// The log of wconfd.
@@ -102,6 +103,33 @@ pub struct Msg {
     pub to: usize,
     /// What it says.
     pub body: Body,
+}
+
+/// A message in the network, with its hash: searches clone and compare worlds all the time.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    msg: Arc<Msg>,
+    hash: u64,
+}
+
+impl Sent {
+    fn new(msg: Msg) -> Sent {
+        let mut hasher = DefaultHasher::new();
+        msg.hash(&mut hasher);
+        Sent { msg: Arc::new(msg), hash: hasher.finish() }
+    }
+
+    /// The message.
+    pub fn msg(&self) -> Msg {
+        Msg::clone(&self.msg)
+    }
+}
+
+impl std::ops::Deref for Sent {
+    type Target = Msg;
+    fn deref(&self) -> &Msg {
+        &self.msg
+    }
 }
 
 impl std::fmt::Display for Msg {
@@ -280,7 +308,7 @@ pub struct World {
     /// The nodes.
     pub nodes: Vec<Node>,
     /// The network.
-    pub net: Vec<Msg>,
+    pub net: Vec<Sent>,
     /// What was done.
     pub done: Done,
     /// What must hold.
@@ -294,15 +322,10 @@ pub struct World {
 /// The network is a set; the order in which messages were sent means nothing.
 impl Hash for World {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let one = |msg: &Msg| {
-            let mut hasher = DefaultHasher::new();
-            msg.hash(&mut hasher);
-            hasher.finish()
-        };
         self.nodes.hash(state);
         self.done.hash(state);
         self.watch.hash(state);
-        self.net.iter().map(one).fold(0_u64, u64::wrapping_add).hash(state);
+        self.net.iter().map(|sent| sent.hash).fold(0_u64, u64::wrapping_add).hash(state);
     }
 }
 
@@ -330,7 +353,7 @@ impl World {
         let node = |n: usize| {
             let empty = List { n: 0, prev: 0, members: Vec::new() };
             let list = if n < config.members { first.clone() } else { empty };
-            let copy = |log| Copy::empty(blank(member(n).copy_id), list.clone(), files(log));
+            let copy = |log| Copy::empty(blank(member(n).copy_id), list.clone(), files(&config, log));
             Node {
                 me: member(n),
                 copies: (0..config.logs).map(copy).collect(),
@@ -370,9 +393,9 @@ impl World {
 
     /// Puts a message on its way.
     pub fn post(&mut self, from: usize, to: usize, body: Body) {
-        let msg = Msg { from, to, body };
-        if !(self.config.stale && self.net.contains(&msg)) {
-            self.net.push(msg);
+        let sent = Sent::new(Msg { from, to, body });
+        if !(self.config.stale && self.net.iter().any(|known| known.hash == sent.hash)) {
+            self.net.push(sent);
         }
     }
 
@@ -506,9 +529,9 @@ fn about(body: &Body, log: usize) -> bool {
     }
 }
 
-/// The object files of a log.
-pub fn files(log: usize) -> usize {
-    if log == W { 2 } else { 1 }
+/// The object files of a log. A search has enough with one.
+fn files(config: &Config, log: usize) -> usize {
+    if log == W && !config.coarse { 2 } else { 1 }
 }
 
 /// The vote of a copy that has promised nothing.

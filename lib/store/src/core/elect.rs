@@ -243,3 +243,6 @@ fn highest(heard: &[Heard]) -> u64 {
 fn split(heard: &[Heard]) -> (Vec<Answer>, Vec<Answer>) {
     heard.iter().map(|h| (h.w.answer.clone(), h.q.answer.clone())).unzip()
 }
+
+#[cfg(test)]
+mod tests;

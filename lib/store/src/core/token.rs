@@ -224,3 +224,6 @@ pub fn may_give(at: Index, confirmed: Index, committed: Index) -> bool {
 pub fn accept(shown: Option<Token>, old: Option<Token>, new: Token) -> Option<Token> {
     (shown == old).then_some(new)
 }
+
+#[cfg(test)]
+mod tests;
