@@ -47,11 +47,6 @@ fn two_copies_two_failovers() {
 }
 
 #[test]
-fn three_copies_a_write_and_a_snapshot() {
-    holds("2 writes, 1 compaction", Bounds { writes: 2, compactions: 1, ..Bounds::NONE });
-}
-
-#[test]
 fn from_one_to_two_members() {
     let bounds = Bounds { nodes: 2, members: 1, writes: 1, changes: 1, restarts: 1, ..Bounds::NONE };
     holds("1 to 2 members, 1 write, 1 restart", bounds);

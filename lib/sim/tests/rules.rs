@@ -1,49 +1,19 @@
-//! Each rule taken away: some history breaks a promise, and the same history is harmless with the rule.
+//! The rules that only whole worlds show, each taken away: some history breaks a promise, and the same history
+//! is harmless with the rule. (The rules of one log by itself have theirs beside `gantry_store::core`.)
 
 use gantry_sim::chance::{History, Profile};
+use gantry_sim::watch::Broken;
+use gantry_sim::world::{Body, Config, Msg, Op, W, World};
+use gantry_store::core::row::Index;
 use gantry_store::core::rules::{Rule, Rules};
 
 /// Histories tried at most until a missing rule shows. Several times what is needed.
 const WEAK_SEEDS: u64 = 60_000;
 /// Histories of each profile tried with all rules.
-const SOUND_SEEDS: u64 = 200;
+const SOUND_SEEDS: u64 = 100;
 
-/// Three copies of a fixed list, one log.
-const FIXED: Profile = Profile::single(3, 3, 400);
-/// A writer that dies and comes back often.
-const RESTARTS: Profile = Profile { restart: 12, crash: 4, ..FIXED };
-/// Short logs that differ.
-const TAILS: Profile = Profile { failover: 8, crash: 6, writes_max: 8, ..FIXED };
-/// One copy loses its disk.
-const AMNESIA: Profile = Profile { lose: 2, ..FIXED };
-/// Members come and go.
-const LISTS: Profile = Profile { change: 10, two: 5, ..Profile::single(4, 3, 400) };
-/// Members go until one is left.
-const SHRINK: Profile = Profile { change: 10, ..FIXED };
-/// Four of five count: two writers that each change the list have majorities without a common member.
-const FOUR: Profile = Profile {
-    change: 20,
-    write: 0,
-    failover: 2,
-    restart: 0,
-    crash: 0,
-    send: 30,
-    ..Profile::single(5, 4, 500)
-};
-/// Writers that come after each other, each with a row that only it has.
-const TERMS: Profile = Profile {
-    write: 0,
-    settled: false,
-    restart: 0,
-    crash: 0,
-    failover: 6,
-    send: 10,
-    ..Profile::single(3, 3, 200)
-};
-/// Rows are forgotten while members come and go.
-const FORGETFUL_LISTS: Profile = Profile { change: 20, compact: 20, ..Profile::single(4, 2, 400) };
 /// Rows are forgotten, so late copies get snapshots.
-const SNAPSHOTS: Profile = Profile { compact: 20, ..FIXED };
+const SNAPSHOTS: Profile = Profile { compact: 20, ..Profile::single(3, 3, 400) };
 /// Both logs, many failovers.
 const BOTH: Profile = Profile { steps: 1_500, failover: 4, change: 0, ..Profile::whole(3, 3) };
 
@@ -63,82 +33,110 @@ fn breaks_without(rule: Rule, profile: Profile) {
 }
 
 #[test]
-fn the_own_copy_must_obey_its_promise() {
-    breaks_without(Rule::OwnCopyObeys, FIXED);
-}
-
-#[test]
-fn the_vote_must_be_read_in_the_transaction() {
-    breaks_without(Rule::VoteInTransaction, FIXED);
-}
-
-#[test]
-fn a_tail_must_be_replaced_in_one_transaction() {
-    breaks_without(Rule::TailInOneTransaction, TAILS);
-}
-
-#[test]
-fn rows_of_older_terms_must_not_be_counted() {
-    breaks_without(Rule::OwnTermCommits, TERMS);
-}
-
-#[test]
-fn an_epoch_must_be_promised_to_one_ballot() {
-    breaks_without(Rule::Ballot, FIXED);
-}
-
-#[test]
-fn a_restart_must_take_a_new_run() {
-    breaks_without(Rule::FreshRun, RESTARTS);
-}
-
-#[test]
-fn an_amnesiac_copy_must_not_count() {
-    breaks_without(Rule::SuspectsOut, AMNESIA);
-}
-
-/// The same by tokens: an image of a disk is put back.
-#[test]
-fn a_copy_put_back_from_an_image_must_not_count() {
-    breaks_without(Rule::SuspectsOut, Profile { lose: 20, failover: 2, crash: 4, ..BOTH });
-}
-
-#[test]
-fn one_member_at_a_time() {
-    breaks_without(Rule::OneMember, LISTS);
-}
-
-#[test]
-fn a_list_must_be_committed_before_the_next() {
-    breaks_without(Rule::ListCommitted, Profile { two: 0, ..LISTS });
-}
-
-#[test]
-fn the_majority_must_be_one_of_the_best_logs_list() {
-    breaks_without(Rule::ListOfBest, SHRINK);
-}
-
-#[test]
-fn an_own_row_must_be_committed_before_the_list_changes() {
-    breaks_without(Rule::OwnTermBeforeList, FOUR);
-}
-
-#[test]
-fn compaction_must_keep_the_list() {
-    breaks_without(Rule::CompactionKeepsList, FORGETFUL_LISTS);
-}
-
-#[test]
 fn a_snapshot_must_check_the_vote() {
     breaks_without(Rule::SnapshotChecksVote, SNAPSHOTS);
 }
 
 #[test]
-fn a_snapshot_must_keep_the_rows_after_it() {
-    breaks_without(Rule::SnapshotKeepsSuffix, SNAPSHOTS);
+fn a_cause_must_be_committed_before_its_effect_is_sent() {
+    breaks_without(Rule::CauseFirst, BOTH);
+}
+
+/// A world whose messages arrive when the test says so.
+struct Script(World);
+
+impl Script {
+    /// Node 0 leads; its first row is everywhere, committed and known to be.
+    fn new(members: usize, rules: Rules) -> Result<Script, Broken> {
+        let config =
+            Config { nodes: 3, members, logs: 1, coarse: true, elect: false, tokens: false, stale: true };
+        let mut script = Script(World::new(config, rules));
+        script.0.campaign(0, &[0, 1, 2])?;
+        script.settle(0)?;
+        Ok(script)
+    }
+
+    fn settle(&mut self, by: usize) -> Result<(), Broken> {
+        for _ in 0..4 {
+            self.arrive(|_| true)?;
+            (0..3).for_each(|to| self.0.send(by, W, to, usize::MAX));
+        }
+        self.arrive(|_| true)
+    }
+
+    /// All messages that `which` picks arrive, and what comes of them; a node hears itself at once.
+    fn arrive(&mut self, which: impl Fn(&Msg) -> bool) -> Result<(), Broken> {
+        while let Some(k) = self.0.net.iter().position(|m| m.from == m.to || which(m)) {
+            let msg = self.0.net.swap_remove(k).msg();
+            self.0.handle(msg)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: usize, to: usize) -> Result<(), Broken> {
+        self.0.send(from, W, to, usize::MAX);
+        self.arrive(|_| false)
+    }
+}
+
+fn from_to(from: usize, to: usize) -> impl Fn(&Msg) -> bool {
+    move |m| (m.from, m.to) == (from, to)
+}
+
+/// A copy has confirmed two rows when a snapshot of the first arrives.
+fn late_snapshot(rules: Rules) -> Result<(), Broken> {
+    let mut s = Script::new(3, rules)?;
+    s.0.write(0, W, false);
+    s.send(0, 2)?;
+    s.arrive(from_to(0, 2))?;
+    s.0.write(0, W, false);
+    s.send(0, 1)?;
+    s.arrive(from_to(2, 0))?;
+    s.send(0, 0)?;
+    s.0.submit(0, W, Op::Compact(Index(2)))?;
+    s.send(0, 1)?;
+    s.arrive(|m| m.to == 1 && matches!(m.body, Body::Append(..)))?;
+    s.arrive(|m| m.to == 1 && matches!(m.body, Body::Snapshot(..)))?;
+    s.arrive(from_to(1, 0))?;
+    s.0.campaign(2, &[0, 1, 2])?;
+    let two = |m: &Msg| m.from != 0 && m.to != 0;
+    s.arrive(two)?;
+    s.send(2, 1)?;
+    s.arrive(two)
 }
 
 #[test]
-fn a_cause_must_be_committed_before_its_effect_is_sent() {
-    breaks_without(Rule::CauseFirst, BOTH);
+fn a_snapshot_must_keep_the_rows_after_it() {
+    let weak = late_snapshot(Rules::ALL.without(Rule::SnapshotKeepsSuffix));
+    println!("{weak:?}");
+    assert!(weak.is_err(), "nothing breaks");
+    assert_eq!(late_snapshot(Rules::ALL), Ok(()));
+}
+
+/// The master forgets the rows of two changes of the list and starts again.
+fn forgotten_list(rules: Rules) -> Result<(), Broken> {
+    let mut s = Script::new(1, rules)?;
+    for other in [1, 2] {
+        s.0.change(0, other, None);
+        s.settle(0)?;
+    }
+    s.0.submit(0, W, Op::Compact(Index(3)))?;
+    s.0.net.clear();
+    s.0.start(0, W)?;
+    s.arrive(|_| false)?;
+    s.0.write(0, W, false);
+    s.send(0, 0)?;
+    s.0.campaign(1, &[0, 1, 2])?;
+    let two = |m: &Msg| m.from != 0 && m.to != 0;
+    s.arrive(two)?;
+    s.send(1, 2)?;
+    s.arrive(two)
+}
+
+#[test]
+fn compaction_must_keep_the_list() {
+    let weak = forgotten_list(Rules::ALL.without(Rule::CompactionKeepsList));
+    println!("{weak:?}");
+    assert!(weak.is_err(), "nothing breaks");
+    assert_eq!(forgotten_list(Rules::ALL), Ok(()));
 }
