@@ -2,7 +2,7 @@
 
 use crate::leader::Act;
 use crate::watch::Broken;
-use crate::world::{Body, Config, Elect, Proc, Q, Told, W, World};
+use crate::world::{Body, Config, Elect, Looked, Proc, Q, Told, W, World};
 use gantry_store::core::copy::Claim;
 use gantry_store::core::elect::{Alone, AtRisk, Decision, Heard, LogName, Part, alone, decide, won};
 use gantry_store::core::list::{Member, Standing};
@@ -12,9 +12,6 @@ use gantry_store::core::settle::{Members, NextQ, NextW, SeenQ, SeenW, change, ne
 use gantry_store::core::token::{Records, Shown, judge, state};
 use std::collections::BTreeMap;
 use uuid::Uuid;
-
-/// What a node says to a look.
-type Looked = (Heard, [(Shown, Records); 2]);
 
 impl World {
     /// The failover command begins on a node: it looks.

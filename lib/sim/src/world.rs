@@ -57,13 +57,19 @@ pub struct Told {
     pub lost: bool,
 }
 
+/// What a node says to a look: positions, and what its copies show.
+pub type Looked = (Heard, [(Shown, Records); 2]);
+
+/// Who promised an epoch in both logs.
+pub type Promises = BTreeMap<usize, Box<[Told; 2]>>;
+
 /// A message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Body {
     /// Elector: what do you have?
     Look(u64),
     /// The answer: positions, and what its copies show.
-    Looked(u64, Box<(Heard, [(Shown, Records); 2])>),
+    Looked(u64, Box<Looked>),
     /// Elector: stop your writers, if you are master under this epoch.
     StepDown(u64),
     /// Elector: promise the epoch in both logs.
@@ -243,11 +249,11 @@ pub struct Elect {
     /// The number of the look.
     pub look: u64,
     /// Who answered it.
-    pub looked: BTreeMap<usize, Box<(Heard, [(Shown, Records); 2])>>,
+    pub looked: BTreeMap<usize, Box<Looked>>,
     /// Who was asked to step down.
     pub stepped: Vec<Member>,
     /// The ballot, and its promises.
-    pub ballot: Option<(Claim, BTreeMap<usize, Box<[Told; 2]>>)>,
+    pub ballot: Option<(Claim, Promises)>,
 }
 
 /// A node.

@@ -76,9 +76,9 @@ proptest! {
     fn every_change_settles(events in proptest::collection::vec(0..6_u8, 0..80)) {
         let (mut w, mut q) = (list(1, &[1]), list(1, &[1]));
         let (mut known, mut mirror, mut in_q): (Option<Members>, Option<Members>, Option<u64>) = (None, None, None);
-        let mut steps = events.into_iter().chain((0..40).map(|n| [2, 3, 4][n % 3]));
+        let steps = events.into_iter().chain((0..40).map(|n| [2, 3, 4][n % 3]));
         let mut changed = 0;
-        while let Some(event) = steps.next() {
+        for event in steps {
             let seen = SeenW { newest: &w, list_committed: true, serving: true, object: known.as_ref(), in_q };
             match event {
                 0 => in_q = None,

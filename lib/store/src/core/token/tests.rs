@@ -74,7 +74,7 @@ proptest! {
     #[test]
     fn a_sound_copy_is_never_suspect(events in proptest::collection::vec(0..4_u8, 1..60)) {
         let (mut token, mut known) = (None, None);
-        let (mut gifts, mut history): (Vec<(Option<Token>, Token)>, Vec<Option<Token>>) = (Vec::new(), vec![None]);
+        let (mut gifts, mut history) = (Vec::new(), vec![None]);
         for (n, event) in events.into_iter().enumerate() {
             let n = n as u64 + 1;
             let show = Shown { token, ..shown(None, n) };
