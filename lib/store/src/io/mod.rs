@@ -1,8 +1,14 @@
 //! The files of a log and the thread that writes them. Decides nothing that `core` decides.
 
+mod admit;
+mod aside;
+mod compact;
 pub mod copy;
 pub mod create;
+mod disk;
+pub mod feed;
 pub mod files;
+mod install;
 mod lock;
 pub mod log;
 pub mod look;
@@ -10,6 +16,7 @@ mod objects;
 pub mod opened;
 pub mod read;
 pub mod seed;
+mod snapshot;
 mod sql;
 pub mod start;
 mod turn;
