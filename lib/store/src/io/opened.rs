@@ -61,6 +61,7 @@ impl Opened {
         if let Some(wanted) = opts.cluster.filter(|wanted| *wanted != found) {
             return Err(StoreError::Cluster { found, wanted });
         }
+        admit::clear_spool(&disk.log)?;
         Ok(Opened { disk, lock, opts })
     }
 

@@ -111,7 +111,8 @@ pub fn replay(files: &mut Files, committed: Index) -> Result<(), StoreError> {
             return Err(StoreError::Ahead { file: spec.name, applied: at.idx, last: committed });
         }
         while at.idx < committed {
-            let rows = log::rows(&files.log.conn, file, at.idx, REPLAY_ROWS, REPLAY_BYTES)?;
+            let limit = REPLAY_ROWS.min(committed.0 - at.idx.0);
+            let rows = log::rows(&files.log.conn, file, at.idx, limit, REPLAY_BYTES)?;
             let end = rows.last().map(|r| r.idx).filter(|end| *end <= committed);
             at = marks(end.ok_or_else(|| damaged(file, "rows to be replayed are missing"))?);
             let db = place.map_or(&mut files.log, |n| &mut files.projections[n]);

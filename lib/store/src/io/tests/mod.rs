@@ -1,5 +1,6 @@
 //! Real files in temporary directories.
 
+mod cluster;
 mod crash;
 mod damage;
 mod follow;
