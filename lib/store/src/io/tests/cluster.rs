@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// Pieces so small that rows are spooled and sent in several.
 const BYTES: usize = 300;
 /// The longest wait for what must come.
-const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(20);
 
 /// A small generator, so that a failing history can be run again by its seed.
 struct Dice(u64);
@@ -34,28 +34,30 @@ impl Dice {
     }
 }
 
-struct Node {
+pub struct Node {
     n: u128,
     dir: TempDir,
-    copy: Copy,
+    pub copy: Copy,
 }
 
 pub struct Cluster {
     log: LogKind,
-    nodes: Vec<Node>,
+    pub nodes: Vec<Node>,
     epoch: u64,
+    /// Bytes of rows in one call.
+    pub bytes: usize,
 }
 
 /// A writer at work: where, and how far each other copy is known to be.
-struct Master {
+pub struct Master {
     at: usize,
-    writer: Writer,
+    pub writer: Writer,
     sent: Vec<Index>,
 }
 
 impl Cluster {
     /// `members` nodes; the first one founded the cluster, the others have empty copies which its list names.
-    fn new(log: LogKind, members: u128) -> Cluster {
+    pub fn new(log: LogKind, members: u128) -> Cluster {
         let list = |n: u128| (1..=n).map(member).collect::<Vec<_>>();
         let made = |n: u128| {
             let dir = TempDir::new().unwrap();
@@ -67,11 +69,11 @@ impl Cluster {
             let copy = open(dir.path(), log);
             Node { n, dir, copy }
         };
-        Cluster { log, nodes: (1..=members).map(made).collect(), epoch: 1 }
+        Cluster { log, nodes: (1..=members).map(made).collect(), epoch: 1, bytes: BYTES }
     }
 
     /// Wins the next epoch for node `at` among `up` nodes; its ballot is the epoch's number.
-    fn elect(&mut self, at: usize, up: &[usize]) -> bool {
+    pub fn elect(&mut self, at: usize, up: &[usize]) -> bool {
         let looks: Vec<Look> = up.iter().map(|n| self.nodes[*n].copy.look().unwrap()).collect();
         self.epoch = looks.iter().map(|l| l.vote.promised.epoch).max().unwrap_or_default() + 1;
         let (cluster, history) = (Uuid::from_u128(1), Uuid::from_u128(2));
@@ -83,7 +85,7 @@ impl Cluster {
     }
 
     /// Recovery of the log by node `at`, among `up` nodes, up to the start of its writer (P1.7).
-    fn recover(&mut self, at: usize, up: &[usize]) -> Option<Master> {
+    pub fn recover(&mut self, at: usize, up: &[usize]) -> Option<Master> {
         let mut opened = Opened::open(self.nodes[at].dir.path(), StartOptions::new(self.log)).unwrap();
         let others = || up.iter().copied().filter(|n| *n != at);
         let heard: Vec<Term> = others().map(|n| self.nodes[n].copy.look().unwrap().vote.promised).collect();
@@ -118,7 +120,7 @@ impl Cluster {
         let mut after = opened.look().unwrap().last;
         let mut from = after;
         loop {
-            match self.nodes[best].copy.fetch(claim, from, BYTES).unwrap().ok()? {
+            match self.nodes[best].copy.fetch(claim, from, self.bytes).unwrap().ok()? {
                 Fetched::Rows(rows) => {
                     let Some(end) = rows.last() else { break };
                     from = end.position();
@@ -143,10 +145,11 @@ impl Cluster {
     }
 
     /// One call of the sender to one copy.
-    fn feed(&mut self, master: &mut Master, n: usize) {
+    pub fn feed(&mut self, master: &mut Master, n: usize) {
         let writer = &master.writer;
         let claim = writer.claim();
-        let Shipment::Rows { prev, rows, commit } = writer.batch_after(master.sent[n], BYTES, 50).unwrap()
+        let Shipment::Rows { prev, rows, commit } =
+            writer.batch_after(master.sent[n], self.bytes, 5_000).unwrap()
         else {
             let file = writer.snapshot().unwrap();
             let here = self.nodes[n].dir.path().join("arrived");
@@ -174,7 +177,7 @@ impl Cluster {
     }
 
     /// Feeds the copies that are up until `idx` is committed, or the writer has ended.
-    fn until(&mut self, master: &mut Master, up: &[usize], idx: Index) -> bool {
+    pub fn until(&mut self, master: &mut Master, up: &[usize], idx: Index) -> bool {
         let begun = Instant::now();
         loop {
             for n in up.iter().copied().filter(|n| *n != master.at).collect::<Vec<_>>() {
@@ -200,7 +203,7 @@ impl Cluster {
         log::rows(&db.conn, spec.name, base.at.idx, 1 << 20, 1 << 30).unwrap()
     }
 
-    fn objects(&self, n: usize) -> Vec<String> {
+    pub fn objects(&self, n: usize) -> Vec<String> {
         let mut found = Vec::new();
         for spec in std::iter::once(self.log.log_file()).chain(self.log.projections()) {
             if spec.objects {

@@ -50,12 +50,12 @@ fn list_row(idx: u64, epoch: u64, members: &[u128]) -> Row {
     Row { idx: Index(idx), term, kind: RowKind::List, body: serde_json::to_vec(&list).unwrap() }
 }
 
-fn at(epoch: u64, idx: u64) -> Position {
+pub fn at(epoch: u64, idx: u64) -> Position {
     let run = u64::from(epoch > 0);
     Position { term: Term { epoch, run }, idx: Index(idx) }
 }
 
-fn send(
+pub fn send(
     copy: &mut Copy,
     epoch: u64,
     prev: Position,
@@ -65,7 +65,7 @@ fn send(
     copy.append(&Append { claim: claim(epoch, 1), prev, rows, commit: Index(commit) }).unwrap()
 }
 
-fn node(n: u64) -> Batch {
+pub fn node(n: u64) -> Batch {
     Batch::of(vec![put("node", &n.to_string(), n, "{}"), put("lease", &n.to_string(), n, "{}")])
 }
 

@@ -1,7 +1,9 @@
 //! Real files in temporary directories.
 
 mod cluster;
+mod compaction;
 mod crash;
+mod crash_follow;
 mod damage;
 mod follow;
 mod writing;
