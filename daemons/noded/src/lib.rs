@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`core`] | pure rules: slot records, fence, join proofs, ssconf keys |
 //! | [`member`] | a joined node at work: gate, slots, verbs |
+//! | [`copies`] | the copies of the logs, bodies, the role |
 //! | [`join`] | an unjoined node |
 //! | [`driver`] | the seam to what makes VMs, and the fake one |
 //! | [`io`] | records, files, facts of the machine |
@@ -13,6 +14,7 @@
 
 pub mod api;
 pub mod config;
+pub mod copies;
 pub mod core;
 pub mod driver;
 pub mod error;

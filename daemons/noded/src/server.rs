@@ -191,6 +191,7 @@ impl Server {
         let member = Member::new(self.settings.clone(), role, (data.clone(), loaded), shared)
             .map_err(ServeError::Member)?;
         tracing::info!(node = %role.node, cluster = %role.cluster, role = ?role.role, slots, "serves as a member");
+        member.copies().settle().await;
         let over = stop.child_token();
         let api = Arc::new(Api::new(Arc::clone(&member)));
         let serve =

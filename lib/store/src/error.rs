@@ -37,6 +37,12 @@ pub enum StoreError {
         /// The first failure.
         reason: String,
     },
+    /// Fewer than a majority of the copies answer; nothing was queued (P1.6).
+    #[error("no majority of the copies answers; silent: {silent}")]
+    NoMajority {
+        /// Who does not answer.
+        silent: String,
+    },
     /// The writer was stopped on purpose.
     #[error("the store is stopped")]
     Stopped,

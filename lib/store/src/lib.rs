@@ -25,15 +25,20 @@ mod error;
 mod io;
 
 pub use crate::core::Rules;
-pub use crate::core::list::{List, Member};
+pub use crate::core::list::{List, MEMBERS_MAX, Member};
 pub use crate::core::row::{
-    BATCH_BYTES_MAX, Batch, BatchError, Change, Index, KEY_BYTES_MAX, KIND_BYTES_MAX, Object, Position, Term,
+    BATCH_BYTES_MAX, Batch, BatchError, Change, Digest, Index, KEY_BYTES_MAX, KIND_BYTES_MAX, Object,
+    Position, Row, RowKind, Term,
 };
 #[cfg(any(test, feature = "weaken"))]
 pub use crate::core::rules::Rule;
 pub use error::StoreError;
+pub use io::alone::{Alone, go_alone};
+pub use io::copy::{Copy, CopyOptions, EmptyCopy};
 pub use io::create::{Birth, create};
 pub use io::files::{LogKind, file_of};
+pub use io::look::{AppendRefusal, Bodies, Fetched, Look, NoBodies, SnapshotFile};
+pub use io::opened::{CopyView, Lead, Opened, Shipment};
 pub use io::read::{READ_BYTES_MAX, read_batches};
 pub use io::seed::seed;
 pub use io::start::{StartOptions, Started, start};

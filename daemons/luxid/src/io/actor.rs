@@ -389,14 +389,14 @@ fn batches(changes: Vec<Change>) -> Vec<Batch> {
     for change in changes {
         let size = CHANGE_BYTES + change.body.as_ref().map_or(0, Vec::len);
         if change.body.is_some() && !current.is_empty() && bytes + size > BATCH_BYTES {
-            batches.push(Batch { changes: std::mem::take(&mut current) });
+            batches.push(Batch::of(std::mem::take(&mut current)));
             bytes = 0;
         }
         bytes += size;
         let Change { kind, key, rev, body } = change;
         current.push(gantry_store::Change { kind: kind.to_owned(), key, rev, body });
     }
-    batches.push(Batch { changes: current });
+    batches.push(Batch::of(current));
     batches
 }
 

@@ -47,7 +47,7 @@ impl World {
             epoch: 1,
             ballot: [7; 16],
             members: vec![Member { node: node.0, copy_id: Uuid::new_v4() }],
-            first: Batch { changes: Vec::new() },
+            first: Batch::default(),
         };
         gantry_store::create(&root.lib(), LogKind::Q, &birth).unwrap();
         let role = RoleFile { node, cluster, role: Role::Master, epoch: 1 };

@@ -12,11 +12,14 @@ mod audit;
 pub mod gate;
 mod images;
 mod node;
+mod office;
 mod put;
 mod verbs;
 mod work;
 
 use crate::config::Settings;
+use crate::copies::Copies;
+use crate::copies::role::Roles;
 use crate::core::slot::{self, Record};
 use crate::core::{Rules, fence};
 use crate::driver::fake::{Fake, Room};
@@ -78,7 +81,7 @@ pub struct Member {
     cluster: ClusterUuid,
     node: NodeUuid,
     boot_id: String,
-    role: Mutex<RoleFile>,
+    copies: Copies,
     gate: Gate,
     data: Data,
     slots: Mutex<HashMap<InstanceUuid, Arc<Slot>>>,
@@ -142,7 +145,7 @@ impl Member {
             cluster: role.cluster,
             node: role.node,
             boot_id,
-            role: Mutex::new(role),
+            copies: Copies::new(settings.root.clone(), Roles::new(settings.root.clone(), role))?,
             gate: Gate::new(loaded.fence),
             data,
             slots: Mutex::new(slots.collect()),
@@ -174,6 +177,12 @@ impl Member {
     #[must_use]
     pub fn node(&self) -> NodeUuid {
         self.node
+    }
+
+    /// Its copies of the logs, and its role.
+    #[must_use]
+    pub fn copies(&self) -> &Copies {
+        &self.copies
     }
 
     /// Its counters.
@@ -238,6 +247,7 @@ impl Member {
                     self.data.put(Change::Fence(fence)).await.map_err(|why| error::data(&why))?;
                     self.gate.raise(fence);
                     tracing::info!(epoch = fence.epoch, "claimed by a master");
+                    self.copies.heard(fence.epoch).await?;
                 }
             }
         }

@@ -7,7 +7,6 @@ use crate::error;
 use crate::io::data::{Change, SsconfMark};
 use crate::io::{facts, files};
 use gantry_model::ids::Fence;
-use gantry_model::role::{Role, RoleFile};
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{NodeInfoReply, SetRoleRequest, SsconfRequest, TestDelayRequest, VmFacts};
 use gantry_rt::clock;
@@ -151,34 +150,8 @@ impl Member {
     async fn set_role_now(&self, request: SetRoleRequest) -> Result<(), Fail> {
         let _one = self.filing.lock().await;
         let _pass = self.gate.enter(request.fence).map_err(shut)?;
-        if request.role == Role::Master {
-            return Err(Fail::new(
-                Code::Denied,
-                "only an election makes a master: gnt-cluster master-failover",
-            ));
-        }
-        self.not_the_master(request.fence)?;
-        let next = RoleFile { role: request.role, epoch: request.fence.epoch, ..*lock(&self.role) };
-        let root = self.settings.root.clone();
-        blocking(move || {
-            gantry_rt::files::write_role(&root, &next)
-                .map_err(|why| Fail::new(Code::Internal, format!("can't write role.json: {why}")))
-        })
-        .await?;
-        *lock(&self.role) = next;
-        tracing::info!(role = ?next.role, epoch = next.epoch, "role set");
-        Ok(())
-    }
-
-    /// Role.json may have been written by an election since this process read it.
-    fn not_the_master(&self, fence: Fence) -> Result<(), Fail> {
-        let role = gantry_rt::files::read_role(&self.settings.root)
-            .map_err(|why| Fail::new(Code::Internal, format!("can't read role.json: {why}")))?
-            .unwrap_or_else(|| *lock(&self.role));
-        if role.role == Role::Master && role.epoch >= fence.epoch {
-            return Err(Fail::new(Code::Denied, "this node is the master of this epoch"));
-        }
-        Ok(())
+        let (roles, epoch) = (self.copies.roles().clone(), request.fence.epoch);
+        blocking(move || roles.set(request.role, epoch)).await
     }
 
     /// Leaves the cluster: secrets, role, ssconf and records go. When this has returned, the process ends (or,
@@ -208,7 +181,8 @@ impl Member {
     }
 
     async fn mark_leaving(&self, fence: Fence) -> Result<(), Fail> {
-        self.not_the_master(fence)?;
+        let roles = self.copies.roles().clone();
+        blocking(move || roles.not_the_master(fence.epoch)).await?;
         self.gate.drained(None).await;
         let absent = |record: &slot::Record| record.state == slot::State::Absent;
         let mut live: Vec<_> = lock(&self.slots)

@@ -219,7 +219,7 @@ impl Owner {
         if changes.is_empty() {
             return Ok(results);
         }
-        let batch = Batch { changes: changes.iter().map(stored).collect() };
+        let batch = Batch::of(changes.iter().map(stored).collect());
         match self.writer.append(batch) {
             Ok(index) => {
                 self.last = index;

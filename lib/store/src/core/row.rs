@@ -123,11 +123,19 @@ pub struct Change {
     pub body: Option<Vec<u8>>,
 }
 
+/// SHA-256 of a body that lies beside the logs.
+pub type Digest = [u8; 32];
+
 /// Changes that happen together or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Batch {
     /// In the order in which they are made.
     pub changes: Vec<Change>,
+    /// Bodies that must lie on a copy's disk before it confirms the row (P1.4).
+    pub bodies: Vec<Digest>,
+    /// Bodies that no object names any more once the row is applied. A copy removes them, unless a later row
+    /// of its log names them.
+    pub dropped: Vec<Digest>,
 }
 
 /// An object as it is stored.
@@ -185,6 +193,38 @@ pub enum BatchError {
 struct BatchJson<'a> {
     #[serde(borrow)]
     changes: Vec<ChangeJson<'a>>,
+    #[serde(default, with = "digests", skip_serializing_if = "Vec::is_empty")]
+    bodies: Vec<Digest>,
+    #[serde(default, with = "digests", skip_serializing_if = "Vec::is_empty")]
+    dropped: Vec<Digest>,
+}
+
+/// Digests as the hex that `sha256sum` prints.
+mod digests {
+    use super::Digest;
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(digests: &[Digest], s: S) -> Result<S::Ok, S::Error> {
+        let hex = |d: &Digest| d.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        s.collect_seq(digests.iter().map(hex))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Digest>, D::Error> {
+        let texts = Vec::<String>::deserialize(d)?;
+        texts.iter().map(|t| parse(t).ok_or_else(|| D::Error::custom("no digest"))).collect()
+    }
+
+    fn parse(text: &str) -> Option<Digest> {
+        let mut digest = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return None;
+        }
+        for (n, byte) in digest.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * n..2 * n + 2], 16).ok()?;
+        }
+        Some(digest)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -202,13 +242,20 @@ fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::
 }
 
 impl Batch {
+    /// A batch that names no bodies.
+    #[must_use]
+    pub const fn of(changes: Vec<Change>) -> Batch {
+        Batch { changes, bodies: Vec::new(), dropped: Vec::new() }
+    }
+
     /// The bytes of the batch as a row's body.
     ///
     /// # Errors
     /// A name, a body or the whole is not acceptable.
     pub fn encode(&self) -> Result<Vec<u8>, BatchError> {
         let changes = self.changes.iter().map(Change::to_json).collect::<Result<Vec<_>, _>>()?;
-        let bytes = serde_json::to_vec(&BatchJson { changes }).map_err(|_| BatchError::Undecodable)?;
+        let json = BatchJson { changes, bodies: self.bodies.clone(), dropped: self.dropped.clone() };
+        let bytes = serde_json::to_vec(&json).map_err(|_| BatchError::Undecodable)?;
         if bytes.len() > BATCH_BYTES_MAX {
             return Err(BatchError::TooLong { bytes: bytes.len() });
         }
@@ -227,7 +274,7 @@ impl Batch {
             rev: c.rev,
             body: c.body.map(|raw| raw.get().as_bytes().to_vec()),
         });
-        Ok(Batch { changes: changes.collect() })
+        Ok(Batch { changes: changes.collect(), bodies: json.bodies, dropped: json.dropped })
     }
 }
 
@@ -264,29 +311,33 @@ mod tests {
     #[test]
     fn a_batch_survives_its_encoding() {
         let bodies = [None, Some("null"), Some("{\"x\": 1.0}"), Some("\"\\u00e4\"")];
-        let batch = Batch { changes: bodies.map(change).into() };
+        let batch = Batch {
+            bodies: vec![[0xa1; 32]],
+            dropped: vec![[7; 32], [8; 32]],
+            ..Batch::of(bodies.map(change).into())
+        };
         assert_eq!(Batch::decode(&batch.encode().unwrap()).unwrap(), batch);
     }
 
     #[test]
     fn what_is_not_plain_json_is_refused() {
         for body in ["", " 1", "1 ", "{", "1 2", "\u{0}"] {
-            let batch = Batch { changes: vec![change(Some(body))] };
+            let batch = Batch::of(vec![change(Some(body))]);
             assert!(matches!(batch.encode(), Err(BatchError::Body { .. })), "{body:?}");
         }
         let invalid = Change { body: Some(vec![b'"', 0xff, b'"']), ..change(None) };
-        assert!(Batch { changes: vec![invalid] }.encode().is_err());
+        assert!(Batch::of(vec![invalid]).encode().is_err());
     }
 
     #[test]
     fn names_and_length_are_bounded() {
         let nameless = Change { key: String::new(), ..change(None) };
-        assert!(matches!(Batch { changes: vec![nameless] }.encode(), Err(BatchError::Name { .. })));
+        assert!(matches!(Batch::of(vec![nameless]).encode(), Err(BatchError::Name { .. })));
         let high = Change { rev: u64::MAX, ..change(None) };
-        assert!(matches!(Batch { changes: vec![high] }.encode(), Err(BatchError::Rev { .. })));
+        assert!(matches!(Batch::of(vec![high]).encode(), Err(BatchError::Rev { .. })));
         let long = Change { kind: "k".repeat(KIND_BYTES_MAX + 1), ..change(None) };
-        assert!(matches!(Batch { changes: vec![long] }.encode(), Err(BatchError::Name { .. })));
+        assert!(matches!(Batch::of(vec![long]).encode(), Err(BatchError::Name { .. })));
         let wide = change(Some(&format!("\"{}\"", "x".repeat(BATCH_BYTES_MAX))));
-        assert!(matches!(Batch { changes: vec![wide] }.encode(), Err(BatchError::TooLong { .. })));
+        assert!(matches!(Batch::of(vec![wide]).encode(), Err(BatchError::TooLong { .. })));
     }
 }

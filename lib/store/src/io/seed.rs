@@ -20,7 +20,7 @@ pub fn seed(
     let mut last = started.committed;
     let mut changes = changes.into_iter().peekable();
     while changes.peek().is_some() {
-        let batch = Batch { changes: changes.by_ref().take(per_batch.max(1)).collect() };
+        let batch = Batch::of(changes.by_ref().take(per_batch.max(1)).collect());
         last = started.writer.append(batch)?;
         started.writer.wait(last)?;
     }

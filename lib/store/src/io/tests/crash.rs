@@ -24,7 +24,7 @@ fn child_writes_until_killed() {
         let last =
             (0..n % 5).map(|k| started.writer.append(one(put("slot", &k.to_string(), n, "1"))).unwrap());
         last.for_each(drop);
-        let idx = append_and_wait(&started, Batch { changes: batch });
+        let idx = append_and_wait(&started, Batch::of(batch));
         writeln!(out, "\nack {idx} {n}").unwrap();
         out.flush().unwrap();
     }

@@ -108,7 +108,7 @@ fn a_projection_that_is_behind_is_brought_forward() {
     started.writer.stop();
     std::fs::copy(dir.path().join("config.data"), &kept).unwrap();
     let started = begin(dir.path(), LogKind::W);
-    append_and_wait(&started, Batch { changes: vec![cut("node", "n1"), put("node", "n2", 1, "2")] });
+    append_and_wait(&started, Batch::of(vec![cut("node", "n1"), put("node", "n2", 1, "2")]));
     append_and_wait(&started, one(put("slot", "s", 1, "2")));
     started.writer.stop();
     std::fs::copy(&kept, dir.path().join("config.data")).unwrap();

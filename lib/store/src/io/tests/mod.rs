@@ -27,7 +27,7 @@ fn birth() -> Birth {
         epoch: 1,
         ballot: [9; 16],
         members: vec![member(1)],
-        first: Batch { changes: vec![put("cluster", "c", 1, "{\"name\":\"first\"}")] },
+        first: Batch::of(vec![put("cluster", "c", 1, "{\"name\":\"first\"}")]),
     }
 }
 
@@ -40,7 +40,7 @@ fn cut(kind: &str, key: &str) -> Change {
 }
 
 fn one(change: Change) -> Batch {
-    Batch { changes: vec![change] }
+    Batch::of(vec![change])
 }
 
 /// A directory with a new log in it.

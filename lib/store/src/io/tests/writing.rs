@@ -56,7 +56,7 @@ fn changes_are_found_again_in_their_files() {
     let dir = born(LogKind::W);
     let started = begin(dir.path(), LogKind::W);
     let both = vec![put("node", "n1", 3, "{\"a\":1}"), put("lease", "l1", 1, "{}"), cut("cluster", "c")];
-    assert_eq!(append_and_wait(&started, Batch { changes: both }), Index(4));
+    assert_eq!(append_and_wait(&started, Batch::of(both)), Index(4));
     append_and_wait(&started, one(put("node", "n1", 4, "{\"a\":2}")));
     started.writer.stop();
     let count = |file, kind: &str| -> i64 {

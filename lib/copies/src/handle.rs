@@ -1,0 +1,472 @@
+//! What a leading writer knows of its copies, and who looks after them: senders are started and ended as the list and the
+//! learners say, a majority that does not answer is told to the writer (docs/adr/0008, 5), and old rows are compacted.
+
+use crate::error::CopiesError;
+use crate::link::Link;
+use crate::sender;
+use gantry_model::ids::NodeUuid;
+use gantry_model::root::Root;
+use gantry_proto::noded;
+use gantry_rt::clock;
+use gantry_store::core::copy::{Claim, Refusal};
+use gantry_store::core::list::Member;
+use gantry_store::core::row::Index;
+use gantry_store::core::token::TokenRecord;
+use gantry_store::{LogKind, Writer};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// A copy that gave no answer for this long counts as silent (P1.6).
+pub const SILENT_MS: u64 = 5_000;
+/// How often the list, the learners and the silent are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often old rows are offered for compaction, in looks: every 10 s.
+const COMPACT_LOOKS: u64 = 100;
+/// How long a confirmation may take: two answers of a copy that is just not silent.
+const CONFIRM_MS: u64 = 5_000;
+/// How long the own noded may take to hear that its master is deposed.
+const TELL_MS: u64 = 2_000;
+
+/// What a handle is made of.
+pub(crate) struct Parts<L> {
+    pub link: Arc<L>,
+    pub root: Root,
+    pub log: LogKind,
+    pub me: Member,
+    pub claim: Claim,
+    pub stop: CancellationToken,
+}
+
+/// What is known of one copy.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Which.
+    pub member: Member,
+    /// It does not count yet.
+    pub learner: bool,
+    /// What it has confirmed under the own term.
+    pub matched: Index,
+    /// Why it counts no more.
+    pub suspect: Option<String>,
+    /// When it last answered; the start of its sender before it first did. [`clock::millis`].
+    pub answered_at: u64,
+    /// Whether it ever answered.
+    pub answered: bool,
+    /// The last round of confirmation it answered.
+    pub round: u64,
+    /// Why it does not answer; empty when it does.
+    pub why: String,
+}
+
+/// A copy as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyStatus {
+    /// The node.
+    pub node: NodeUuid,
+    /// Its name.
+    pub name: String,
+    /// The copy.
+    pub copy_id: Uuid,
+    /// It does not count yet.
+    pub learner: bool,
+    /// What it has confirmed.
+    pub matched: Index,
+    /// Rows it lacks.
+    pub lag: u64,
+    /// Why it counts no more.
+    pub suspect: Option<String>,
+    /// How long ago it answered, ms; None: not yet.
+    pub answered_ms_ago: Option<u64>,
+    /// Why it does not answer.
+    pub why: String,
+}
+
+struct Sender {
+    entry: Entry,
+    stop: CancellationToken,
+}
+
+/// Shared by the handle, the look-out and the senders.
+pub(crate) struct Shared<L> {
+    pub link: Arc<L>,
+    pub root: Root,
+    pub log: LogKind,
+    pub me: Member,
+    pub claim: Claim,
+    pub writer: Writer,
+    /// Held while a snapshot is written and sent: one at a time, there is one file.
+    pub snapshots: tokio::sync::Mutex<()>,
+    senders: Mutex<BTreeMap<Uuid, Sender>>,
+    learners: Mutex<BTreeMap<Uuid, Member>>,
+    rounds: watch::Sender<u64>,
+    /// Some entry has changed.
+    moved: watch::Sender<u64>,
+    deposed: watch::Sender<Option<(Uuid, Refusal)>>,
+    stop: CancellationToken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Maps of independent entries: none is half changed when a holder dies.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs what blocks on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(why) => match why.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+impl<L: Link> Shared<L> {
+    pub fn name(&self, node: Uuid) -> String {
+        self.link.name(NodeUuid(node))
+    }
+
+    /// The last index given out.
+    pub fn last(&self) -> Index {
+        *self.writer.appended().borrow()
+    }
+
+    /// Changes what is known of a copy.
+    pub fn note(&self, member: Member, change: impl FnOnce(&mut Entry)) {
+        if let Some(sender) = lock(&self.senders).get_mut(&member.copy_id) {
+            change(&mut sender.entry);
+        }
+        self.moved.send_modify(|moved| *moved += 1);
+    }
+
+    /// Something known of a copy.
+    pub fn entry<T: Default>(&self, member: Member, of: impl FnOnce(&Entry) -> T) -> T {
+        lock(&self.senders).get(&member.copy_id).map(|sender| of(&sender.entry)).unwrap_or_default()
+    }
+
+    /// The round of confirmation under way.
+    pub fn round(&self) -> u64 {
+        *self.rounds.borrow()
+    }
+
+    /// Told when another begins.
+    pub fn rounds(&self) -> watch::Receiver<u64> {
+        self.rounds.subscribe()
+    }
+
+    /// A copy answered a call that was sent in `round`; only an append says that it stands by the term.
+    pub fn answered(&self, member: Member, round: u64, confirms: bool) {
+        self.note(member, |entry| {
+            entry.answered_at = clock::millis();
+            entry.answered = true;
+            if !confirms {
+                return;
+            }
+            entry.why.clear();
+            entry.round = round;
+        });
+    }
+
+    /// A copy has flushed all rows up to `idx`.
+    pub fn matched(&self, member: Member, idx: Index) {
+        self.note(member, |entry| entry.matched = entry.matched.max(idx));
+        self.writer.confirm(member.copy_id, self.claim.term, idx);
+    }
+
+    /// The newest record of a copy's tokens in the own log.
+    pub fn record_of(&self, copy_id: Uuid) -> Option<TokenRecord> {
+        self.writer.tokens().of(&copy_id).copied()
+    }
+
+    /// A copy refuses this writer for ever.
+    pub fn depose(&self, node: Uuid, why: Refusal) {
+        tracing::error!(log = ?self.log, node = self.name(node), %why, "deposed");
+        self.deposed.send_if_modified(|deposed| {
+            let first = deposed.is_none();
+            deposed.get_or_insert((node, why));
+            first
+        });
+    }
+
+    fn error(&self, (node, why): (Uuid, Refusal)) -> CopiesError {
+        CopiesError::Deposed { who: self.name(node), term: self.claim.term, why }
+    }
+}
+
+/// The way to a leading writer's copies. Clones share them; they end with [`CopiesHandle::end`] or the daemon's stop.
+pub struct CopiesHandle<L>(Arc<Shared<L>>);
+
+impl<L> Clone for CopiesHandle<L> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<L: Link> CopiesHandle<L> {
+    /// Starts what looks after the copies of a writer that leads.
+    pub(crate) fn spawn(parts: Parts<L>, writer: Writer) -> Self {
+        let Parts { link, root, log, me, claim, stop } = parts;
+        let shared = Arc::new(Shared {
+            link,
+            root,
+            log,
+            me,
+            claim,
+            writer,
+            snapshots: tokio::sync::Mutex::default(),
+            senders: Mutex::default(),
+            learners: Mutex::default(),
+            rounds: watch::Sender::new(0),
+            moved: watch::Sender::new(0),
+            deposed: watch::Sender::new(None),
+            stop: stop.child_token(),
+        });
+        tokio::spawn(look_out(Arc::clone(&shared)));
+        Self(shared)
+    }
+
+    /// Each copy that is fed, the own one left out.
+    #[must_use]
+    pub fn status(&self) -> Vec<CopyStatus> {
+        let (now, last) = (clock::millis(), self.0.last());
+        let status = |sender: &Sender| {
+            let Entry { member, learner, matched, suspect, answered, why, .. } = sender.entry.clone();
+            CopyStatus {
+                node: NodeUuid(member.node),
+                name: self.0.name(member.node),
+                copy_id: member.copy_id,
+                learner,
+                matched,
+                lag: last.0.saturating_sub(matched.0),
+                suspect,
+                answered_ms_ago: answered.then(|| sender.entry.silent_ms(now)),
+                why,
+            }
+        };
+        lock(&self.0.senders).values().map(status).collect()
+    }
+
+    /// Told whenever something in [`CopiesHandle::status`] changed.
+    #[must_use]
+    pub fn moved(&self) -> watch::Receiver<u64> {
+        self.0.moved.subscribe()
+    }
+
+    /// Feeds an empty copy that does not count (P2.2). Kept in memory only.
+    pub fn add_learner(&self, member: Member) {
+        lock(&self.0.learners).insert(member.copy_id, member);
+    }
+
+    /// Feeds it no more, unless it has become a member.
+    pub fn forget_learner(&self, copy_id: Uuid) {
+        lock(&self.0.learners).remove(&copy_id);
+    }
+
+    /// Who leads: the claim that each append carries.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        self.0.claim
+    }
+
+    /// Asks all members whether they still stand by this writer (P1.10); good when a majority did after this was called.
+    ///
+    /// # Errors
+    /// [`CopiesError::Unconfirmed`] after 5 s; [`CopiesError::Deposed`] as soon as one knows better.
+    pub async fn confirm(&self) -> Result<(), CopiesError> {
+        let shared = &self.0;
+        let mut moved = shared.moved.subscribe();
+        let mut round = 0;
+        shared.rounds.send_modify(|rounds| {
+            *rounds += 1;
+            round = *rounds;
+        });
+        let confirmed = async {
+            let own = self.own_stands().await?;
+            loop {
+                moved.mark_unchanged();
+                let list = shared.writer.list().1;
+                let answered = |m: &&Member| m.copy_id == shared.me.copy_id && own || self.answered(m, round);
+                if list.members.iter().filter(answered).count() >= list.majority() {
+                    return Ok(());
+                }
+                if moved.changed().await.is_err() {
+                    return Err(CopiesError::Stopped);
+                }
+            }
+        };
+        tokio::select! {
+            done = confirmed => done,
+            why = self.deposed() => Err(why),
+            () = tokio::time::sleep(Duration::from_millis(CONFIRM_MS)) => Err(self.unconfirmed(round)),
+            () = shared.stop.cancelled() => Err(CopiesError::Stopped),
+        }
+    }
+
+    fn answered(&self, member: &Member, round: u64) -> bool {
+        self.0.entry(*member, |entry| entry.suspect.is_none() && entry.round >= round)
+    }
+
+    /// The own copy counts while its file still promises just this start. A list of one asks nobody: nobody else can be
+    /// promised anything without this copy.
+    async fn own_stands(&self) -> Result<bool, CopiesError> {
+        let shared = &self.0;
+        if shared.writer.list().1.members.len() == 1 {
+            return Ok(true);
+        }
+        let node = NodeUuid(shared.me.node);
+        let deadline = Duration::from_millis(CONFIRM_MS);
+        let Ok(look) = shared.link.call::<noded::CopyLook>(node, (), deadline).await else {
+            return Ok(false);
+        };
+        let own = look.copies.iter().find(|(log, _)| *log == crate::wire::log(shared.log));
+        let Some((_, own)) = own else { return Ok(false) };
+        let promised = crate::wire::to_term(own.promised);
+        if promised > shared.claim.term {
+            return Err(shared.error((shared.me.node, Refusal::Promised(promised))));
+        }
+        Ok(promised == shared.claim.term && own.nonce == shared.claim.nonce)
+    }
+
+    fn unconfirmed(&self, round: u64) -> CopiesError {
+        let list = self.0.writer.list().1;
+        let silent: Vec<_> = list
+            .members
+            .iter()
+            .filter(|m| m.copy_id != self.0.me.copy_id && !self.answered(m, round))
+            .map(|m| self.0.name(m.node))
+            .collect();
+        CopiesError::Unconfirmed {
+            have: list.members.len() - silent.len(),
+            need: list.majority(),
+            silent: silent.join(", "),
+            ms: CONFIRM_MS,
+        }
+    }
+
+    /// Returns when a copy has refused this writer for ever: the daemon must exit. The own noded was told of a higher
+    /// epoch then.
+    pub async fn deposed(&self) -> CopiesError {
+        let mut deposed = self.0.deposed.subscribe();
+        // The sender lives as long as self.
+        let known = deposed.wait_for(Option::is_some).await.ok().and_then(|known| *known);
+        match known {
+            Some(known) => self.0.error(known),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the senders. The writer then commits no more, unless it is alone.
+    pub fn end(&self) {
+        self.0.stop.cancel();
+    }
+}
+
+/// Looks after the senders until the end.
+async fn look_out<L: Link>(shared: Arc<Shared<L>>) {
+    let mut looks = 0_u64;
+    let mut told: Option<String> = None;
+    let mut deposed = shared.deposed.subscribe();
+    loop {
+        let members: BTreeMap<Uuid, Member> =
+            shared.writer.list().1.members.iter().map(|m| (m.copy_id, *m)).collect();
+        fit_senders(&shared, &members);
+        let silent = silent(&shared, &members);
+        let lacking = (!silent.1).then(|| silent.0.join(", "));
+        if lacking != told {
+            if let Some(names) = &lacking {
+                tracing::error!(log = ?shared.log, silent = names, "no majority of copies answers: writes are refused");
+            }
+            shared.writer.set_quorum(lacking.clone().map_or(Ok(()), Err));
+            told = lacking;
+        }
+        looks += 1;
+        if looks.is_multiple_of(COMPACT_LOOKS) {
+            shared.writer.compact(slowest(&shared, shared.writer.progress().borrow().committed));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            changed = deposed.changed() => {
+                let known = *deposed.borrow_and_update();
+                if let (Ok(()), Some((_, why))) = (changed, known) {
+                    tell_own(&shared, why).await;
+                }
+                break;
+            }
+            () = shared.stop.cancelled() => break,
+        }
+    }
+    lock(&shared.senders).values().for_each(|sender| sender.stop.cancel());
+}
+
+/// Starts and ends senders so that each member and learner has one.
+fn fit_senders<L: Link>(shared: &Arc<Shared<L>>, members: &BTreeMap<Uuid, Member>) {
+    let mut wanted = lock(&shared.learners).clone();
+    wanted.extend(members);
+    wanted.remove(&shared.me.copy_id);
+    let mut senders = lock(&shared.senders);
+    senders.retain(|copy_id, sender| {
+        let stays = wanted.contains_key(copy_id);
+        if !stays {
+            sender.stop.cancel();
+        }
+        stays
+    });
+    for (copy_id, member) in wanted {
+        let learner = !members.contains_key(&copy_id);
+        senders.entry(copy_id).and_modify(|sender| sender.entry.learner = learner).or_insert_with(|| {
+            let stop = shared.stop.child_token();
+            tokio::spawn(sender::run(Arc::clone(shared), member, stop.clone()));
+            let entry = Entry {
+                member,
+                learner,
+                matched: Index(0),
+                suspect: None,
+                answered_at: clock::millis(),
+                answered: false,
+                round: 0,
+                why: "not reached yet".to_owned(),
+            };
+            Sender { entry, stop }
+        });
+    }
+}
+
+/// Names of the members that are silent or do not count, and whether the others are a majority.
+fn silent<L: Link>(shared: &Shared<L>, members: &BTreeMap<Uuid, Member>) -> (Vec<String>, bool) {
+    let now = clock::millis();
+    let counts = |member: &Member| {
+        member.copy_id == shared.me.copy_id
+            || shared.entry(*member, |e| e.suspect.is_none() && e.silent_ms(now) <= SILENT_MS)
+    };
+    let silent: Vec<_> = members.values().filter(|m| !counts(m)).map(|m| shared.name(m.node)).collect();
+    let majority = members.len() - silent.len() > members.len() / 2;
+    (silent, majority)
+}
+
+/// The least that a copy which answers has; what it lacks is kept.
+fn slowest<L>(shared: &Shared<L>, committed: Index) -> Index {
+    let now = clock::millis();
+    let senders = lock(&shared.senders);
+    let answering = senders.values().map(|sender| &sender.entry);
+    let answering = answering.filter(|e| e.suspect.is_none() && e.silent_ms(now) <= SILENT_MS);
+    answering.map(|entry| entry.matched).min().unwrap_or(committed).min(committed)
+}
+
+/// Tells the own noded of a higher epoch, and the writer that it may take nothing more.
+async fn tell_own<L: Link>(shared: &Shared<L>, why: Refusal) {
+    shared.writer.depose(&why.to_string());
+    let Refusal::Promised(term) = why else { return };
+    if term.epoch <= shared.claim.term.epoch {
+        return;
+    }
+    let node = NodeUuid(shared.me.node);
+    let told = shared.link.call::<noded::Deposed>(node, term.epoch, Duration::from_millis(TELL_MS)).await;
+    if let Err(why) = told {
+        tracing::warn!(%why, "can't tell the own gantry-noded that its master is deposed");
+    }
+}

@@ -1,0 +1,431 @@
+//! One copy's sender: connects, judges, gives tokens, sends rows, bodies, snapshots (docs/adr/0008, 4).
+//!
+//! ```text
+//!  promise ─▶ judge ─▶ where to go on ─▶ append ─▶ confirm ─┐
+//!     ▲         └ suspect: ends          ▲ gap: step back   │
+//!     └── lost ◀── any failure ◀─────────┴──────────────────┘
+//! ```
+//!
+//! One call is under way at a time and carries all that was appended meanwhile. Any failure of the connection leads back
+//! to the promise, since the copy at its end may be another one then.
+
+use crate::handle::{Entry, Shared, blocking};
+use crate::heard;
+use crate::link::{Link, LinkError};
+use crate::wire;
+use gantry_model::ids::NodeUuid;
+use gantry_proto::copies::{
+    APPEND_BYTES_MAX, APPEND_ROWS_MAX, AppendReply, AppendRequest, BodyPutRequest, Digest, Facts,
+    PromiseRequest, SnapshotId, SnapshotPutReply, SnapshotPutRequest, TokenRequest,
+};
+use gantry_proto::noded::{self, PIECE_BYTES_MAX};
+use gantry_store::core::copy::Refusal;
+use gantry_store::core::list::Member;
+use gantry_store::core::row::{Index, Position, Row};
+use gantry_store::core::snapshot::{Feed, feed};
+use gantry_store::core::token::{Connect, Token, connect, may_give};
+use gantry_store::{Shipment, StoreError};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long a copy may take to flush rows; a disk that needs longer is as good as silent.
+const APPEND_MS: u64 = 10_000;
+/// How long a piece of a body or of a snapshot may take; taking over a snapshot writes all objects.
+const PIECE_MS: u64 = 60_000;
+/// How long a promise or a token may take.
+const SMALL_MS: u64 = 5_000;
+/// A commit that nothing follows is told after this while.
+const COMMIT_TOLD: Duration = Duration::from_millis(20);
+/// A sign of life at least this often: five fit the time after which a copy counts as silent.
+const ALIVE: Duration = Duration::from_millis(1_000);
+/// Pauses after failures: from the first to the last, doubled each time.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_millis(5_000);
+
+/// Why a session with a copy ended.
+enum End {
+    /// Begin anew after a pause.
+    Lost(String),
+    /// It counts no more in this term, and is sent nothing more.
+    Suspect(String),
+    /// A newer master or a newer start of this writer.
+    Deposed(Refusal),
+    /// The own writer has ended.
+    Over,
+}
+
+impl From<LinkError> for End {
+    fn from(why: LinkError) -> Self {
+        End::Lost(why.to_string())
+    }
+}
+
+/// A token on its way: drawn and recorded at a row, to be given when the row can't be lost.
+struct Gift {
+    at: Index,
+    old: Option<Token>,
+    new: Token,
+}
+
+/// One session with one copy.
+struct Session<'a, L> {
+    shared: &'a Shared<L>,
+    member: Member,
+    /// Rows after this one are sent next.
+    after: Index,
+    /// The commit index it was told.
+    told: Index,
+    gift: Option<Gift>,
+    /// What it showed when the token could not be recorded yet.
+    unrecorded: Option<Facts>,
+}
+
+/// Sends to one copy until `stop`.
+pub async fn run<L: Link>(shared: Arc<Shared<L>>, member: Member, stop: CancellationToken) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let began = tokio::time::Instant::now();
+        let end = tokio::select! {
+            end = session(&shared, member) => end,
+            () = stop.cancelled() => return,
+        };
+        match end {
+            End::Lost(why) => {
+                tracing::debug!(log = ?shared.log, node = shared.name(member.node), why, "a copy is not reached");
+                shared.note(member, |entry| entry.why = why);
+            }
+            End::Suspect(why) => {
+                tracing::error!(
+                    log = ?shared.log, node = shared.name(member.node), copy = %member.copy_id, why,
+                    "a copy is suspect: take it out and add it again as an empty one"
+                );
+                shared.writer.suspect(member.copy_id, &why);
+                shared.note(member, |entry| entry.suspect = Some(why));
+                return;
+            }
+            End::Deposed(why) => return shared.depose(member.node, why),
+            End::Over => return,
+        }
+        // A session that lasted was no failure to connect.
+        pause = if began.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn session<L: Link>(shared: &Shared<L>, member: Member) -> End {
+    let mut session =
+        Session { shared, member, after: Index(0), told: Index(0), gift: None, unrecorded: None };
+    match session.connect().await {
+        Ok(()) => session.feed().await,
+        Err(end) => end,
+    }
+}
+
+/// What a refusal means to a writer that has its term.
+fn refused(why: Refusal) -> End {
+    match why {
+        Refusal::Promised(_) | Refusal::OtherBallot(_) | Refusal::OtherStart(_) => End::Deposed(why),
+        Refusal::Broken(_) => End::Suspect(why.to_string()),
+        Refusal::Stranger | Refusal::Gap(_) | Refusal::Malformed => End::Lost(why.to_string()),
+    }
+}
+
+impl<L: Link> Session<'_, L> {
+    async fn call<V>(&self, request: V::Request, ms: u64) -> Result<V::Reply, End>
+    where
+        V: gantry_proto::verb::Verb<Request: Sync>,
+    {
+        let round = self.shared.round();
+        let node = NodeUuid(self.member.node);
+        let reply = self.shared.link.call::<V>(node, request, Duration::from_millis(ms)).await?;
+        self.shared.answered(
+            self.member,
+            round,
+            V::ID == <noded::CopyAppend as gantry_proto::verb::Verb>::ID,
+        );
+        Ok(reply)
+    }
+
+    /// Promises, judges, and finds where to go on.
+    async fn connect(&mut self) -> Result<(), End> {
+        let (log, claim) = (wire::log(self.shared.log), wire::claim(&self.shared.claim));
+        let request = PromiseRequest { claims: vec![(log, claim)] };
+        let reply = self.call::<noded::CopyPromise>(request, SMALL_MS).await?;
+        let Some((_, answer)) = reply.answers.into_iter().next() else {
+            return Err(End::Lost("it has no such log".to_owned()));
+        };
+        let facts = answer.map_err(|why| refused(wire::to_refusal(why)))?;
+        if facts.copy_id != self.member.copy_id {
+            return Err(End::Lost(format!("the node holds another copy, {}", facts.copy_id)));
+        }
+        let last = Index(facts.last.idx);
+        self.record(&facts)?;
+        self.shared.note(self.member, |entry| entry.why.clear());
+        // Whether rows that far back are still there is told when they are asked for.
+        match feed(last, self.shared.last().next(), Index(0)) {
+            Feed::After(idx) => self.after = idx,
+            Feed::Snapshot => self.snapshot().await?,
+        }
+        Ok(())
+    }
+
+    /// Draws a token for the copy and records it, unless one was drawn before and not given.
+    fn record(&mut self, facts: &Facts) -> Result<(), End> {
+        let shown = heard::shown(facts);
+        let confirmed = self.shared.entry(self.member, |entry| entry.matched);
+        let mut drawn = [0; 16];
+        getrandom::fill(&mut drawn).map_err(|why| End::Lost(why.to_string()))?;
+        let record = self.shared.record_of(self.member.copy_id);
+        let asked = connect(&shown, record.as_ref(), confirmed, drawn);
+        self.unrecorded = None;
+        match asked.map_err(|why| End::Suspect(why.to_string()))? {
+            Connect::Give(record) => {
+                self.gift = Some(Gift { at: record.at.idx, old: record.old, new: record.new });
+            }
+            Connect::Record(row) => match self.shared.writer.append_token(&row) {
+                Ok(at) => {
+                    self.gift = Some(Gift { at, old: row.old, new: row.new });
+                }
+                // The queue is full, or no majority answers yet: tried again later.
+                Err(StoreError::Full | StoreError::NoMajority { .. }) => {
+                    self.unrecorded = Some(facts.clone())
+                }
+                Err(_) => return Err(End::Over),
+            },
+        }
+        Ok(())
+    }
+
+    async fn feed(&mut self) -> End {
+        let mut appended = self.shared.writer.appended();
+        let mut progress = self.shared.writer.progress();
+        let mut rounds = self.shared.rounds();
+        loop {
+            appended.mark_unchanged();
+            progress.mark_unchanged();
+            rounds.mark_unchanged();
+            match self.step().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(end) => return end,
+            }
+            if progress.borrow().failed.is_some() {
+                return End::Over;
+            }
+            let committed = progress.borrow().committed;
+            let told = committed <= self.told;
+            tokio::select! {
+                changed = appended.changed() => if changed.is_err() { return End::Over },
+                changed = progress.changed(), if told => if changed.is_err() { return End::Over },
+                () = tokio::time::sleep(COMMIT_TOLD), if !told => {
+                    if let Err(end) = self.send(true).await { return end }
+                }
+                changed = rounds.changed() => {
+                    if changed.is_err() { return End::Over }
+                    if let Err(end) = self.send(true).await { return end }
+                }
+                () = tokio::time::sleep(ALIVE) => {
+                    if let Err(end) = self.alive().await { return end }
+                }
+            }
+        }
+    }
+
+    /// Does what there is to do; false when nothing is left.
+    async fn step(&mut self) -> Result<bool, End> {
+        if self.give().await? {
+            return Ok(true);
+        }
+        self.send(false).await
+    }
+
+    /// A sign of life, and what had to wait.
+    async fn alive(&mut self) -> Result<(), End> {
+        if let Some(facts) = self.unrecorded.take() {
+            self.record(&facts)?;
+        }
+        self.send(true).await.map(|_| ())
+    }
+
+    /// Gives the token that is on its way, when that is allowed.
+    async fn give(&mut self) -> Result<bool, End> {
+        let confirmed = self.shared.entry(self.member, |entry| entry.matched);
+        let committed = self.shared.writer.progress().borrow().committed;
+        let Some(gift) = self.gift.take_if(|gift| may_give(gift.at, confirmed, committed)) else {
+            return Ok(false);
+        };
+        let (log, claim) = (wire::log(self.shared.log), wire::claim(&self.shared.claim));
+        let request = TokenRequest { log, claim, old: gift.old, new: gift.new };
+        match self.call::<noded::CopyToken>(request, SMALL_MS).await? {
+            None => Ok(true),
+            Some(why) => Err(refused(wire::to_refusal(why))),
+        }
+    }
+
+    /// Sends the next rows; none are sent only when `even_none`. Whether anything was sent.
+    async fn send(&mut self, even_none: bool) -> Result<bool, End> {
+        let (writer, after) = (self.shared.writer.clone(), self.after);
+        let ship = blocking(move || writer.batch_after(after, APPEND_BYTES_MAX, APPEND_ROWS_MAX)).await;
+        let (prev, rows, commit) = match ship {
+            Ok(Shipment::Rows { prev, rows, commit }) => (prev, rows, commit),
+            Ok(Shipment::Compacted(_)) => {
+                self.snapshot().await?;
+                return Ok(true);
+            }
+            Err(why) => {
+                tracing::warn!(log = ?self.shared.log, error = why.chain(), "can't read rows to be sent");
+                return Err(End::Lost(why.chain()));
+            }
+        };
+        if rows.is_empty() && !even_none {
+            return Ok(false);
+        }
+        self.append(prev, rows, commit).await?;
+        Ok(true)
+    }
+
+    async fn append(&mut self, prev: Position, rows: Vec<Row>, commit: Index) -> Result<(), End> {
+        let request = AppendRequest {
+            log: wire::log(self.shared.log),
+            claim: wire::claim(&self.shared.claim),
+            prev: wire::place(prev),
+            rows: rows.into_iter().map(wire::row).collect(),
+            commit: commit.0,
+        };
+        match self.call::<noded::CopyAppend>(request, APPEND_MS).await? {
+            AppendReply::Matched(matched) => {
+                self.after = Index(matched);
+                self.told = commit.min(self.after);
+                self.shared.matched(self.member, self.after);
+                Ok(())
+            }
+            AppendReply::Bodies(missing) => self.bodies(missing).await,
+            AppendReply::Refused(why) => match wire::to_refusal(why) {
+                Refusal::Gap(last) => self.step_back(last.idx, prev.idx).await,
+                why => Err(refused(why)),
+            },
+        }
+    }
+
+    /// The copy lacks the row before: goes on further back. One that once confirmed more has lost something.
+    async fn step_back(&mut self, last: Index, tried: Index) -> Result<(), End> {
+        let confirmed = self.shared.entry(self.member, |entry| entry.matched);
+        if last < confirmed {
+            let text = format!("it ends at row {last}, but has confirmed row {confirmed}");
+            return Err(End::Suspect(text));
+        }
+        match feed(last, tried, Index(0)) {
+            Feed::After(idx) => {
+                self.after = idx;
+                Ok(())
+            }
+            Feed::Snapshot => self.snapshot().await,
+        }
+    }
+
+    /// Sends bodies that the copy must have before it can confirm the rows naming them.
+    async fn bodies(&mut self, missing: Vec<Digest>) -> Result<(), End> {
+        for digest in missing {
+            let path = self.shared.root.blob(&hex(&digest));
+            let told = |why: std::io::Error| {
+                let text = format!("it wants a body that can't be read here: {}: {why}", path.display());
+                tracing::error!(log = ?self.shared.log, text, "can't feed a copy");
+                End::Lost(text)
+            };
+            let total = std::fs::metadata(&path).map_err(told)?.len();
+            let (mut offset, mut turns) = (0, 0_u64);
+            loop {
+                let bytes = piece(path.clone(), offset).await.map_err(told)?;
+                let request = BodyPutRequest { digest, total, offset, bytes };
+                let reply = self.call::<noded::BodyPut>(request, PIECE_MS).await?;
+                turns += 1;
+                if reply.done {
+                    break;
+                }
+                // Twice as many pieces as there are: it begins anew again and again.
+                if turns > 2 * total.div_ceil(PIECE_BYTES_MAX as u64) + 2 {
+                    return Err(End::Lost("it does not take a body whole".to_owned()));
+                }
+                offset = reply.next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a snapshot; the copy goes on after it.
+    async fn snapshot(&mut self) -> Result<(), End> {
+        let writer = self.shared.writer.clone();
+        let _one = self.shared.snapshots.lock().await;
+        let file = blocking(move || writer.snapshot()).await.map_err(|why| End::Lost(why.chain()))?;
+        let of = SnapshotId { at: wire::place(file.at), bytes: file.bytes, crc: file.crc };
+        tracing::info!(
+            log = ?self.shared.log, node = self.shared.name(self.member.node), bytes = of.bytes, at = of.at.idx,
+            "sends a snapshot"
+        );
+        let sent = self.send_snapshot(&file.path, of).await;
+        let _ = std::fs::remove_file(&file.path);
+        sent
+    }
+
+    async fn send_snapshot(&mut self, path: &Path, of: SnapshotId) -> Result<(), End> {
+        let (mut offset, mut turns) = (0, 0_u64);
+        loop {
+            let bytes = piece(path.to_owned(), offset).await.map_err(|why| End::Lost(why.to_string()))?;
+            let request = SnapshotPutRequest {
+                log: wire::log(self.shared.log),
+                claim: wire::claim(&self.shared.claim),
+                of,
+                offset,
+                bytes,
+            };
+            match self.call::<noded::CopySnapshotPut>(request, PIECE_MS).await? {
+                SnapshotPutReply::More(next) => offset = next,
+                SnapshotPutReply::Refused(why) => return Err(refused(wire::to_refusal(why))),
+                SnapshotPutReply::Taken(last) => {
+                    // What it has after S may be others' rows: they are found by their terms, from S on.
+                    self.after = Index(of.at.idx.min(last.idx));
+                    return Ok(());
+                }
+            }
+            turns += 1;
+            if turns > 2 * of.bytes.div_ceil(PIECE_BYTES_MAX as u64) + 2 {
+                return Err(End::Lost("it does not take a snapshot whole".to_owned()));
+            }
+        }
+    }
+}
+
+fn hex(digest: &Digest) -> String {
+    use std::fmt::Write as _;
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A piece of a file, read on a thread that may block.
+async fn piece(path: PathBuf, offset: u64) -> std::io::Result<Vec<u8>> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::new();
+        file.take(PIECE_BYTES_MAX as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    read.await.map_err(std::io::Error::other)?
+}
+
+impl Entry {
+    /// How long ago it last answered, ms.
+    #[must_use]
+    pub fn silent_ms(&self, now: u64) -> u64 {
+        now.saturating_sub(self.answered_at)
+    }
+}
