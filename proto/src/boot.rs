@@ -1,4 +1,4 @@
-//! Verbs of Boot, on `boot.sock`. Callers: the CLI (init, destroy, daemon control).
+//! Verbs of Boot, on `boot.sock`. Callers: the CLI (init, destroy, failover, daemon control).
 
 use crate::verbs;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,34 @@ verbs! {
     4 Shutdown(()) as ();
     /// Suspends restarts of daemons without stopping them; empty = all.
     5 Hold(Vec<String>) as ();
+    /// Makes this node the master (P1.8): runs the ballot as a child process and, when it is won, waits until the master's
+    /// daemons are ready. Items are its lines. Closing the connection ends a look at the other nodes, never a ballot.
+    6 Failover(FailoverRequest) => FailoverLine as FailoverReply;
+}
+
+/// See [`Failover`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverRequest {
+    /// Only look; promise nothing, change nothing.
+    pub look: bool,
+    /// Without the others' word: a new history that goes on with what lies here (P1.12).
+    pub no_voting: bool,
+    /// Nodes marked offline are not asked.
+    pub ignore_offline: bool,
+}
+
+/// See [`Failover`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverLine {
+    /// For people.
+    pub text: String,
+}
+
+/// See [`Failover`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverReply {
+    /// The epoch won; None after a look.
+    pub epoch: Option<u64>,
 }
 
 /// State of one daemon.

@@ -91,6 +91,39 @@ verbs! {
     36 Deposed(u64) as ();
     /// From this node only: both its copies go on alone in a new history (`--no-voting`).
     37 CopyAlone(copies::AloneRequest) as ();
+    /// Stores what a candidate must have before it may become master: files of `secrets/`. Repeated: the same.
+    38 Secrets(SecretsRequest) as ();
+    /// The ssconf files as they lie on this node's disk.
+    39 SsconfHave(()) as SsconfHaveReply;
+}
+
+/// Files in one [`Secrets`].
+pub const SECRETS_MAX: usize = 16;
+
+/// See [`Secrets`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretsRequest {
+    /// The master.
+    pub fence: Fence,
+    /// (file name, content), at most [`SECRETS_MAX`]; names that the receiver does not know are refused.
+    pub files: Vec<(String, String)>,
+}
+
+// By hand: contents must not reach a log.
+impl std::fmt::Debug for SecretsRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.files.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("SecretsRequest").field("fence", &self.fence).field("files", &names).finish()
+    }
+}
+
+/// See [`SsconfHave`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SsconfHaveReply {
+    /// Index of W they were computed from; 0 = none were written yet.
+    pub index: u64,
+    /// (key, SHA-256 of the whole file), sorted by key.
+    pub digests: Vec<(String, [u8; 32])>,
 }
 
 /// Bytes of a stream.

@@ -47,6 +47,18 @@ verbs! {
     11 CertSign(CertSignRequest) as CertSignReply;
     /// How the last contact with each node ended.
     12 NodeStates(()) as Vec<NodeState>;
+    /// Takes a node's copies into the lists of both logs, or out of them (P2). Items tell the progress. Answered when the
+    /// list is settled and `set` and `also` are written in the same batch. Repeated for a node that is in, or out,
+    /// already: only those are written. Closing the connection abandons a learner, never a list that was appended.
+    13 MemberChange(MemberChangeRequest) => MemberProgress as MemberChangeReply;
+    /// The copies of W as its writer sees them.
+    14 Members(()) as MembersReply;
+    /// luxid only: list n is committed in Q.
+    15 ListInQ(ListInQRequest) as ();
+    /// Whether this is the master still: a majority of W's copies has just said so (P1.10).
+    16 ConfirmMaster(()) as ();
+    /// The ssconf values of the committed state, for who distributes or compares them.
+    17 SsconfValues(()) as SsconfValuesReply;
 }
 
 /// See [`Status`].
@@ -543,4 +555,83 @@ pub struct NodeState {
     pub claimed: bool,
     /// Why not, for people.
     pub why: String,
+}
+
+/// See [`MemberChange`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberChangeRequest {
+    /// The job; it holds the node's lock exclusively, and what `also` needs.
+    pub owner: JobOwner,
+    /// Whose copies.
+    pub node: NodeUuid,
+    /// In, or out.
+    pub join: bool,
+    /// Fields of the node that change with it, as in [`Command::NodeSet`]; empty: only what `also` says.
+    pub set: Json<Params>,
+    /// Further commands of that batch.
+    pub also: Json<Vec<Command>>,
+}
+
+/// See [`MemberChange`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberProgress {
+    /// For people: "node2 lacks 1200 rows of the queue".
+    pub text: String,
+}
+
+/// See [`MemberChange`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberChangeReply {
+    /// Index of the batch.
+    pub index: u64,
+}
+
+/// How one copy of a log stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// The node that holds it.
+    pub node: NodeUuid,
+    /// Its name.
+    pub name: String,
+    /// Which copy.
+    pub copy_id: Uuid,
+    /// Fed, but not counted yet.
+    pub learner: bool,
+    /// Up to here it has the writer's rows.
+    pub matched: u64,
+    /// Rows it lacks.
+    pub lag: u64,
+    /// Why it does not count (P1.11), if it does not.
+    pub suspect: Option<String>,
+    /// When it answered last; never since the writer started: None.
+    pub answered_ms_ago: Option<u64>,
+    /// What is wrong with the connection, for people; empty = nothing.
+    pub why: String,
+}
+
+/// See [`Members`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembersReply {
+    /// Number of the newest list of W.
+    pub n: u64,
+    /// Whether it is settled.
+    pub settled: bool,
+    /// Members and learners, the writer's own copy included.
+    pub copies: Vec<CopyStatus>,
+}
+
+/// See [`ListInQ`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListInQRequest {
+    /// The list's number.
+    pub n: u64,
+}
+
+/// See [`SsconfValues`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SsconfValuesReply {
+    /// Index of W they were computed from.
+    pub index: u64,
+    /// (key, whole file content), sorted by key.
+    pub values: Vec<(String, String)>,
 }

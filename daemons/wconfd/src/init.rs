@@ -4,7 +4,7 @@
 use crate::args::InitOptions;
 use crate::core::config::Config;
 use crate::core::{config, ssconf};
-use gantry_model::config::{Meta, Node, Params, Stamp, kind};
+use gantry_model::config::{MemberCopy, Members, Meta, Node, Params, Stamp, kind};
 use gantry_model::defaults;
 use gantry_model::ids::{ClusterUuid, GroupUuid, NodeUuid};
 use gantry_model::names::{is_group_name, is_host_name};
@@ -113,6 +113,8 @@ impl fmt::Display for Made {
 struct Plan {
     cluster: ClusterUuid,
     node: NodeUuid,
+    /// The id of this node's copies of both logs.
+    copy: Uuid,
     settings: NodeToml,
     /// Whether node.toml has to be written.
     save: bool,
@@ -256,8 +258,11 @@ fn plan(root: &Root, options: &InitOptions) -> Result<Plan, InitError> {
     check(options, &settings)?;
     let (cluster, node, group) =
         (ClusterUuid(Uuid::new_v4()), NodeUuid(Uuid::new_v4()), GroupUuid(Uuid::new_v4()));
-    let objects = objects(options, &settings, (cluster, node, group), clock::now().epoch());
-    Ok(Plan { cluster, node, settings, save, objects })
+    let mut objects = objects(options, &settings, (cluster, node, group), clock::now().epoch());
+    let copy = Uuid::new_v4();
+    let members = Members { n: 1, members: vec![MemberCopy { node, copy_id: copy }], settled: true };
+    objects.push(object(kind::MEMBERS, kind::MEMBERS_KEY, &members));
+    Ok(Plan { cluster, node, copy, settings, save, objects })
 }
 
 fn objects(
@@ -351,7 +356,7 @@ fn make_logs(new: &Path, plan: &Plan) -> Result<(), InitError> {
         history: Uuid::new_v4(),
         epoch: FIRST_EPOCH,
         ballot,
-        members: vec![Member { node: plan.node.0, copy_id: Uuid::new_v4() }],
+        members: vec![Member { node: plan.node.0, copy_id: plan.copy }],
         first,
     };
     create(new, LogKind::W, &birth(Batch::of(first.collect())))?;

@@ -8,6 +8,7 @@ use crate::ids::{ClusterUuid, Generation, GroupUuid, InstanceUuid, JobOwner, Lea
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
 
 /// A JSON object of parameters.
 pub type Params = Map<String, Value>;
@@ -48,6 +49,31 @@ pub mod kind {
     pub const LEASE_CLOCK_KEY: &str = "clock";
     /// The last batch of each job that applied one, by owner: makes `Apply` safe to repeat.
     pub const APPLIED: &str = "applied";
+    /// Whose copies count (config.data); key [`MEMBERS_KEY`], body [`super::Members`].
+    pub const MEMBERS: &str = "members";
+    /// Key of the members object.
+    pub const MEMBERS_KEY: &str = "members";
+}
+
+/// Whose copies of the logs count, as the objects have it (docs/adr/0008). The list in W's log is ahead of it while a
+/// change is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Number of the list.
+    pub n: u64,
+    /// Who counts.
+    pub members: Vec<MemberCopy>,
+    /// Whether this list is committed in both logs.
+    pub settled: bool,
+}
+
+/// One copy that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberCopy {
+    /// The node that holds it.
+    pub node: NodeUuid,
+    /// Which copy.
+    pub copy_id: Uuid,
 }
 
 /// Serial and times of the whole configuration (`spec/config.md` §1).

@@ -31,7 +31,7 @@ mod error;
 mod io;
 
 pub use crate::core::Rules;
-pub use crate::core::list::{List, Member};
+pub use crate::core::list::{List, MEMBERS_MAX, Member};
 pub use crate::core::row::{
     BATCH_BYTES_MAX, Batch, BatchError, Change, Digest, Index, KEY_BYTES_MAX, KIND_BYTES_MAX, Object,
     Position, Row, RowKind, Term,

@@ -4,7 +4,7 @@ use crate::sheet::{Sheet, ids};
 use gantry_model::ids::Generation;
 use gantry_model::role::Role;
 use gantry_proto::noded::{
-    Audit, AuditReply, Bytes, Claim, ClaimRequest, CommandEnd, ImageKeep, ImageKeepRequest, ImagePut,
+    self, Audit, AuditReply, Bytes, Claim, ClaimRequest, CommandEnd, ImageKeep, ImageKeepRequest, ImagePut,
     ImagePutRequest, Inventory, JoinFinish, JoinFinishRequest, JoinProve, JoinProveReply, JoinProveRequest,
     Leave, NodeInfo, NodeInfoReply, OpenLimits, OutputPiece, PieceReply, SetRole, SetRoleRequest, SlotFacts,
     Ssconf, SsconfRequest, Stream, TestDelay, TestDelayRequest, VERBS, VmCancel, VmClose, VmCommandRef,
@@ -93,6 +93,10 @@ fn noded_keeps_its_bytes() {
     work(&mut sheet, lease);
     images(&mut sheet);
     crate::copies::samples(&mut sheet);
+    let files = vec![("ca.pem".to_owned(), "PEM".to_owned())];
+    sheet.verb::<noded::Secrets>(&[noded::SecretsRequest { fence: ids::FENCE, files }], &[], &[()]);
+    let have = noded::SsconfHaveReply { index: 300, digests: vec![("cluster_name".to_owned(), [9; 32])] };
+    sheet.verb::<noded::SsconfHave>(&[()], &[], &[have]);
     sheet.covers(VERBS);
     sheet.check();
 }

@@ -6,10 +6,12 @@ use gantry_model::ids::{BlueprintUuid, Generation, PoolUuid, TaskId};
 use gantry_model::lease::LeaseOwner;
 use gantry_proto::codec::Json;
 use gantry_proto::wconfd::{
-    Apply, ApplyReply, ApplyRequest, CertSign, CertSignReply, CertSignRequest, Command, FreeScope,
-    LockBlocked, LockFree, LockFreeRequest, LockPriority, LockPriorityRequest, LockRequest, LockRow,
-    LockRows, LockUpdate, NodeState, NodeStates, Object, OwnerGone, Owners, Read, ReadKey, ReadReply, Status,
-    StatusReply, TagTarget, VERBS, Want, Watch, WatchChange, WatchItem, WatchRequest,
+    Apply, ApplyReply, ApplyRequest, CertSign, CertSignReply, CertSignRequest, Command, ConfirmMaster,
+    CopyStatus, FreeScope, ListInQ, ListInQRequest, LockBlocked, LockFree, LockFreeRequest, LockPriority,
+    LockPriorityRequest, LockRequest, LockRow, LockRows, LockUpdate, MemberChange, MemberChangeReply,
+    MemberChangeRequest, MemberProgress, Members, MembersReply, NodeState, NodeStates, Object, OwnerGone,
+    Owners, Read, ReadKey, ReadReply, SsconfValues, SsconfValuesReply, Status, StatusReply, TagTarget, VERBS,
+    Want, Watch, WatchChange, WatchItem, WatchRequest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -250,6 +252,39 @@ fn config(sheet: &mut Sheet) {
     sheet.verb::<Watch>(&watches, &items, &[()]);
 }
 
+fn members(sheet: &mut Sheet) {
+    let change = |join, set: &Params, also: &Vec<Command>| MemberChangeRequest {
+        owner: ids::OWNER,
+        node: ids::NODE,
+        join,
+        set: Json::of(set).expect("JSON"),
+        also: Json::of(also).expect("JSON"),
+    };
+    let changes = [
+        change(true, &set(), &vec![]),
+        change(false, &Params::new(), &vec![Command::NodeRemove { node: ids::NODE }]),
+    ];
+    let progress = MemberProgress { text: text("node2 lacks 1200 rows of the queue") };
+    let copy = |suspect: Option<String>| CopyStatus {
+        node: ids::NODE,
+        name: text("n1.example"),
+        copy_id: ids::HISTORY,
+        learner: suspect.is_none(),
+        matched: 70_000,
+        lag: 300,
+        answered_ms_ago: suspect.is_none().then_some(20),
+        suspect,
+        why: text("refused"),
+    };
+    let copies = vec![copy(None), copy(Some(text("shows an old token")))];
+    let values = SsconfValuesReply { index: 300, values: vec![(text("cluster_name"), text("c\n"))] };
+    sheet.verb::<MemberChange>(&changes, &[progress], &[MemberChangeReply { index: 300 }]);
+    sheet.verb::<Members>(&[()], &[], &[MembersReply { n: 3, settled: true, copies }]);
+    sheet.verb::<ListInQ>(&[ListInQRequest { n: 4 }], &[], &[()]);
+    sheet.verb::<ConfirmMaster>(&[()], &[], &[()]);
+    sheet.verb::<SsconfValues>(&[()], &[], &[values]);
+}
+
 #[test]
 fn wconfd_keeps_its_bytes() {
     let status =
@@ -263,6 +298,7 @@ fn wconfd_keeps_its_bytes() {
     config(&mut sheet);
     sheet.verb::<CertSign>(&[sign], &[], &[signed]);
     sheet.verb::<NodeStates>(&[()], &[], &[vec![state]]);
+    members(&mut sheet);
     sheet.covers(VERBS);
     sheet.check();
 }

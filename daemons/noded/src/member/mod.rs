@@ -9,6 +9,7 @@
 //! behind the first and then attach to what it did.
 
 mod audit;
+mod candidate;
 pub mod gate;
 mod images;
 mod node;

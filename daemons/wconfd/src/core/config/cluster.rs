@@ -9,8 +9,8 @@ use gantry_model::names::is_host_name;
 use serde_json::Value;
 use std::net::IpAddr;
 
-/// Copies of the configuration on other nodes do not exist yet (DESIGN §9).
-const CANDIDATE_POOL_SIZE_MAX: u64 = 1;
+/// A failover asks all candidates, and a commit waits for a majority of them.
+const CANDIDATE_POOL_SIZE_MAX: u64 = gantry_store::MEMBERS_MAX as u64;
 
 impl Edit<'_> {
     /// Sets fields of the cluster by their names.
@@ -52,10 +52,10 @@ fn check(cluster: &Cluster) -> Result<(), GanetiError> {
         return Err(wrong_input(format!("'{}' is not a cluster name", cluster.cluster_name)));
     }
     if cluster.candidate_pool_size > CANDIDATE_POOL_SIZE_MAX {
-        return Err(wrong_input(
-            "candidate_pool_size can't be more than 1: this release keeps no copies of the configuration on \
-             other nodes, so only the master is a candidate",
-        ));
+        return Err(wrong_input(format!(
+            "candidate_pool_size {} is more than the {CANDIDATE_POOL_SIZE_MAX} copies that a cluster can have",
+            cluster.candidate_pool_size
+        )));
     }
     if !cluster.master_ip.is_empty() && cluster.master_ip.parse::<IpAddr>().is_err() {
         return Err(wrong_input(format!("master_ip '{}' is not an IP address", cluster.master_ip)));

@@ -1,10 +1,11 @@
 //! One batch: the values it replaced, and how it ends: finished with new serials, or put back.
 
 use super::error::{Refusal, updated, wrong_input};
+use super::members::MembersRow;
 use super::object::Change;
 use super::pooled::{ClockRow, LeaseRow};
 use super::rows::{Applied, Config, Fix, SlotRow};
-use gantry_model::config::{Cluster, Group, Instance, Meta, Node, Slot, SlotState};
+use gantry_model::config::{Cluster, Group, Instance, Members, Meta, Node, Slot, SlotState};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::{BlueprintUuid, GroupUuid, InstanceUuid, JobOwner, LeaseUuid, NodeUuid, PoolUuid};
 use gantry_model::lease::Lease;
@@ -63,6 +64,7 @@ pub struct Undo {
     pub(super) images: BTreeMap<String, Option<Arc<Image>>>,
     pub(super) leases: BTreeMap<LeaseUuid, Option<Arc<LeaseRow>>>,
     pub(super) clock: Option<ClockRow>,
+    pub(super) members: Option<Option<Arc<MembersRow>>>,
     pub(super) applied: BTreeMap<JobOwner, Option<Arc<Applied>>>,
 }
 
@@ -82,9 +84,23 @@ impl Config {
     /// # Errors
     /// The first refusal; nothing has changed then.
     pub fn apply(&mut self, commands: &[Command], context: &mut Context) -> Result<Effect, Refusal> {
+        self.batch(None, commands, context)
+    }
+
+    /// As [`Config::apply`], with new members written in the same batch.
+    pub(super) fn batch(
+        &mut self,
+        members: Option<Members>,
+        commands: &[Command],
+        context: &mut Context,
+    ) -> Result<Effect, Refusal> {
         let mut edit = Edit::new(self, context.now, context.clock);
+        if let Some(members) = members {
+            edit.set_members(members);
+        }
         let results: Result<Vec<Value>, Refusal> =
             commands.iter().map(|command| edit.command(command, context)).collect();
+        let results = results.and_then(|results| Ok(edit.flags_agree().map(|()| results)?));
         let results = match results {
             Ok(results) => results,
             Err(error) => {
@@ -127,7 +143,7 @@ impl Config {
     /// Puts back what a batch replaced. Only the newest batch can be put back.
     pub fn undo(&mut self, undo: Undo) {
         let Undo { meta, cluster, nodes, groups, instances, slots, applied, .. } = undo;
-        let Undo { blueprints, pools, images, leases, clock, .. } = undo;
+        let Undo { blueprints, pools, images, leases, clock, members, .. } = undo;
         // First everything out, then everything in: names may have wandered between objects.
         nodes.keys().for_each(|uuid| drop(self.put_node(*uuid, None)));
         groups.keys().for_each(|uuid| drop(self.put_group(*uuid, None)));
@@ -143,6 +159,7 @@ impl Config {
         leases.into_iter().for_each(|(uuid, row)| drop(self.put_lease(uuid, row)));
         applied.into_iter().for_each(|(owner, row)| drop(self.put_applied(owner, row)));
         self.clock = clock.unwrap_or(self.clock);
+        self.members = members.unwrap_or_else(|| self.members.clone());
         self.meta = meta.unwrap_or_else(|| self.meta.clone());
         self.cluster = cluster.unwrap_or_else(|| self.cluster.clone());
     }

@@ -17,6 +17,7 @@ impl Edit<'_> {
         let nodes_moved = self.finish_nodes(now, &mut changes);
         let (instances_moved, instances_came) = self.finish_instances(now, &mut changes);
         let pools_moved = self.finish_pools(now, &mut changes);
+        self.finish_members(&mut changes);
         let bump = nodes_moved || groups_came || instances_came;
         let cluster_moved = self.finish_cluster(now, bump, &mut changes);
         if cluster_moved || groups_moved || instances_moved || pools_moved {
@@ -92,6 +93,18 @@ impl Edit<'_> {
             changes.extend(finish_row(kind::POOL, uuid, old.as_ref(), row, now, |row| &mut row.stamp));
         }
         changes.len() > before
+    }
+
+    /// The members, when they changed.
+    fn finish_members(&mut self, changes: &mut Vec<Change>) {
+        let Some(old) = &self.old.members else { return };
+        let Some(row) = &mut self.config.members else { return };
+        if old.as_ref().is_some_and(|old| old.members == row.members) {
+            return;
+        }
+        let row = Arc::make_mut(row);
+        row.rev = old.as_ref().map_or(0, |old| old.rev) + 1;
+        changes.push(stored(kind::MEMBERS, kind::MEMBERS_KEY.to_owned(), row.rev, &row.members));
     }
 
     /// Leases that changed, and the clock with them: no lease may be of a time that is not stored.

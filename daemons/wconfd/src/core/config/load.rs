@@ -1,6 +1,7 @@
 //! Stored objects back into typed ones, and the checks without which nothing is served
 //! (`spec/config.md` §5, "Consistency checks", hard).
 
+use super::members::MembersRow;
 use super::object::Object;
 use super::pooled::{ClockRow, LeaseRow};
 use super::rows::{Applied, Config, SlotRow};
@@ -143,6 +144,11 @@ impl Config {
             kind::LEASE_CLOCK => {
                 placed(&object, &kind::LEASE_CLOCK_KEY)?;
                 self.clock = ClockRow { rev: object.rev, clock: body(&object)? };
+            }
+            kind::MEMBERS => {
+                placed(&object, &kind::MEMBERS_KEY)?;
+                let members = body(&object)?;
+                self.members = Some(Arc::new(MembersRow { rev: object.rev, members }));
             }
             kind::APPLIED => {
                 let owner = object.key.parse().map_err(|_| LoadError::Misplaced {

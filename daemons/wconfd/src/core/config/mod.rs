@@ -17,6 +17,7 @@
 //! * `finish`: how a batch is finished.
 //! * `fields`: which fields callers may set, and of which type.
 //! * `cluster`, `group`, `node`, `instance`, `slot`, `tags`, `pool`, `pool_slot`, `lease`: the commands.
+//! * `members`: whose copies count.
 //! * `load`: stored objects back into typed ones.
 //! * `read`: what readers ask for.
 //!
@@ -36,6 +37,7 @@ mod group;
 mod instance;
 mod lease;
 mod load;
+mod members;
 mod node;
 pub mod object;
 mod pool;
@@ -53,6 +55,7 @@ pub use cluster::is_mac_prefix;
 pub use edit::{BATCH_BYTES_MAX, Context, Effect, Ids, Undo};
 pub use error::Refusal;
 pub use load::LoadError;
+pub use members::MembersRow;
 pub use object::{Change, Object};
 pub use pooled::LeaseRow;
 pub use read::Snapshot;

@@ -96,8 +96,7 @@ impl Edit<'_> {
         }
     }
 
-    /// Flags: at most one; the master keeps its own; nobody else is a candidate while there are no
-    /// copies (DESIGN §9).
+    /// Flags: at most one; the master keeps its own. Who is a candidate is decided by the members (see `members`).
     fn check_roles(&self, node: &Node, old: Option<&Node>) -> Result<(), GanetiError> {
         let roles = |node: &Node| (node.master_candidate, node.offline, node.drained, node.master_capable);
         let master = self.config.cluster.master_node == node.uuid;
@@ -111,13 +110,6 @@ impl Edit<'_> {
         if node.master_candidate && !node.master_capable {
             return Err(wrong_input(format!(
                 "Node {} is not master capable, cannot make it a master candidate",
-                node.name
-            )));
-        }
-        if node.master_candidate && !master {
-            return Err(wrong_state(format!(
-                "Node {} can't be a master candidate: this release keeps no copies of the configuration on \
-                 other nodes, so only the master is one",
                 node.name
             )));
         }

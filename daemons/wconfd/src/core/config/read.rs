@@ -1,5 +1,6 @@
 //! What readers ask for: objects by key and name, all of a kind, and the whole for the watch stream.
 
+use super::members::MembersRow;
 use super::object::Object;
 use super::pooled::{ClockRow, LeaseRow};
 use super::rows::{Config, SlotRow};
@@ -39,6 +40,7 @@ enum Item {
     Image(Arc<Image>),
     Lease(Arc<LeaseRow>),
     Clock(ClockRow),
+    Members(Arc<MembersRow>),
     Other(Arc<Object>),
 }
 
@@ -56,6 +58,7 @@ impl Item {
             Self::Image(row) => of(kind::IMAGE, &row.name, row.stamp.serial_no, &**row),
             Self::Lease(row) => of(kind::LEASE, row.lease.uuid, row.rev, &row.lease),
             Self::Clock(row) => of(kind::LEASE_CLOCK, kind::LEASE_CLOCK_KEY, row.rev, &row.clock),
+            Self::Members(row) => of(kind::MEMBERS, kind::MEMBERS_KEY, row.rev, &row.members),
             Self::Other(object) => (**object).clone(),
         }
     }
@@ -139,6 +142,7 @@ impl Config {
         let kinds = [
             kind::META,
             kind::CLUSTER,
+            kind::MEMBERS,
             kind::GROUP,
             kind::NODE,
             kind::IMAGE,
@@ -185,12 +189,17 @@ impl Config {
             kind::IMAGE => self.images.get(key).cloned().map(Item::Image),
             kind::LEASE => self.leases.get(&LeaseUuid(uuid?)).cloned().map(Item::Lease),
             kind::LEASE_CLOCK if key == kind::LEASE_CLOCK_KEY => self.clock_item(),
+            kind::MEMBERS if key == kind::MEMBERS_KEY => self.members_item(),
             _ => self.others.get(&(kind.to_owned(), key.to_owned())).cloned().map(Item::Other),
         }
     }
 
     fn clock_item(&self) -> Option<Item> {
         (self.clock.rev > 0).then_some(Item::Clock(self.clock))
+    }
+
+    fn members_item(&self) -> Option<Item> {
+        self.members.clone().map(Item::Members)
     }
 
     fn all(&self, kind: &str) -> Vec<Item> {
@@ -206,6 +215,7 @@ impl Config {
             kind::IMAGE => self.images.values().cloned().map(Item::Image).collect(),
             kind::LEASE => self.leases.values().cloned().map(Item::Lease).collect(),
             kind::LEASE_CLOCK => self.clock_item().into_iter().collect(),
+            kind::MEMBERS => self.members_item().into_iter().collect(),
             _ => {
                 let from = (Bound::Included((kind.to_owned(), String::new())), Bound::Unbounded);
                 let rows = self.others.range(from).take_while(|((of, _), _)| of == kind);

@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::members::MembersRow;
 use super::object::Object;
 use super::pooled::{ClockRow, LeaseRow, PoolIndexes};
 
@@ -60,6 +61,8 @@ pub struct Config {
     pub(super) images: BTreeMap<String, Arc<Image>>,
     pub(super) leases: BTreeMap<LeaseUuid, Arc<LeaseRow>>,
     pub(super) clock: ClockRow,
+    /// Whose copies count; None in a configuration that never had a second node's.
+    pub(super) members: Option<Arc<MembersRow>>,
     /// By job, its last batch.
     pub(super) applied: BTreeMap<JobOwner, Arc<Applied>>,
     /// Objects of kinds this release has no commands for: read, watched, never changed.
@@ -113,6 +116,7 @@ impl Config {
             images: BTreeMap::new(),
             leases: BTreeMap::new(),
             clock: ClockRow::default(),
+            members: None,
             applied: BTreeMap::new(),
             others: BTreeMap::new(),
             index: Indexes::default(),
@@ -298,6 +302,7 @@ impl Config {
         self.blueprints.iter().for_each(|(k, row)| drop(fresh.put_blueprint(*k, Some(row.clone()))));
         self.pools.iter().for_each(|(k, row)| drop(fresh.put_pool(*k, Some(row.clone()))));
         self.leases.iter().for_each(|(k, row)| drop(fresh.put_lease(*k, Some(row.clone()))));
+        fresh.members.clone_from(&self.members);
         fresh
     }
 }

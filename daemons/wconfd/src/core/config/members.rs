@@ -1,0 +1,68 @@
+//! Whose copies count, as an object (docs/adr/0008): what settling a change of the members writes, and the rule that
+//! a node's flag says the same.
+
+use super::edit::{Context, Edit, Effect};
+use super::error::{Refusal, wrong_state};
+use super::rows::Config;
+use gantry_model::config::{Members, Node};
+use gantry_model::error::GanetiError;
+use gantry_model::ids::NodeUuid;
+use gantry_proto::wconfd::Command;
+use std::sync::Arc;
+
+/// The object with its revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MembersRow {
+    /// Grows by one with each stored change.
+    pub rev: u64,
+    /// The record.
+    pub members: Members,
+}
+
+impl Config {
+    /// Whose copies count; None when this was never written.
+    #[must_use]
+    pub fn members(&self) -> Option<&Members> {
+        self.members.as_ref().map(|row| &row.members)
+    }
+
+    /// Writes the members and what changes with them, in one batch: all or nothing.
+    ///
+    /// # Errors
+    /// The first refusal of a command, or a flag that would contradict the members; nothing has changed then.
+    pub fn set_members(
+        &mut self,
+        members: Members,
+        commands: &[Command],
+        context: &mut Context,
+    ) -> Result<Effect, Refusal> {
+        self.batch(Some(members), commands, context)
+    }
+}
+
+impl Edit<'_> {
+    pub(super) fn set_members(&mut self, members: Members) {
+        let rev = self.config.members.as_ref().map_or(0, |row| row.rev);
+        let old = self.config.members.replace(Arc::new(MembersRow { rev, members }));
+        self.old.members.get_or_insert(old);
+    }
+
+    /// No node that this batch touched may say another thing of itself than the members do.
+    pub(super) fn flags_agree(&self) -> Result<(), GanetiError> {
+        let Some(row) = &self.config.members else { return Ok(()) };
+        if !row.members.settled {
+            // A change under way; the batch that settles it brings the flag.
+            return Ok(());
+        }
+        let counts = |node: NodeUuid| row.members.members.iter().any(|member| member.node == node);
+        let touched = self.old.nodes.keys().filter_map(|uuid| self.config.nodes.get(uuid));
+        let off = |node: &&Arc<Node>| node.master_candidate != counts(node.uuid);
+        match touched.into_iter().find(off) {
+            None => Ok(()),
+            Some(node) => Err(wrong_state(format!(
+                "Node {}: whether it is a master candidate changes with its copies only (gnt-node modify -C)",
+                node.name
+            ))),
+        }
+    }
+}
