@@ -53,7 +53,7 @@ verbs! {
     13 MemberChange(MemberChangeRequest) => MemberProgress as MemberChangeReply;
     /// The copies of W as its writer sees them.
     14 Members(()) as MembersReply;
-    /// luxid only: list n is committed in Q.
+    /// luxid only: list n is committed in Q, and how the learner stands there.
     15 ListInQ(ListInQRequest) as ();
     /// Whether this is the master still: a majority of W's copies has just said so (P1.10).
     16 ConfirmMaster(()) as ();
@@ -623,8 +623,21 @@ pub struct MembersReply {
 /// See [`ListInQ`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListInQRequest {
-    /// The list's number.
+    /// The number of Q's newest list.
     pub n: u64,
+    /// How the learner is fed that the members object names.
+    pub learner: Option<LearnerInQ>,
+}
+
+/// See [`ListInQRequest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearnerInQ {
+    /// Which copy.
+    pub copy_id: Uuid,
+    /// Up to here it has Q's rows.
+    pub matched: u64,
+    /// The last row of Q.
+    pub last: u64,
 }
 
 /// See [`SsconfValues`].

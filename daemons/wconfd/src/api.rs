@@ -1,7 +1,9 @@
 //! The verbs of `wconfd.sock`: one function each. Who may call what is decided here.
 
 use crate::core::locks::Want;
+use crate::core::ssconf;
 use crate::io::mailbox::Handle;
+use crate::io::members::{Members, Wish};
 use crate::io::owner::Owner;
 use crate::io::owner_locks::Request;
 use crate::io::owner_watch::{Watching, shown};
@@ -48,6 +50,7 @@ pub struct Identity {
 /// Answers calls.
 pub struct Api {
     handle: Handle,
+    members: Members,
     identity: Identity,
     /// Where the log lies, for watchers that catch up.
     store: PathBuf,
@@ -61,9 +64,9 @@ pub struct Api {
 impl Api {
     /// An API for callers of our own uid.
     #[must_use]
-    pub fn new(handle: Handle, identity: Identity, store: PathBuf, secrets: PathBuf) -> Self {
+    pub fn new(handle: Handle, members: Members, identity: Identity, store: PathBuf, secrets: PathBuf) -> Self {
         let uid = nix::unistd::geteuid().as_raw();
-        Self { handle, identity, store, secrets, uid, luxid: Mutex::new(None) }
+        Self { handle, members, identity, store, secrets, uid, luxid: Mutex::new(None) }
     }
 
     async fn status(&self) -> Result<wire::StatusReply, Fail> {
@@ -263,8 +266,64 @@ impl Api {
 
     async fn owners(&self, peer: &Peer, owners: Vec<JobOwner>) -> Result<(), Fail> {
         let term = self.only_luxid(peer)?;
+        // The first word on each of its connections.
+        self.members.luxid_came();
         let living: BTreeSet<_> = owners.into_iter().collect();
         self.handle.ask(move |o: &mut Owner, reply| o.owners(term, &living, reply)).await
+    }
+}
+
+impl Api {
+    async fn member_change(
+        &self,
+        request: wire::MemberChangeRequest,
+        items: ItemSender<wire::MemberChange>,
+    ) -> Result<wire::MemberChangeReply, Fail> {
+        let wire::MemberChangeRequest { owner, node, join, set, also } = request;
+        let set = set.read().map_err(|error| bad(&error))?;
+        let mut commands = also.read().map_err(|error| bad(&error))?;
+        if !set.is_empty() {
+            commands.insert(0, wire::Command::NodeSet { node, rev: None, set });
+        }
+        let mut needed = commands.clone();
+        // Also without any field the node's lock is wanted.
+        needed.push(wire::Command::NodeSet { node, rev: None, set: gantry_model::config::Params::new() });
+        self.handle.ask(move |o: &mut Owner, reply| o.allowed(owner, &needed, reply)).await?;
+        let key = vec![wire::ReadKey::Key(gantry_model::config::kind::NODE.to_owned(), node.to_string())];
+        let (_, found) = self.handle.ask(move |o: &mut Owner, reply| o.read(&key, reply)).await?;
+        let Some(known) = found.nodes().first().cloned() else {
+            return Err(Fail::new(Code::NotFound, format!("node {node} is not in the configuration")));
+        };
+        let wish = Wish { node, name: known.name.clone(), join, commands };
+        // Progress is a courtesy: the newest text counts, and nobody waits for it to be heard.
+        let (texts, mut news) = watch::channel(String::new());
+        let tell = move |text: String| drop(texts.send_replace(text));
+        let mut change = std::pin::pin!(self.members.change(wish, tell));
+        loop {
+            tokio::select! {
+                biased;
+                index = &mut change => return Ok(wire::MemberChangeReply { index: index? }),
+                changed = news.changed() => {
+                    if changed.is_ok() {
+                        let text = news.borrow_and_update().clone();
+                        items.send(&wire::MemberProgress { text }).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn list_in_q(&self, peer: &Peer, request: wire::ListInQRequest) -> Result<(), Fail> {
+        self.only_luxid(peer)?;
+        self.members.in_q(request);
+        Ok(())
+    }
+
+    async fn ssconf(&self) -> Result<wire::SsconfValuesReply, Fail> {
+        let (index, snapshot) = self.handle.ask(Owner::snapshot).await?;
+        let mut values = ssconf::of(&snapshot);
+        values.sort();
+        Ok(wire::SsconfValuesReply { index: index.0, values })
     }
 }
 
@@ -328,6 +387,11 @@ impl Service for Api {
                 wire::Watch => |request, call| self.watch(request, call.items()).await,
                 wire::CertSign => |request, _call| self.sign(request).await,
                 wire::NodeStates => |(), _call| ask.ask(Owner::node_states).await,
+                wire::MemberChange => |request, call| self.member_change(request, call.items()).await,
+                wire::Members => |(), _call| self.members.status().await,
+                wire::ListInQ => |request, call| self.list_in_q(&call.peer, request),
+                wire::ConfirmMaster => |(), _call| self.members.confirm().await,
+                wire::SsconfValues => |(), _call| self.ssconf().await,
             })
         })
     }

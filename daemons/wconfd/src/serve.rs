@@ -4,6 +4,7 @@ use crate::api::{Api, Identity};
 use crate::core::config::{Config, Object};
 use crate::io::claim::{self, Caller};
 use crate::io::mailbox;
+use crate::io::members::{self, Members};
 use crate::io::owner::{Owner, Start};
 use crate::io::owner_locks::restore;
 use crate::io::ssconf::{self, Values};
@@ -12,10 +13,14 @@ use gantry_model::ids::Fence;
 use gantry_model::role::{Role, RoleFile};
 use gantry_rpc::{Limits, serve_unix, tls, unix};
 use gantry_rt::{Daemon, clock, files};
-use gantry_store::{LogKind, StartOptions, Started, start};
-use std::path::Path;
+use gantry_copies::CopiesHandle;
+use gantry_copies::link::TlsLink;
+use gantry_copies::peers::Peers;
+use gantry_store::{LogKind, Member, StartOptions, Started};
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Mode of the socket: our own user only.
 const SOCKET_MODE: u32 = 0o600;
@@ -23,13 +28,30 @@ const SOCKET_MODE: u32 = 0o600;
 /// What was recovered.
 struct Recovered {
     started: Started,
+    copies: CopiesHandle<TlsLink>,
     config: Config,
 }
 
-/// Recovers W and loads it. Blocks.
-fn recover(dir: &Path, role: &RoleFile) -> anyhow::Result<Recovered> {
+/// Recovers W with its other copies and loads it.
+async fn recover(daemon: &Daemon, role: &RoleFile, link: &Arc<TlsLink>) -> anyhow::Result<Recovered> {
     let options = StartOptions { cluster: Some(role.cluster.0), ..StartOptions::new(LogKind::W) };
-    let mut started = start(dir, options).context("recovering the configuration log")?;
+    let start = gantry_copies::Start {
+        root: daemon.root.clone(),
+        options,
+        node: role.node,
+        link: Arc::clone(link),
+        stop: daemon.stop.clone(),
+    };
+    let ready = daemon.ready.clone();
+    let say = move |text: &str| ready.set(false, text);
+    let (mut started, copies) =
+        gantry_copies::start(start, say).await.context("recovering the configuration log")?;
+    ensure!(
+        started.term.epoch == role.epoch,
+        "the log was won for epoch {}, but this node's role is of epoch {}",
+        started.term.epoch,
+        role.epoch
+    );
     let objects = std::mem::take(&mut started.objects).into_iter();
     let objects = objects.map(|object| Object {
         kind: object.kind,
@@ -38,7 +60,21 @@ fn recover(dir: &Path, role: &RoleFile) -> anyhow::Result<Recovered> {
         body: object.body,
     });
     let config = Config::load(objects).context("loading the configuration")?;
-    Ok(Recovered { started, config })
+    Ok(Recovered { started, copies, config })
+}
+
+/// The id of this node's copy, which the newest list names.
+fn own_copy(started: &Started, role: &RoleFile) -> anyhow::Result<Uuid> {
+    let own = started.members.iter().find(|member| member.node == role.node.0);
+    own.map(|member| member.copy_id).context("the newest list does not name this node")
+}
+
+/// Ends the daemon when a copy knows a newer master (P1.9).
+async fn deposed(copies: CopiesHandle<TlsLink>, stop: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        why = copies.deposed() => Err(why).context("this node is no longer the master"),
+        () = stop.cancelled() => Ok(()),
+    }
 }
 
 /// Runs the daemon until it is told to stop.
@@ -51,12 +87,14 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
     ensure!(role.role == Role::Master, "this node is not the master");
     daemon.ready.set(false, "recovering the log");
     let dir = daemon.root.lib();
-    let recovered = tokio::task::spawn_blocking({
-        let dir = dir.clone();
-        move || recover(&dir, &role)
-    });
-    let Recovered { started, config } = recovered.await??;
-    ensure!(config.cluster().master_node == role.node, "the configuration names another node as master");
+    let identity = tls::Identity::load(&daemon.root.secrets()).context("loading the certificate")?;
+    let identity = Arc::new(identity);
+    let peers = Peers::of_dir(&dir);
+    let link = TlsLink::new(tls::Identity::clone(&identity), role.cluster, "gantry-wconfd", peers);
+    let link = Arc::new(link);
+    let Recovered { started, copies, config } = recover(&daemon, &role, &link).await?;
+    let Some(me) = config.node(role.node) else { bail!("the configuration does not know this node") };
+    let my_name = me.name.clone();
     let fence = Fence { epoch: started.term.epoch, ballot: started.ballot };
     let locks = restore(&started.local)?;
     tracing::info!(
@@ -67,8 +105,11 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
         ms = clock::millis(),
         "recovered"
     );
+    let me = Member { node: role.node.0, copy_id: own_copy(&started, &role)? };
+    let writer = started.writer.clone();
     let begin = Start { config, locks, writer: started.writer, committed: started.committed };
-    let (owner, ssconf_news) = Owner::new(begin);
+    let (mut owner, ssconf_news) = Owner::new(begin);
+    owner.take_over(role.node).map_err(|why| anyhow::anyhow!("naming this node as the master: {why}"))?;
     let targets = owner.targets();
     let (handle, inbox) = mailbox::pair();
     // The owner ends last: it stops on its own once nobody asks it any more.
@@ -79,11 +120,15 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
         handle: handle.clone(),
         cluster: role.cluster,
         fence,
-        identity: Arc::new(tls::Identity::load(&daemon.root.secrets()).context("loading the certificate")?),
+        identity,
         values: values_news,
         tasks: daemon.tasks.clone(),
     };
     daemon.tasks.spawn("claims", claim::supervise(caller, targets, daemon.stop.clone()));
+    let parts = members::Parts { handle: handle.clone(), writer, copies: copies.clone(), link, me, my_name };
+    let members = Members::new(parts);
+    daemon.tasks.spawn("members", members.clone().settle(daemon.stop.clone()));
+    daemon.tasks.spawn("copies", deposed(copies, daemon.stop.clone()));
     let identity = Identity {
         cluster: role.cluster,
         node: role.node,
@@ -91,7 +136,7 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
         run: started.term.run,
         history: started.history,
     };
-    let api = Arc::new(Api::new(handle, identity, dir, daemon.root.secrets()));
+    let api = Arc::new(Api::new(handle, members, identity, dir, daemon.root.secrets()));
     let listener =
         unix::bind(&daemon.root.socket("wconfd.sock"), SOCKET_MODE).context("binding wconfd.sock")?;
     daemon.ready.set(true, "");

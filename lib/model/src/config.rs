@@ -65,6 +65,9 @@ pub struct Members {
     pub members: Vec<MemberCopy>,
     /// Whether this list is committed in both logs.
     pub settled: bool,
+    /// An empty copy that is being fed and does not count yet: luxid feeds its part of it while it stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learner: Option<MemberCopy>,
 }
 
 /// One copy that counts.

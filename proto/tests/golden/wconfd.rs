@@ -7,7 +7,7 @@ use gantry_model::lease::LeaseOwner;
 use gantry_proto::codec::Json;
 use gantry_proto::wconfd::{
     Apply, ApplyReply, ApplyRequest, CertSign, CertSignReply, CertSignRequest, Command, ConfirmMaster,
-    CopyStatus, FreeScope, ListInQ, ListInQRequest, LockBlocked, LockFree, LockFreeRequest, LockPriority,
+    CopyStatus, FreeScope, LearnerInQ, ListInQ, ListInQRequest, LockBlocked, LockFree, LockFreeRequest, LockPriority,
     LockPriorityRequest, LockRequest, LockRow, LockRows, LockUpdate, MemberChange, MemberChangeReply,
     MemberChangeRequest, MemberProgress, Members, MembersReply, NodeState, NodeStates, Object, OwnerGone,
     Owners, Read, ReadKey, ReadReply, SsconfValues, SsconfValuesReply, Status, StatusReply, TagTarget, VERBS,
@@ -280,7 +280,9 @@ fn members(sheet: &mut Sheet) {
     let values = SsconfValuesReply { index: 300, values: vec![(text("cluster_name"), text("c\n"))] };
     sheet.verb::<MemberChange>(&changes, &[progress], &[MemberChangeReply { index: 300 }]);
     sheet.verb::<Members>(&[()], &[], &[MembersReply { n: 3, settled: true, copies }]);
-    sheet.verb::<ListInQ>(&[ListInQRequest { n: 4 }], &[], &[()]);
+    let learner = Some(LearnerInQ { copy_id: uuid::Uuid::from_u128(9), matched: 7, last: 1_007 });
+    let told = [ListInQRequest { n: 4, learner: None }, ListInQRequest { n: 5, learner }];
+    sheet.verb::<ListInQ>(&told, &[], &[()]);
     sheet.verb::<ConfirmMaster>(&[()], &[], &[()]);
     sheet.verb::<SsconfValues>(&[()], &[], &[values]);
 }

@@ -3,8 +3,10 @@
 pub mod claim;
 mod lease_time;
 pub mod mailbox;
+pub mod members;
 pub mod nodes;
 pub mod owner;
 pub mod owner_locks;
+mod owner_members;
 pub mod owner_watch;
 pub mod ssconf;

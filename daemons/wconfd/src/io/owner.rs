@@ -50,7 +50,7 @@ struct Held {
 }
 
 /// Random ids.
-struct Random;
+pub(super) struct Random;
 
 impl Ids for Random {
     fn fresh(&mut self) -> [u8; 16] {
@@ -296,7 +296,7 @@ impl Owner {
     }
 
     /// Refuses commands for which the job lacks the lock.
-    fn may(&self, owner: JobOwner, commands: &[Command]) -> Result<(), Fail> {
+    pub(super) fn may(&self, owner: JobOwner, commands: &[Command]) -> Result<(), Fail> {
         if commands.iter().any(guard::luxid_only) {
             return Err(Fail::new(Code::Denied, "only luxid grants and ends leases, not a job"));
         }
@@ -433,6 +433,12 @@ async fn wake(pause: Option<Duration>) {
 fn store_fail(error: &StoreError) -> Fail {
     match error {
         StoreError::Full => Fail::new(Code::Busy, "the store can't keep up; try again"),
+        StoreError::NoMajority { silent } => Fail::new(
+            Code::NotReady,
+            format!(
+                "no majority of the master candidates' copies answers, so nothing can be changed; silent: {silent}"
+            ),
+        ),
         other => Fail::new(Code::Internal, format!("the change was not stored: {}", other.chain())),
     }
 }

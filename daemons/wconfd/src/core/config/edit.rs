@@ -95,11 +95,15 @@ impl Config {
         context: &mut Context,
     ) -> Result<Effect, Refusal> {
         let mut edit = Edit::new(self, context.now, context.clock);
+        let of_members = members.is_some();
         if let Some(members) = members {
             edit.set_members(members);
         }
         let results: Result<Vec<Value>, Refusal> =
             commands.iter().map(|command| edit.command(command, context)).collect();
+        if of_members && results.is_ok() {
+            edit.fit_flags();
+        }
         let results = results.and_then(|results| Ok(edit.flags_agree().map(|()| results)?));
         let results = match results {
             Ok(results) => results,

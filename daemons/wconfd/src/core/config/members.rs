@@ -2,7 +2,7 @@
 //! a node's flag says the same.
 
 use super::edit::{Context, Edit, Effect};
-use super::error::{Refusal, wrong_state};
+use super::error::{Refusal, unknown, wrong_state};
 use super::rows::Config;
 use gantry_model::config::{Members, Node};
 use gantry_model::error::GanetiError;
@@ -38,9 +38,38 @@ impl Config {
     ) -> Result<Effect, Refusal> {
         self.batch(Some(members), commands, context)
     }
+
+    /// Names a node as the master. It is a member, so it is no longer drained or offline, whatever was said of it.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn take_over(&mut self, node: NodeUuid, now: f64) -> Result<Effect, Refusal> {
+        let Some(mut master) = self.nodes.get(&node).map(|node| (**node).clone()) else {
+            return Err(unknown("Node", node).into());
+        };
+        (master.master_candidate, master.offline, master.drained) = (true, false, false);
+        let clock = self.lease_clock();
+        let mut edit = Edit::new(self, now, clock);
+        edit.set_node(node, Some(master));
+        let cluster = gantry_model::config::Cluster { master_node: node, ..(*edit.config.cluster).clone() };
+        edit.set_cluster(cluster);
+        Ok(edit.end(Vec::new(), None))
+    }
 }
 
 impl Edit<'_> {
+    /// Makes every node's flag say what the members do, once they are settled.
+    pub(super) fn fit_flags(&mut self) {
+        let Some(row) = self.config.members.clone().filter(|row| row.members.settled) else { return };
+        let counts = |node: NodeUuid| row.members.members.iter().any(|member| member.node == node);
+        let off = |node: &&Arc<Node>| node.master_candidate != counts(node.uuid);
+        let nodes: Vec<Node> = self.config.nodes.values().filter(off).map(|node| (**node).clone()).collect();
+        for mut node in nodes {
+            node.master_candidate = !node.master_candidate;
+            self.set_node(node.uuid, Some(node));
+        }
+    }
+
     pub(super) fn set_members(&mut self, members: Members) {
         let rev = self.config.members.as_ref().map_or(0, |row| row.rev);
         let old = self.config.members.replace(Arc::new(MembersRow { rev, members }));

@@ -1,0 +1,228 @@
+//! One change of the members: the part that belongs to its caller.
+
+use super::{Members, Shared, State, object};
+use gantry_model::config::{Members as Record, MemberCopy};
+use gantry_model::error::GanetiError;
+use gantry_model::ids::NodeUuid;
+use gantry_proto::copies::{Claim, Log, MakeReply, MakeRequest, Term};
+use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::noded;
+use gantry_proto::wconfd::Command;
+use gantry_copies::link::Link;
+use gantry_store::core::Rules;
+use gantry_store::core::settle::{NextW, SeenW, change, fed};
+use gantry_store::{Index, Member, StoreError};
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long a noded may take to say where its copies stand, or to make empty ones.
+const CALL: Duration = Duration::from_secs(10);
+/// How often a caller hears how far it is, and what is waited for is looked at.
+const TELL: Duration = Duration::from_millis(200);
+
+/// What a caller asks for.
+pub struct Wish {
+    /// Whose copies.
+    pub node: NodeUuid,
+    /// Its name, for the texts.
+    pub name: String,
+    /// In, or out.
+    pub join: bool,
+    /// What changes in the same batch.
+    pub commands: Vec<Command>,
+}
+
+/// Ends the feeding when the caller goes away.
+struct Feeding {
+    shared: Arc<Shared>,
+    copy_id: Uuid,
+}
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        self.shared.copies.forget_learner(self.copy_id);
+        self.shared.begun().learner = None;
+        self.shared.kick.notify_one();
+    }
+}
+
+fn state_error(text: impl Into<String>) -> Fail {
+    GanetiError::prereq(text, gantry_model::error::Ecode::WrongState).into()
+}
+
+impl Members {
+    /// Makes one change, or finds it made. Returns the index of the batch that settled it. Dropping the future abandons a
+    /// learner, never a list that was appended.
+    ///
+    /// # Errors
+    /// Why it can't be made. What was appended goes on.
+    pub async fn change(&self, wish: Wish, tell: impl Fn(String) + Send + Sync) -> Result<u64, Fail> {
+        let shared = &self.0;
+        let _turn = match shared.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(_) => {
+                tell("another change of the master candidates is under way".to_owned());
+                shared.turn.lock().await
+            }
+        };
+        let state = shared.settled(&tell).await?;
+        let there = state.newest.1.members.iter().find(|member| member.node == wish.node.0).copied();
+        let Some(record) = state.object.clone() else {
+            return Err(Fail::new(Code::Internal, "the configuration has no members"));
+        };
+        if there.is_some() == wish.join {
+            return shared.write(Record { learner: None, ..record }, wish.commands).await;
+        }
+        match there {
+            Some(member) => {
+                let rest = state.newest.1.members.iter().filter(|m| **m != member).copied().collect();
+                shared.append(&wish, rest).await?;
+            }
+            None => shared.join(&wish, record, &tell).await?,
+        }
+        shared.kick.notify_one();
+        let settled = shared.settled(&tell).await;
+        let mut begun = shared.begun();
+        begun.list = None;
+        let refused = begun.refused.take();
+        drop(begun);
+        settled?;
+        refused.map_or_else(|| Ok(shared.writer.progress().borrow().committed.0), Err)
+    }
+}
+
+impl Shared {
+    /// Waits until the newest list is settled and luxid has said so on its newest connection.
+    async fn settled(&self, tell: &(impl Fn(String) + Send + Sync)) -> Result<State, Fail> {
+        let mut told = String::new();
+        let mut steps = self.steps.subscribe();
+        loop {
+            steps.mark_unchanged();
+            let state = self.state().await?;
+            let why = match state.next() {
+                NextW::Settled if state.said.in_q.is_some() => return Ok(state),
+                NextW::AwaitCommit | NextW::Publish(_) => "waiting for a majority of the configuration's copies",
+                NextW::Settled | NextW::AwaitQ(_) | NextW::Settle(_) => "waiting for the job queue's copies",
+            };
+            if told != why {
+                why.clone_into(&mut told);
+                tell(told.clone());
+            }
+            tokio::select! {
+                changed = steps.changed() => {
+                    changed.map_err(|_| Fail::new(Code::NotReady, "wconfd is stopping"))?;
+                }
+                () = tokio::time::sleep(TELL) => {}
+            }
+        }
+    }
+
+    /// Appends the list with exactly these members.
+    async fn append(&self, wish: &Wish, members: Vec<Member>) -> Result<(), Fail> {
+        let state = self.state().await?;
+        let seen_object = state.object.as_ref().map(object);
+        let seen = SeenW { object: seen_object.as_ref(), ..state.seen() };
+        let list = change(&seen, members, self.me, Rules::ALL).map_err(|why| state_error(why.to_string()))?;
+        let n = list.n;
+        {
+            let mut begun = self.begun();
+            (begun.list, begun.refused) = (Some((n, wish.commands.clone())), None);
+        }
+        let appended = self.writer.append_list(list);
+        appended.map(|_| ()).map_err(|why| {
+            self.begun().list = None;
+            match why {
+                StoreError::NoMajority { .. } => state_error(why.to_string()),
+                other => Fail::new(Code::Internal, other.chain()),
+            }
+        })
+    }
+
+    /// Has an empty copy made and fed in both logs, then counts it.
+    async fn join(
+        self: &Arc<Self>,
+        wish: &Wish,
+        record: Record,
+        tell: &(impl Fn(String) + Send + Sync),
+    ) -> Result<(), Fail> {
+        let learner = Member { node: wish.node.0, copy_id: Uuid::new_v4() };
+        tell(format!("making empty copies on {}", wish.name));
+        self.make(wish, learner.copy_id).await?;
+        let feeding = Feeding { shared: Arc::clone(self), copy_id: learner.copy_id };
+        self.begun().learner = Some(learner.copy_id);
+        self.copies.add_learner(learner);
+        let copy = MemberCopy { node: wish.node, copy_id: learner.copy_id };
+        self.write(Record { learner: Some(copy), ..record }, Vec::new()).await?;
+        self.feed(wish, learner, tell).await?;
+        let mut members = self.writer.list().1.members;
+        members.push(learner);
+        self.append(wish, members).await?;
+        // In the list now: its sender stays.
+        drop(feeding);
+        Ok(())
+    }
+
+    /// Waits until the learner lacks little of both logs.
+    async fn feed(
+        &self,
+        wish: &Wish,
+        learner: Member,
+        tell: &(impl Fn(String) + Send + Sync),
+    ) -> Result<(), Fail> {
+        let mut told = String::new();
+        loop {
+            let copy = self.copies.status().into_iter().find(|copy| copy.copy_id == learner.copy_id);
+            if let Some(why) = copy.as_ref().and_then(|copy| copy.suspect.clone()) {
+                return Err(state_error(format!("the new copy on {} is not to be believed: {why}", wish.name)));
+            }
+            let last = *self.writer.appended().borrow();
+            let matched = copy.as_ref().map_or(Index(0), |copy| copy.matched);
+            let said = self.said.borrow().learner.filter(|said| said.copy_id == learner.copy_id);
+            let w = matched > Index(0) && fed(matched, last);
+            let q = said.is_some_and(|said| said.matched > 0 && fed(Index(said.matched), Index(said.last)));
+            if w && q {
+                return Ok(());
+            }
+            let lacks = said.map_or("all".to_owned(), |said| said.last.saturating_sub(said.matched).to_string());
+            let why = copy.map(|copy| copy.why).filter(|why| !why.is_empty());
+            let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+            let text = format!(
+                "{} lacks {} rows of the configuration and {lacks} of the job queue{why}",
+                wish.name,
+                last.0.saturating_sub(matched.0)
+            );
+            if text != told {
+                told = text;
+                tell(told.clone());
+            }
+            tokio::time::sleep(TELL).await;
+        }
+    }
+
+    /// Has the node make empty copies of both logs.
+    async fn make(&self, wish: &Wish, copy_id: Uuid) -> Result<(), Fail> {
+        let failed = |what: &str, why: String| state_error(format!("{what}: {why}"));
+        let own = self.link.call::<noded::CopyLook>(NodeUuid(self.me.node), (), CALL).await;
+        let own = own.map_err(|why| failed("this node's gantry-noded does not answer", why.to_string()))?;
+        let of = |log| own.copies.iter().find(|(of, _)| *of == log).map(|(_, facts)| facts);
+        let claim = |log| {
+            let facts = of(log)?;
+            let term = Term { epoch: facts.promised.epoch, run: facts.promised.run };
+            let (cluster, history, ballot, nonce) = (facts.cluster, facts.history, facts.ballot, facts.nonce);
+            Some((log, Claim { cluster, history, term, ballot, nonce }))
+        };
+        let claims: Vec<_> = [Log::W, Log::Q].into_iter().filter_map(claim).collect();
+        if claims.len() < 2 {
+            return Err(Fail::new(Code::Internal, "this node's gantry-noded does not see both logs"));
+        }
+        let made = self.link.call::<noded::CopyMake>(wish.node, MakeRequest { claims, copy_id }, CALL).await;
+        match made.map_err(|why| failed(&format!("{} can't make copies", wish.name), why.to_string()))? {
+            MakeReply::Made => Ok(()),
+            MakeReply::Refused(_, why) => {
+                let text = gantry_copies::wire::to_refusal(why).to_string();
+                Err(failed(&format!("{} refuses to make copies", wish.name), text))
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The owner's part of the members: the object, and the first batch of a new master.
+
+use super::mailbox::Reply;
+use super::owner::{Owner, Random};
+use crate::core::config::{Context, Effect, Refusal};
+use gantry_model::config::Members;
+use gantry_model::ids::{JobOwner, NodeUuid};
+use gantry_proto::envelope::Fail;
+use gantry_proto::wconfd::Command;
+use gantry_rt::clock;
+
+impl Owner {
+    /// The members, as committed.
+    pub fn members(&mut self, reply: Reply<Option<Members>>) {
+        let members = self.config.members().cloned();
+        self.answer(reply, Ok(members));
+    }
+
+    /// Writes the members, what changes with them, and every node's flag that does not say the same yet, in one batch.
+    /// The answer is its index.
+    pub fn set_members(&mut self, members: Members, commands: &[Command], reply: Reply<u64>) {
+        let done = self.try_set(members, commands);
+        self.answer(reply, done);
+    }
+
+    fn try_set(&mut self, members: Members, commands: &[Command]) -> Result<u64, Fail> {
+        self.has_room()?;
+        let effect = self.effect(|config, context| config.set_members(members, commands, context))?;
+        self.store(effect)?;
+        Ok(self.last.0)
+    }
+
+    /// Whether a job may send these commands: it lives and holds the locks.
+    pub fn allowed(&mut self, owner: JobOwner, commands: &[Command], reply: Reply<()>) {
+        let done = self.lives(owner).and_then(|()| self.may(owner, commands));
+        reply.send(done);
+    }
+
+    /// Names this node as the master, if another one is named: the first batch of a new master (P1.8).
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn take_over(&mut self, node: NodeUuid) -> Result<(), Fail> {
+        if self.config.cluster().master_node == node {
+            return Ok(());
+        }
+        tracing::info!(%node, before = %self.config.cluster().master_node, "this node is the master now");
+        let effect = self.config.take_over(node, clock::now().epoch())?;
+        self.store(effect).map(drop)
+    }
+
+    fn effect(
+        &mut self,
+        change: impl FnOnce(&mut crate::core::config::Config, &mut Context) -> Result<Effect, Refusal>,
+    ) -> Result<Effect, Fail> {
+        let (now, lease_clock) = (clock::now().epoch(), self.lease_time.now());
+        let mut context = Context { now, clock: lease_clock, owner: None, ids: &mut Random };
+        Ok(change(&mut self.config, &mut context)?)
+    }
+}
