@@ -76,10 +76,12 @@ pub fn process(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// podman leaves its parent control group behind; all else goes with the mount namespace.
+/// podman leaves its parent control group behind, with one of its monitors; all else goes with the mount namespace.
 fn sweep() {
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        let _ = std::fs::remove_dir(hierarchy.path().join(PODMAN_GROUP));
+        let parent = hierarchy.path().join(PODMAN_GROUP);
+        let _ = std::fs::remove_dir(parent.join("conmon"));
+        let _ = std::fs::remove_dir(parent);
     }
 }
 

@@ -10,7 +10,7 @@ pub struct Figure {
     /// The value with its unit.
     pub value: String,
     /// The aim of the design, and what Ganeti does, for the reader.
-    pub aim: &'static str,
+    pub aim: String,
 }
 
 impl fmt::Display for Figure {

@@ -17,9 +17,13 @@ pub fn measure() -> Result<Vec<Figure>> {
         Figure {
             name: "floor: spawn and reap a static `true`, 2 at a time",
             value: format!("{:.0}/s", spawn_rate()?),
-            aim: "",
+            aim: String::new(),
         },
-        Figure { name: "floor: append 4 KiB + fdatasync", value: format!("{:.0}/s", flush_rate()?), aim: "" },
+        Figure {
+            name: "floor: append 4 KiB + fdatasync",
+            value: format!("{:.0}/s", flush_rate()?),
+            aim: String::new(),
+        },
     ])
 }
 

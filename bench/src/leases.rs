@@ -27,7 +27,9 @@ const RUN: u64 = 1 << 40;
 
 /// The figure, with the floor beside it.
 pub fn measure() -> Result<Vec<Figure>> {
-    let cluster = VirtualCluster::start(&Options::new(1))?;
+    // VMs that exist on paper need no CPUs.
+    let ratio = format!("--ipolicy-vcpu-ratio={IN_FLIGHT}");
+    let cluster = VirtualCluster::start(&Options { init: vec![ratio], ..Options::new(1) })?;
     pool::add(&cluster, "fake", IN_FLIGHT)?;
     let mut luxi = cluster.luxi()?;
     wait::until("all fake VMs are clean", LONG, || {
@@ -42,9 +44,13 @@ pub fn measure() -> Result<Vec<Figure>> {
         Figure {
             name: "leases granted and ended per second, 64 in flight",
             value: format!("{rate:.0}/s"),
-            aim: "aim ≥ 1,000/s",
+            aim: "aim ≥ 1,000/s".to_owned(),
         },
-        Figure { name: "  beside the flush floor just before", value: format!("{flushes:.0}/s"), aim: "" },
+        Figure {
+            name: "  beside the flush floor just before",
+            value: format!("{flushes:.0}/s"),
+            aim: String::new(),
+        },
     ])
 }
 

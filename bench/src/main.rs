@@ -2,6 +2,7 @@
 //! beside what this machine can do at best in the same minute. Prints; judges nothing.
 
 mod bare;
+mod cost;
 mod figure;
 mod floor;
 mod jobs;

@@ -2,8 +2,11 @@
 
 use crate::config::DAEMONS;
 use crate::core::supervise::Index;
-use gantry_proto::boot::{DaemonStatus, Hold, PROTOCOL, Shutdown, Start, Status, Stop};
-use gantry_rpc::{Call, Code, Fail, Handled, Hello, Peer, Service, route};
+use crate::failover::Failovers;
+use gantry_proto::boot::{
+    DaemonStatus, Failover, FailoverReply, FailoverRequest, Hold, PROTOCOL, Shutdown, Start, Status, Stop,
+};
+use gantry_rpc::{Call, Code, Fail, Handled, Hello, ItemSender, Peer, Service, route};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +26,8 @@ pub enum Command {
     Stop(Vec<Index>, Answer),
     /// Restart these no more.
     Hold(Vec<Index>, Answer),
+    /// This node has become the master: run the master's daemons, also those that were stopped; answered when they are ready.
+    Master(Answer),
     /// Stop all, then end.
     Shutdown(Answer),
 }
@@ -33,13 +38,14 @@ pub type Answer = oneshot::Sender<Result<(), Fail>>;
 /// The server of `boot.sock`.
 pub struct Api {
     commands: mpsc::Sender<Command>,
+    failovers: Failovers,
 }
 
 impl Api {
     /// Hands commands to this queue.
     #[must_use]
-    pub fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands }
+    pub fn new(commands: mpsc::Sender<Command>, failovers: Failovers) -> Self {
+        Self { commands, failovers }
     }
 
     async fn status(&self) -> Result<Vec<DaemonStatus>, Fail> {
@@ -61,6 +67,21 @@ impl Api {
     async fn hold(&self, names: &[String]) -> Result<(), Fail> {
         let list = places(names)?;
         self.ask(|answer| Command::Hold(list, answer)).await
+    }
+
+    /// Relays a failover's lines until it ends. Dropped when the caller goes; the run decides what that means.
+    async fn failover(
+        &self,
+        request: FailoverRequest,
+        items: ItemSender<Failover>,
+    ) -> Result<FailoverReply, Fail> {
+        let mut run = self.failovers.begin(request)?;
+        while let Some(line) = run.lines.recv().await {
+            if items.send(&line).await.is_err() {
+                break;
+            }
+        }
+        run.end.await.map_err(|_| ending())?
     }
 
     async fn ask(&self, command: impl FnOnce(Answer) -> Command) -> Result<(), Fail> {
@@ -109,6 +130,7 @@ impl Service for Api {
                 Stop => |names, _| self.stop(&names).await,
                 Shutdown => |(), _| self.ask(Command::Shutdown).await,
                 Hold => |names, _| self.hold(&names).await,
+                Failover => |request, call| self.failover(request, call.items()).await,
             })
         })
     }

@@ -18,6 +18,7 @@ mod api;
 pub mod config;
 pub mod core;
 mod detach;
+mod failover;
 mod held;
 mod io;
 mod shell;

@@ -3,6 +3,7 @@
 use crate::api::{Answer, Api, COMMANDS_MAX, Command, MODE};
 use crate::config::{Args, DAEMONS, Runs};
 use crate::core::supervise::{Action, Event, Index, State, Table};
+use crate::failover::Failovers;
 use crate::held::Held;
 use crate::io::health::{self, Probe};
 use crate::io::process::{self, Identity};
@@ -41,6 +42,8 @@ struct Waiter {
 enum Until {
     Ready(Vec<Index>),
     Gone(Vec<Index>),
+    /// Those of the master, whether or not the role file was seen yet.
+    Master,
     Exit,
 }
 
@@ -68,7 +71,9 @@ pub async fn run(daemon: Daemon, args: Args, _held: Held) -> anyhow::Result<()> 
     let (command_tx, commands) = mpsc::channel(COMMANDS_MAX);
     let listener = unix::bind(&root.socket("boot.sock"), MODE).context("cannot listen on boot.sock")?;
     let closed = CancellationToken::new();
-    let serve = serve_unix(listener, Arc::new(Api::new(command_tx)), Limits::default(), closed.clone());
+    let failovers = Failovers::new(daemon.clone(), root.clone(), args.libexec(), command_tx.clone());
+    let api = Arc::new(Api::new(command_tx, failovers));
+    let serve = serve_unix(listener, api, Limits::default(), closed.clone());
     daemon.tasks.spawn("boot.sock", serve);
     let names: Vec<&'static str> = DAEMONS.iter().map(|(name, _)| *name).collect();
     let spared = DAEMONS.iter().enumerate().filter(|(_, (_, runs))| *runs == Runs::WithVms);
@@ -310,6 +315,10 @@ impl Shell {
                 self.happened(Event::Hold(list));
                 let _ = answer.send(Ok(()));
             }
+            Command::Master(answer) => {
+                self.waiters.push(Waiter { until: Until::Master, answer });
+                self.happened(Event::Start(masters().collect()));
+            }
             Command::Shutdown(answer) => {
                 self.waiters.push(Waiter { until: Until::Exit, answer });
                 self.happened(Event::Shutdown);
@@ -338,6 +347,7 @@ impl Shell {
             }
             Until::Ready(list) => list.iter().all(|i| daemons[*i].is_ready()).then_some(Ok(())),
             Until::Gone(list) => list.iter().all(|i| daemons[*i].state == State::Down).then_some(Ok(())),
+            Until::Master => masters().all(|i| daemons[i].is_ready()).then_some(Ok(())),
             Until::Exit => self.exited.then_some(Ok(())),
         }
     }
@@ -360,4 +370,9 @@ impl Shell {
         };
         self.table.daemons().iter().enumerate().map(one).collect()
     }
+}
+
+/// The daemons of a master.
+fn masters() -> impl Iterator<Item = Index> {
+    DAEMONS.iter().enumerate().filter(|(_, (_, runs))| *runs == Runs::Master).map(|(index, _)| index)
 }

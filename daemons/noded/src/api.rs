@@ -30,6 +30,8 @@ impl Api {
             wire::TestDelay => |request, _call| member.test_delay(request).await,
             wire::Ssconf => |request, _call| member.ssconf(request).await,
             wire::SetRole => |request, _call| member.set_role(request).await,
+            wire::Secrets => |request, _call| member.secrets(request).await,
+            wire::SsconfHave => |(), _call| member.ssconf_have().await,
             wire::Leave => |fence, _call| member.leave(fence).await,
             wire::VmExec => |request, _call| member.exec(request).await,
             wire::VmWait => |request, call| member.wait(request, call.items::<wire::VmWait>()).await,

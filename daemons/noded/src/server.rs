@@ -193,6 +193,13 @@ impl Server {
         tracing::info!(node = %role.node, cluster = %role.cluster, role = ?role.role, slots, "serves as a member");
         member.copies().settle().await;
         let over = stop.child_token();
+        let (sweeper, swept) = (Arc::clone(&member), over.clone());
+        self.tasks.spawn("sweep", async move {
+            tokio::select! {
+                () = sweeper.sweep_at_start() => {}
+                () = swept.cancelled() => {}
+            }
+        });
         let api = Arc::new(Api::new(Arc::clone(&member)));
         let serve =
             serve_tls(self.listener()?, tls::server_config(&identity)?, api, Limits::default(), over.clone());

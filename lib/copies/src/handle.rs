@@ -3,7 +3,7 @@
 
 use crate::error::CopiesError;
 use crate::link::Link;
-use crate::sender;
+use crate::{own, sender};
 use gantry_model::ids::NodeUuid;
 use gantry_model::root::Root;
 use gantry_proto::noded;
@@ -12,7 +12,7 @@ use gantry_store::core::copy::{Claim, Refusal};
 use gantry_store::core::list::Member;
 use gantry_store::core::row::Index;
 use gantry_store::core::token::TokenRecord;
-use gantry_store::{LogKind, Writer};
+use gantry_store::{LogKind, StoreError, Writer};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -106,7 +106,7 @@ pub(crate) struct Shared<L> {
     /// Some entry has changed.
     moved: watch::Sender<u64>,
     deposed: watch::Sender<Option<(Uuid, Refusal)>>,
-    stop: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -178,9 +178,11 @@ impl<L: Link> Shared<L> {
         self.writer.confirm(member.copy_id, self.claim.term, idx);
     }
 
-    /// The newest record of a copy's tokens in the own log.
-    pub fn record_of(&self, copy_id: Uuid) -> Option<TokenRecord> {
-        self.writer.tokens().of(&copy_id).copied()
+    /// The newest record of a copy's tokens in the own log, as far as it is flushed. A row that is not has not been
+    /// given to anybody, so what it says may be drawn again.
+    pub async fn record_of(&self, copy_id: Uuid) -> Result<Option<TokenRecord>, StoreError> {
+        let writer = self.writer.clone();
+        Ok(blocking(move || writer.tokens()).await?.of(&copy_id).copied())
     }
 
     /// A copy refuses this writer for ever.
@@ -227,6 +229,7 @@ impl<L: Link> CopiesHandle<L> {
             stop: stop.child_token(),
         });
         tokio::spawn(look_out(Arc::clone(&shared)));
+        tokio::spawn(own::token(Arc::clone(&shared)));
         Self(shared)
     }
 

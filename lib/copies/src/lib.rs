@@ -16,6 +16,7 @@ pub mod facts;
 mod handle;
 pub mod heard;
 pub mod link;
+mod own;
 pub mod peers;
 mod recover;
 mod sender;

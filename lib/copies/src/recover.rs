@@ -299,8 +299,8 @@ impl<L: Link> Recovery<'_, L> {
         let who = || self.start.link.name(NodeUuid(best.node));
         (self.say)(&format!("fetching a snapshot from {}", who()));
         let path = self.start.root.lib().join(match self.log {
-            LogKind::W => "wconf.snapshot.part",
-            LogKind::Q => "queue.snapshot.part",
+            LogKind::W => "wconf.snapshot.fetched",
+            LogKind::Q => "queue.snapshot.fetched",
         });
         let told = |source| CopiesError::File { path: path.display().to_string(), source };
         let (mut file, mut crc, mut from, mut got) =

@@ -166,7 +166,7 @@ impl<L: Link> Session<'_, L> {
             return Err(End::Lost(format!("the node holds another copy, {}", facts.copy_id)));
         }
         let last = Index(facts.last.idx);
-        self.record(&facts)?;
+        self.record(&facts).await?;
         self.shared.note(self.member, |entry| entry.why.clear());
         // Whether rows that far back are still there is told when they are asked for.
         match feed(last, self.shared.last().next(), Index(0)) {
@@ -177,12 +177,13 @@ impl<L: Link> Session<'_, L> {
     }
 
     /// Draws a token for the copy and records it, unless one was drawn before and not given.
-    fn record(&mut self, facts: &Facts) -> Result<(), End> {
+    async fn record(&mut self, facts: &Facts) -> Result<(), End> {
         let shown = heard::shown(facts);
         let confirmed = self.shared.entry(self.member, |entry| entry.matched);
         let mut drawn = [0; 16];
         getrandom::fill(&mut drawn).map_err(|why| End::Lost(why.to_string()))?;
-        let record = self.shared.record_of(self.member.copy_id);
+        let record =
+            self.shared.record_of(self.member.copy_id).await.map_err(|why| End::Lost(why.chain()))?;
         let asked = connect(&shown, record.as_ref(), confirmed, drawn);
         self.unrecorded = None;
         match asked.map_err(|why| End::Suspect(why.to_string()))? {
@@ -193,10 +194,8 @@ impl<L: Link> Session<'_, L> {
                 Ok(at) => {
                     self.gift = Some(Gift { at, old: row.old, new: row.new });
                 }
-                // The queue is full, or no majority answers yet: tried again later.
-                Err(StoreError::Full | StoreError::NoMajority { .. }) => {
-                    self.unrecorded = Some(facts.clone())
-                }
+                // Tried again later.
+                Err(StoreError::Full) => self.unrecorded = Some(facts.clone()),
                 Err(_) => return Err(End::Over),
             },
         }
@@ -249,7 +248,7 @@ impl<L: Link> Session<'_, L> {
     /// A sign of life, and what had to wait.
     async fn alive(&mut self) -> Result<(), End> {
         if let Some(facts) = self.unrecorded.take() {
-            self.record(&facts)?;
+            self.record(&facts).await?;
         }
         self.send(true).await.map(|_| ())
     }

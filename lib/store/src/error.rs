@@ -43,6 +43,19 @@ pub enum StoreError {
         /// Who does not answer.
         silent: String,
     },
+    /// The object files of the log did not stand at one row for long enough to be written out. Ask again.
+    #[error("the objects change too fast for a snapshot")]
+    Unsteady,
+    /// A file of objects is not where this writer left it: another writer's rows were applied (P1.9).
+    #[error("{file} has applied row {found}, this writer left it at {left}")]
+    Moved {
+        /// The file.
+        file: &'static str,
+        /// What it has applied.
+        found: Index,
+        /// What this writer had applied last.
+        left: Index,
+    },
     /// The writer was stopped on purpose.
     #[error("the store is stopped")]
     Stopped,
@@ -137,6 +150,29 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Another process holds a file's write lock for too long. A copy that meets this cannot promise now, and
+    /// counts as missing (P1.2).
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let StoreError::Sql { source, .. } = self else { return false };
+        source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+    }
+
+    /// The files themselves are bad: SQLite or a crc says so.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            StoreError::Damaged { .. } | StoreError::Ahead { .. } | StoreError::Batch(_) => true,
+            StoreError::Sql { source, .. } => match source.sqlite_error_code() {
+                Some(code) => matches!(code, DatabaseCorrupt | NotADatabase),
+                // No failure of SQLite's, but a value of another type than ours.
+                None => true,
+            },
+            _ => false,
+        }
+    }
+
     /// The whole chain of causes in one line, for `Progress::failed` and logs.
     #[must_use]
     pub fn chain(&self) -> String {

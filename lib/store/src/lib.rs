@@ -5,20 +5,26 @@
 //! hold what the committed rows say and that can be rebuilt from the log.
 //!
 //! ```text
-//!  callers ── append(batch) ─▶ bounded queue ─▶ one thread ─▶ log (flushed) ─▶ projections ─▶ progress()
-//!          ── local(changes) ─▶      "              "      ──────────────────▶ locks.data  ─▶    "
+//!  callers ── append(batch) ─▶ bounded queue ─▶ one thread ─▶ log (flushed) ─▶ committed? ─▶ projections ─▶ progress()
+//!          ── local(changes) ─▶      "              "      ────────────────────────────▶ locks.data  ─▶    "
+//!  senders ◀─ batch_after() ── recent rows          ▲
+//!          ── confirm() ────────────────────────────┘       elsewhere: Copy ─ append ─▶ log (flushed) ─▶ answer
 //! ```
+//!
+//! A [`Writer`] leads; on the other members a [`Copy`] follows. What lies between them, the network, is not the
+//! store's: it hands out rows and takes in who has flushed them.
 //!
 //! Who may do what: the one [`Writer`] of a log is the only one that changes it; any process may read. The
 //! rules of terms, promises, commits and lists are in [`core`], which does no I/O; `io` owns the files. The
 //! store knows nothing of what objects mean.
 //!
-//! What is promised: a batch that [`Writer::progress`] shows as committed is flushed to disk and applied; it
-//! is found again after a crash of the process or of the machine. Batches are committed in the order of their
-//! indices. A failed write stops the writer for good; the daemon is expected to exit.
+//! What is promised: a batch that [`Writer::progress`] shows as committed is flushed to disk on a majority of the
+//! members and applied here; it is found again after a crash of the process or of the machine. Batches are
+//! committed in the order of their indices. A failed write stops the writer for good; the daemon is expected to
+//! exit.
 //!
-//! Limits of this release: a log is led by its one copy (a list of one member), and the log is not
-//! compacted, so it grows by every batch written. The tables for both are there.
+//! A log is opened to be led in steps ([`Opened`], [`Lead`]); [`start`] takes them all for a log with one member.
+//! Rows that all objects hold are forgotten ([`Writer::compact`]); who lacks them gets a snapshot.
 
 pub mod core;
 mod error;
@@ -36,9 +42,10 @@ pub use error::StoreError;
 pub use io::alone::{Alone, go_alone};
 pub use io::copy::{Copy, CopyOptions, EmptyCopy};
 pub use io::create::{Birth, create};
+pub use io::feed::{CopyView, Shipment};
 pub use io::files::{LogKind, file_of};
 pub use io::look::{AppendRefusal, Bodies, Fetched, Look, NoBodies, SnapshotFile};
-pub use io::opened::{CopyView, Lead, Opened, Shipment};
+pub use io::opened::{Lead, Opened};
 pub use io::read::{READ_BYTES_MAX, read_batches};
 pub use io::seed::seed;
 pub use io::start::{StartOptions, Started, start};

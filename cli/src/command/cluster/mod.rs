@@ -1,15 +1,16 @@
 //! `gnt-cluster`: making, showing, changing, verifying and ending the cluster.
 
+mod copies;
 mod destroy;
 mod info;
 mod init;
+mod master;
 pub mod policy;
 mod settings;
 
 use super::tags::{self, Change, Tags};
 use crate::error::{CliError, EXIT_FAILURE};
 use crate::job::submitted;
-use crate::local;
 use crate::opcode::SubmitOptions;
 use crate::output::text::plain;
 use crate::session::Session;
@@ -38,6 +39,10 @@ enum Cluster {
     Version,
     /// Print the master's name, also on other nodes
     Getmaster,
+    /// Say whether the master answers and is the master still
+    MasterPing,
+    /// Make this node, a master candidate, the master
+    MasterFailover(master::MasterFailover),
     /// Check the configuration and all nodes
     Verify(Verify),
     /// Change settings of the cluster
@@ -114,16 +119,11 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
     match family.command {
         Cluster::Init(init) => Box::pin(init::run(session, &init)).await,
         Cluster::Destroy(destroy) => Box::pin(destroy::run(session, &destroy)).await,
-        Cluster::Info { json } => {
-            let answer = session.call("QueryClusterInfo", json!([])).await?;
-            let text = if json { format!("{answer}\n") } else { info::info(&answer, &session.zone).render() };
-            session.screen.raw(&text)
-        }
+        Cluster::Info { json } => show(session, json).await,
         Cluster::Version => version(session).await,
-        Cluster::Getmaster => match local::ssconf(&session.root, "master_node") {
-            Some(master) => session.screen.line(&master),
-            None => Err(local::no_cluster(&session.root)),
-        },
+        Cluster::Getmaster => master::name(session).await,
+        Cluster::MasterPing => master::ping(session).await,
+        Cluster::MasterFailover(options) => Box::pin(master::failover(session, &options)).await,
         Cluster::Verify(options) => Box::pin(verify(session, &options)).await,
         Cluster::Modify(modify) => self::modify(session, &modify).await,
         Cluster::Queue { command } => queue(session, &command).await,
@@ -141,6 +141,17 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
         }
         Cluster::ListTags => tags::list(session, "cluster", "").await,
     }
+}
+
+/// The settings, and in the form for people how the copies stand.
+async fn show(session: &mut Session, as_json: bool) -> Result<(), CliError> {
+    let answer = session.call("QueryClusterInfo", json!([])).await?;
+    if as_json {
+        return session.screen.raw(&format!("{answer}\n"));
+    }
+    session.screen.raw(&info::info(&answer, &session.zone).render())?;
+    let members = session.call("QueryMembers", json!([])).await?;
+    session.screen.raw(&copies::info(&members).render())
 }
 
 async fn version(session: &mut Session) -> Result<(), CliError> {

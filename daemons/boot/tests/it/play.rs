@@ -72,7 +72,7 @@ impl Stage {
     fn program(&self, name: &str) {
         let own = std::env::current_exe().unwrap();
         let text = format!(
-            "#!/bin/sh\nexec env {PLAYED}={name} GANTRY_TEST_ROOT=\"$2\" '{}' --exact play::plays_a_daemon --nocapture\n",
+            "#!/bin/sh\n[ \"$1\" = elect ] && exec sh \"$3/elect.sh\" \"$@\"\nexec env {PLAYED}={name} GANTRY_TEST_ROOT=\"$2\" '{}' --exact play::plays_a_daemon --nocapture\n",
             own.display()
         );
         let path = self.libexec().join(format!("gantry-{name}"));
@@ -93,6 +93,11 @@ impl Stage {
             epoch: 1,
         };
         gantry_rt::files::write_role(&self.root, &file).unwrap();
+    }
+
+    /// What the elector does; `$3` is the root.
+    pub fn elector(&self, script: &str) {
+        std::fs::write(self.path().join("elect.sh"), script).unwrap();
     }
 
     /// Settings that name these drivers.

@@ -1,7 +1,10 @@
-//! The pure half: what this start of the job has done so far and what luxid knows of it, where VMs go, what a step became.
+//! The pure half: what this start of the job has done so far and what luxid knows of it, where VMs go, what a step
+//! became, what a node's roles are.
 
 pub mod board;
+pub mod candidates;
 pub mod join;
 pub mod place;
 pub mod report;
+pub mod roles;
 pub mod together;

@@ -47,7 +47,7 @@ const LUXI_CALL: Duration = Duration::from_secs(60);
 /// The connection, made when first needed.
 pub struct Master {
     root: Root,
-    owner: JobOwner,
+    pub(super) owner: JobOwner,
     cluster: ClusterUuid,
     client: Option<Client>,
     /// Numbers this owner's batches, so that one asked for twice is applied once.
@@ -60,7 +60,7 @@ pub struct Master {
 
 /// One wait for wconfd, over all the attempts it takes. It begins with the first failure.
 #[derive(Default)]
-struct Patience {
+pub(super) struct Patience {
     since: Option<Instant>,
     pause: Duration,
     told: bool,
@@ -78,7 +78,7 @@ impl Master {
     }
 
     /// Waits a little after a failed attempt; says once in the log that it waits, and why.
-    async fn wait(&mut self, patience: &mut Patience, why: &dyn Display) -> Result<(), OpFail> {
+    pub(super) async fn wait(&mut self, patience: &mut Patience, why: &dyn Display) -> Result<(), OpFail> {
         let away = patience.since.get_or_insert_with(Instant::now).elapsed();
         if away >= AWAY {
             self.away = true;
@@ -98,7 +98,7 @@ impl Master {
         Ok(())
     }
 
-    async fn client(&mut self, patience: &mut Patience) -> Result<Client, OpFail> {
+    pub(super) async fn client(&mut self, patience: &mut Patience) -> Result<Client, OpFail> {
         if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());
         }
@@ -124,7 +124,7 @@ impl Master {
 
     /// Whether the same request may be sent again after this: wconfd did not take it, or answers a repeat alike.
     /// Forgets a connection that ended or is about to.
-    fn again(&mut self, why: &CallError) -> bool {
+    pub(super) fn again(&mut self, why: &CallError) -> bool {
         let code = match why {
             CallError::Closed(_) => {
                 self.client = None;
@@ -152,7 +152,7 @@ impl Master {
     }
 
     /// One call, asked again while wconfd is away, stopping or overloaded.
-    async fn call<V: Verb>(&mut self, request: &V::Request) -> Result<V::Reply, OpFail> {
+    pub(super) async fn call<V: Verb>(&mut self, request: &V::Request) -> Result<V::Reply, OpFail> {
         let mut patience = Patience::default();
         loop {
             match self.client(&mut patience).await?.call::<V>(request, CALL).await {

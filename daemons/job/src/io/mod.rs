@@ -2,6 +2,7 @@
 
 pub mod bodies;
 pub mod master;
+pub mod members;
 pub mod nodes;
 pub mod server;
 pub mod spool;

@@ -1,6 +1,7 @@
 //! OP_CLUSTER_POST_INIT, _DESTROY, _SET_PARAMS.
 
 use crate::error::OpFail;
+use crate::ops::candidate;
 use crate::ops::group::merged;
 use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{Cluster, Params};
@@ -74,10 +75,13 @@ const PLAIN: &[(&str, &str)] = &[
 
 /// Changes cluster parameters; null leaves one as it is. Result: null.
 pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
+    // A larger pool promotes nodes.
+    let size = args.uint("candidate_pool_size");
+    let nodes = if size.is_some() { Want::Exclusive } else { Want::Shared };
     let locks = Locks::shared()
         .all_of("instance", Want::Shared)
         .all_of("nodegroup", Want::Shared)
-        .all_of("node", Want::Shared);
+        .all_of("node", nodes);
     cx.begin(locks).await?;
     let cluster = cx.master.cluster().await?;
     let set = changes(&cluster, args)?;
@@ -85,6 +89,9 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
         return Err(OpFail::prereq("Please pass at least one modification", Ecode::WrongInput));
     }
     cx.apply(vec![Command::ClusterSet { rev: Some(cluster.stamp.serial_no), set }]).await?;
+    if size.is_some() {
+        candidate::fill(cx, &[]).await?;
+    }
     Ok(Value::Null)
 }
 

@@ -198,6 +198,12 @@ impl<'a> Cx<'a> {
         self.desk.update(|board| board.log(self.index, "message", json!(text), time::now()));
     }
 
+    /// Says messages beside a call that needs all else.
+    pub fn sayer(&self) -> impl FnMut(String) + use<> {
+        let (desk, index) = (Arc::clone(self.desk), self.index);
+        move |text| desk.update(|board| board.log(index, "message", json!(text), time::now()))
+    }
+
     /// A message that clients show as information (`spec/jobs.md` §4).
     pub fn info(&self, text: impl AsRef<str>) {
         self.say(format!(" - INFO: {}", text.as_ref()));

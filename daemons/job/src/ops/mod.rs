@@ -6,6 +6,7 @@
 mod args;
 mod audit;
 mod blueprint;
+mod candidate;
 mod cluster;
 mod cx;
 mod expand;
@@ -13,8 +14,10 @@ mod group;
 mod image;
 mod instance;
 mod node;
+mod node_set;
 mod pool;
 mod pool_remove;
+mod redist;
 mod room;
 mod slot;
 mod tags;
@@ -91,7 +94,8 @@ async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         "OP_TEST_DELAY" => test_delay::run(cx, args).await,
         "OP_CLUSTER_POST_INIT" => cluster::post_init(cx).await,
         "OP_CLUSTER_DESTROY" => cluster::destroy(cx).await,
-        "OP_CLUSTER_SET_PARAMS" => cluster::set_params(cx, args).await,
+        "OP_CLUSTER_SET_PARAMS" => Box::pin(cluster::set_params(cx, args)).await,
+        "OP_CLUSTER_REDIST_CONF" => Box::pin(redist::run(cx)).await,
         "OP_CLUSTER_VERIFY" => Box::pin(verify::submit(cx, args)).await,
         "OP_CLUSTER_VERIFY_CONFIG" => Box::pin(verify::config(cx)).await,
         "OP_CLUSTER_VERIFY_GROUP" => Box::pin(verify::group(cx, args)).await,
@@ -105,7 +109,7 @@ async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         "OP_GROUP_ASSIGN_NODES" => group::assign_nodes(cx, args).await,
         "OP_NODE_ADD" => Box::pin(node::add(cx, args)).await,
         "OP_NODE_REMOVE" => Box::pin(node::remove(cx, args)).await,
-        "OP_NODE_SET_PARAMS" => Box::pin(node::set_params(cx, args)).await,
+        "OP_NODE_SET_PARAMS" => Box::pin(node_set::set_params(cx, args)).await,
         "OP_INSTANCE_CREATE" => Box::pin(instance::create(cx, args)).await,
         "OP_INSTANCE_REMOVE" => Box::pin(instance::remove(cx, args)).await,
         "OP_INSTANCE_STARTUP" => Box::pin(instance::startup(cx, args)).await,

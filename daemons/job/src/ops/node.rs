@@ -1,10 +1,10 @@
-//! OP_NODE_ADD, _REMOVE, _SET_PARAMS (`spec/failover.md` §3). A node joins by proving a secret both ways
+//! OP_NODE_ADD, _REMOVE (`spec/failover.md` §3). A node joins by proving a secret both ways
 //! (DESIGN §4): the master side of that is here.
 
 use crate::core::join;
 use crate::error::OpFail;
 use crate::io::nodes::{CALL, address};
-use crate::ops::group::merged;
+use crate::ops::candidate;
 use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{NODED_PORT, Node, Params, Stamp, kind};
 use gantry_model::error::Ecode;
@@ -12,10 +12,8 @@ use gantry_model::ids::{GroupUuid, NodeUuid};
 use gantry_model::names::is_host_name;
 use gantry_model::role::Role;
 use gantry_model::time;
-use gantry_proto::noded::{
-    JoinFinish, JoinFinishRequest, JoinProve, JoinProveRequest, Leave, NodeInfo, SetRole, SetRoleRequest,
-};
-use gantry_proto::wconfd::{Command, Want};
+use gantry_proto::noded::{JoinFinish, JoinFinishRequest, JoinProve, JoinProveRequest, Leave, NodeInfo};
+use gantry_proto::wconfd::Command;
 use gantry_rpc::{Client, ConnectError};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
@@ -64,8 +62,14 @@ async fn enter(cx: &mut Cx<'_>, args: &Args<'_>, node: Node) -> Result<(), OpFai
     } else {
         (Command::NodeAdd { node: Box::new(added) }, Command::NodeRemove { node: node.uuid })
     };
-    cx.apply(vec![before]).await?;
-    let node = Node { offline: false, drained: false, ..node };
+    if node.master_candidate {
+        // Whatever lies there now, its copies are not those that were counted: they come anew when it has joined.
+        let offline = [("master_candidate", false), ("offline", true)];
+        candidate::demote(cx, &node, candidate::fields(&offline)).await?;
+    } else {
+        cx.apply(vec![before]).await?;
+    }
+    let node = Node { offline: false, drained: false, master_candidate: false, ..node };
     let there = match secret {
         Some(secret) => join(cx, &node, secret).await,
         None => answers(cx, &node).await,
@@ -78,7 +82,8 @@ async fn enter(cx: &mut Cx<'_>, args: &Args<'_>, node: Node) -> Result<(), OpFai
     }
     answers(cx, &node).await?;
     cx.apply(vec![flags(node.uuid, false, false)]).await?;
-    cx.claimed(&node).await
+    cx.claimed(&node).await?;
+    candidate::promote_itself(cx, node.uuid).await
 }
 
 fn flags(node: NodeUuid, offline: bool, drained: bool) -> Command {
@@ -127,7 +132,7 @@ async fn fresh(cx: &mut Cx<'_>, args: &Args<'_>, name: &str) -> Result<Node, OpF
         name: name.to_owned(),
         primary_ip: ip.to_string(),
         secondary_ip: secondary.to_owned(),
-        master_candidate: false, // Until copies exist, the master is the only candidate (DESIGN §9).
+        master_candidate: false, // Until it has joined.
         offline: false,
         drained: false,
         group: group_of(cx, args).await?,
@@ -243,12 +248,23 @@ pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         );
         return Err(OpFail::prereq(text, Ecode::WrongInput));
     }
+    out_of_the_pool(cx, &node).await?;
     let untold = leave(cx, &node).await?;
     cx.apply(vec![Command::NodeRemove { node: node.uuid }]).await?;
     if let Some(text) = untold {
         cx.warn(text);
     }
     Ok(Value::Null)
+}
+
+/// Others take its place first; then its copies stop counting, while it still answers.
+async fn out_of_the_pool(cx: &mut Cx<'_>, node: &Node) -> Result<(), OpFail> {
+    candidate::fill(cx, &[node.uuid]).await?;
+    if node.master_candidate {
+        let regular = candidate::fields(&[("master_candidate", false)]);
+        candidate::demote(cx, node, regular).await?;
+    }
+    Ok(())
 }
 
 /// Has the node forget the cluster, or says why it could not be told. It goes first: a job that dies behind it leaves a
@@ -269,84 +285,4 @@ async fn leave(cx: &mut Cx<'_>, node: &Node) -> Result<Option<String>, OpFail> {
         }
         Err(fenced @ OpFail::Fenced(_)) => Err(fenced),
     }
-}
-
-/// Flags of a node: at most one of the first three may be turned on at a time (`spec/failover.md` §3).
-const FLAGS: [&str; 6] =
-    ["master_candidate", "offline", "drained", "master_capable", "vm_capable", "powered"];
-
-/// Changes flags and parameters. Result: `[[flag, text]]`.
-pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
-    let node = cx.master.node(args.named("node_name", "node_uuid")?).await?;
-    let locks = Locks::shared().node(node.uuid, Want::Exclusive).node_res(node.uuid, Want::Exclusive);
-    cx.begin(locks).await?;
-    let node = cx.master.node(&node.uuid.to_string()).await?;
-    let (set, told) = changes(cx, args, &node)?;
-    let asked = FLAGS.iter().any(|flag| args.flag(flag).is_some());
-    if set.is_empty() && told.is_empty() && !asked {
-        return Err(OpFail::prereq("Please pass at least one modification", Ecode::WrongInput));
-    }
-    if set.get("offline") == Some(&json!(false)) {
-        let there = Node { offline: false, ..node.clone() };
-        cx.nodes.call::<NodeInfo>(&there, &(), CALL).await?;
-        cx.warn(format!("transitioning node {} from offline to online without using re-add; please make sure it is healthy", node.name));
-    }
-    if set.is_empty() {
-        return Ok(Value::Array(Vec::new()));
-    }
-    let before = node.master_candidate;
-    let after = set.get("master_candidate").and_then(Value::as_bool).unwrap_or(before);
-    cx.apply(vec![Command::NodeSet { node: node.uuid, rev: Some(node.stamp.serial_no), set }]).await?;
-    if before != after {
-        let role = if after { Role::Candidate } else { Role::Regular };
-        let request = SetRoleRequest { fence: cx.nodes.fence(), role };
-        cx.nodes.call::<SetRole>(&node, &request, CALL).await?;
-    }
-    Ok(Value::Array(told))
-}
-
-/// The fields to set, and what to tell the user of them.
-fn changes(cx: &Cx<'_>, args: &Args<'_>, node: &Node) -> Result<(Params, Vec<Value>), OpFail> {
-    let wrong = |text: String| Err(OpFail::prereq(text, Ecode::WrongInput));
-    let on: Vec<&str> = FLAGS[..3].iter().copied().filter(|flag| args.bool(flag)).collect();
-    if on.len() > 1 {
-        return wrong(format!(
-            "Can't set the node into more than one state at the same time ({})",
-            on.join(", ")
-        ));
-    }
-    if node.uuid == cx.go().master && FLAGS[..3].iter().any(|flag| args.flag(flag).is_some()) {
-        return wrong("The master role can be changed only via master-failover".to_owned());
-    }
-    let (mut set, mut told) = (Params::new(), Vec::new());
-    let now = serde_json::to_value(node).unwrap_or_default();
-    for flag in FLAGS {
-        let Some(wanted) = args.flag(flag) else { continue };
-        if now.get(flag) == Some(&json!(wanted)) {
-            cx.info(format!("Ignoring request to set {flag} to {wanted}, it already is"));
-            continue;
-        }
-        set.insert(flag.to_owned(), json!(wanted));
-        told.push(json!([flag, if wanted { "True" } else { "False" }]));
-    }
-    if on.first().is_some_and(|flag| set.contains_key(*flag)) {
-        for other in &FLAGS[..3] {
-            if !set.contains_key(*other) && now.get(*other) == Some(&json!(true)) {
-                set.insert((*other).to_owned(), json!(false));
-                told.push(json!([other, format!("False ({} requested)", on[0])]));
-            }
-        }
-    }
-    if let Some(own) = args.object("ndparams") {
-        set.insert("ndparams".to_owned(), Value::Object(merged(&node.ndparams, own)));
-        told.extend(own.iter().map(|(name, value)| json!([format!("ndparams/{name}"), value])));
-    }
-    if let Some(ip) = args.str("secondary_ip") {
-        if ip.parse::<IpAddr>().is_err() {
-            return wrong(format!("'{ip}' is no IP address"));
-        }
-        set.insert("secondary_ip".to_owned(), json!(ip));
-        told.push(json!(["secondary_ip", ip]));
-    }
-    Ok((set, told))
 }

@@ -1,13 +1,17 @@
 //! OP_CLUSTER_VERIFY, _VERIFY_CONFIG, _VERIFY_GROUP (`spec/failover.md` §7): what Gantry can check without SSH.
 
+use crate::core::candidates::Pool;
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
 use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{AdminState, Group, Instance, Node, Slot, SlotState};
 use gantry_proto::noded::{NodeInfo, NodeInfoReply};
-use gantry_proto::wconfd::Want;
+use gantry_proto::wconfd::{CopyStatus, MembersReply, Want};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
+
+/// A copy that lacks more changes than a learner may when it begins to count (P2.2).
+const LAG_MAX: u64 = 1000;
 
 /// Submits the config job and one job per group after it. Result: `{"jobs": …}`.
 pub async fn submit(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
@@ -61,12 +65,33 @@ pub async fn config(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
     let cluster = cx.master.cluster().await?;
     let (nodes, groups) = (cx.master.nodes().await?, cx.master.groups().await?);
     let instances: Vec<Instance> = cx.master.instances().await?;
-    let findings = config_findings(&nodes, &groups, &instances, cluster.master_node);
+    let mut findings = config_findings(&nodes, &groups, &instances, cluster.master_node);
+    findings.extend(pool_findings(Pool::of(&nodes, cluster.candidate_pool_size, &[])));
+    findings.extend(copy_findings(&cx.master.members().await?));
     cx.say("* Verifying all nodes belong to an existing group");
     for (kind, name, text) in &findings {
         error(cx, kind, name, text);
     }
     Ok(json!(findings.is_empty()))
+}
+
+/// Too few candidates: what is acknowledged lies on fewer disks than wanted.
+fn pool_findings(pool: Pool) -> Option<(&'static str, String, String)> {
+    let text = format!("Not enough master candidates: actual {}, target {}", pool.actual, pool.target);
+    pool.is_short().then(|| ("cluster", "config".to_owned(), text))
+}
+
+/// Copies of the configuration that do not count, do not answer, or are far behind.
+fn copy_findings(members: &MembersReply) -> Vec<(&'static str, String, String)> {
+    let wrong = |copy: &CopyStatus| match &copy.suspect {
+        Some(why) => Some(format!(
+            "its copy does not count: {why}; take the node out of the candidates and in again (gnt-node modify -C)"
+        )),
+        None if !copy.why.is_empty() => Some(format!("its copy is not reached: {}", copy.why)),
+        None if copy.lag > LAG_MAX => Some(format!("its copy lacks {} changes", copy.lag)),
+        None => None,
+    };
+    members.copies.iter().filter_map(|copy| Some(("node", copy.name.clone(), wrong(copy)?))).collect()
 }
 
 /// Soft checks of `spec/config.md` §5: (kind, name, text) of what is wrong.

@@ -132,7 +132,7 @@ impl Bodies {
             Err(why) => {
                 incoming.remove(&request.digest);
                 let _ = fs::remove_file(&staged);
-                return Err(why.map_or_else(|| bad("the body's length changed"), |error| told(error)));
+                return Err(why.map_or_else(|| bad("the body's length changed"), told));
             }
         };
         if !whole {

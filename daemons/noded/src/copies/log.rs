@@ -48,7 +48,8 @@ pub struct Seat {
 /// How a failure of the store looks to callers: none of them is a refusal, so none has promised or confirmed anything.
 #[must_use]
 pub fn failure(error: &StoreError) -> Fail {
-    Fail::new(Code::Internal, error.chain())
+    let code = if error.is_busy() { Code::Busy } else { Code::Internal };
+    Fail::new(code, error.chain())
 }
 
 fn none(log: LogKind) -> Fail {

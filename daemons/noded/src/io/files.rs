@@ -4,7 +4,7 @@
 use crate::core::join::{SECRET_BYTES, SECRET_MS_MAX};
 use crate::io::data;
 use gantry_model::root::Root;
-use gantry_rpc::tls::{CA_PEM, NODE_KEY, NODE_PEM};
+use gantry_rpc::tls::{CA_KEY, CA_PEM, NODE_KEY, NODE_PEM};
 use gantry_rt::files::{atomic_write, sync_dir};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
@@ -109,6 +109,39 @@ pub fn store_secrets(root: &Root, certificate: &str, key: &str, ca: &str) -> Res
         atomic_write(&path, text.as_bytes(), 0o600).map_err(at("write", &path))?;
     }
     Ok(())
+}
+
+/// Stores files of `secrets/` by name.
+///
+/// # Errors
+/// When one can't be written.
+pub fn store_named(root: &Root, files: &[(String, String)]) -> Result<(), FileError> {
+    for (name, text) in files {
+        let path = root.secrets().join(name);
+        atomic_write(&path, text.as_bytes(), 0o600).map_err(at("write", &path))?;
+    }
+    Ok(())
+}
+
+/// Removes the CA's key, which only candidates keep; none is fine.
+///
+/// # Errors
+/// When it is there and stays.
+pub fn remove_ca_key(root: &Root) -> Result<(), FileError> {
+    remove(&root.secrets().join(CA_KEY))?;
+    sync(&root.secrets())
+}
+
+/// A file's content; None when there is none.
+///
+/// # Errors
+/// When it is there and can't be read.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at("read", path)(error)),
+    }
 }
 
 /// Writes those ssconf files whose content differs; under Ganeti's own directory too if `ganeti_paths`.

@@ -7,6 +7,7 @@ use crate::error;
 use crate::io::data::{Change, SsconfMark};
 use crate::io::{facts, files};
 use gantry_model::ids::Fence;
+use gantry_model::role::Role;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{NodeInfoReply, SetRoleRequest, SsconfRequest, TestDelayRequest, VmFacts};
 use gantry_rt::clock;
@@ -22,7 +23,7 @@ const PROBED_MS_MAX: u64 = 60 * 1000;
 const FAILED_MS_MAX: u64 = 2 * 1000;
 
 /// Runs blocking file work beside the async threads.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Fail> + Send + 'static,
 ) -> Result<T, Fail> {
     tokio::task::spawn_blocking(work).await.map_err(|_| error::stopping())?
@@ -110,7 +111,7 @@ impl Member {
         }
     }
 
-    /// Writes ssconf files unless this node has the same or newer ones.
+    /// Writes ssconf files that differ, unless this node has newer ones.
     ///
     /// # Errors
     /// `Fenced`; `BadRequest` for an unknown key, before anything is written.
@@ -124,7 +125,8 @@ impl Member {
         let _one = self.filing.lock().await;
         let _pass = self.gate.enter(request.fence).map_err(shut)?;
         let mark = SsconfMark { epoch: request.fence.epoch, index: request.index };
-        if mark <= *lock(&self.ssconf) {
+        let known = *lock(&self.ssconf);
+        if mark < known {
             return Ok(());
         }
         let (root, ganeti_paths) = (self.settings.root.clone(), self.settings.ganeti_paths);
@@ -132,6 +134,9 @@ impl Member {
             files::write_ssconf(&root, ganeti_paths, &request.values).map_err(|why| error::file(&why))
         })
         .await?;
+        if mark == known {
+            return Ok(()); // The files were looked at and put right all the same.
+        }
         // Last: after a crash half-way the same set is written again.
         self.data.put(Change::Ssconf(mark)).await.map_err(|why| error::data(&why))?;
         *lock(&self.ssconf) = mark;
@@ -151,7 +156,15 @@ impl Member {
         let _one = self.filing.lock().await;
         let _pass = self.gate.enter(request.fence).map_err(shut)?;
         let (roles, epoch) = (self.copies.roles().clone(), request.fence.epoch);
-        blocking(move || roles.set(request.role, epoch)).await
+        let root = self.settings.root.clone();
+        blocking(move || {
+            roles.set(request.role, epoch)?;
+            match request.role {
+                Role::Regular => files::remove_ca_key(&root).map_err(|why| error::file(&why)),
+                Role::Candidate | Role::Master => Ok(()),
+            }
+        })
+        .await
     }
 
     /// Leaves the cluster: secrets, role, ssconf and records go. When this has returned, the process ends (or,

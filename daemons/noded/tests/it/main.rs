@@ -1,8 +1,10 @@
 //! gantry-noded as a real process, over real TLS connections.
 
 mod bed;
+mod copies;
 mod crash;
 mod fence;
+mod hostile;
 mod image;
 mod join;
 mod node;

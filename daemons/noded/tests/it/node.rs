@@ -86,6 +86,48 @@ async fn roles_are_set_but_never_master() {
 }
 
 #[tokio::test]
+async fn a_candidate_gets_the_ca_and_a_regular_node_keeps_no_key() {
+    let cluster = Cluster::new();
+    let (node, client) = cluster.member("n1").await;
+    let give = |name: &str| wire::SecretsRequest {
+        fence: fence(1),
+        files: vec![(name.to_owned(), "PEM".to_owned())],
+    };
+    let key = node.root.secrets().join("ca.key");
+    for name in ["node.key", "../role.json", ""] {
+        assert_eq!(
+            code(client.call::<wire::Secrets>(&give(name), PATIENCE).await),
+            Code::BadRequest,
+            "{name}"
+        );
+    }
+    client.call::<wire::Secrets>(&give("ca.key"), PATIENCE).await.expect("stored");
+    assert_eq!(std::fs::read_to_string(&key).expect("there"), "PEM");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&key.metadata().expect("there").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let role = |role| wire::SetRoleRequest { fence: fence(1), role };
+    client.call::<wire::SetRole>(&role(Role::Candidate), PATIENCE).await.expect("set");
+    assert!(key.exists(), "a candidate keeps it");
+    client.call::<wire::SetRole>(&role(Role::Regular), PATIENCE).await.expect("set");
+    assert!(!key.exists());
+}
+
+#[tokio::test]
+async fn files_of_the_same_index_are_put_right() {
+    let cluster = Cluster::new();
+    let (node, client) = cluster.member("n1").await;
+    let set = ssconf(fence(1), 5, &[("master_node", "a\n")]);
+    client.call::<wire::Ssconf>(&set, PATIENCE).await.expect("written");
+    let before = client.call::<wire::SsconfHave>(&(), PATIENCE).await.expect("told");
+    assert_eq!((before.index, before.digests.len()), (5, 1));
+    std::fs::write(node.root.ssconf("master_node"), "b\n").expect("spoilt");
+    let spoilt = client.call::<wire::SsconfHave>(&(), PATIENCE).await.expect("told");
+    assert_ne!(spoilt.digests, before.digests);
+    client.call::<wire::Ssconf>(&set, PATIENCE).await.expect("written again");
+    assert_eq!(client.call::<wire::SsconfHave>(&(), PATIENCE).await.expect("told"), before);
+}
+
+#[tokio::test]
 async fn delays_are_bounded() {
     let cluster = Cluster::new();
     let (_node, client) = cluster.member("n1").await;

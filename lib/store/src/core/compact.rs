@@ -82,3 +82,6 @@ fn worth(extent: &Extent, wanted: Index) -> Option<Index> {
     let to = wanted.min(extent.applied).min(extent.flushed);
     (to.0 >= extent.base.0 + WORTH_ROWS).then_some(to)
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,7 +98,7 @@ pub trait LogView {
 }
 
 /// What to write, in one transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// The vote row to store, when it changes.
     pub vote: Option<Vote>,
@@ -174,6 +174,49 @@ pub fn fit(log: &impl LogView, append: &Append) -> Result<Plan, Refusal> {
         return Err(Refusal::Broken(idx));
     }
     Ok(Plan { vote: None, delete_from, skip, matched, commit: append.commit.min(matched) })
+}
+
+/// Why an empty copy is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MakeRefusal {
+    /// Another copy is here than the one to be replaced: the request came late.
+    #[error("copy {0:?} is here now")]
+    OtherCopy(Option<Uuid>),
+    /// The writer that asks is too old, or of another cluster.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// The vote of an empty copy `copy_id`, made instead of the copy `instead_of` (`None`: there is none). For a
+/// node that is in neither log's list (P2.2); what was here is put aside. Repeating the request changes nothing,
+/// and one that comes late finds another copy than it names: it must not empty a copy that has joined since.
+///
+/// # Errors
+/// Another copy is here, or the one here has promised a newer writer of the same history.
+pub fn make(
+    here: Option<&Vote>,
+    claim: &Claim,
+    instead_of: Option<Uuid>,
+    copy_id: Uuid,
+    rules: Rules,
+) -> Result<Vote, MakeRefusal> {
+    let found = here.map(|vote| vote.copy_id);
+    if let Some(vote) = here {
+        if vote.cluster != claim.cluster {
+            return Err(Refusal::Stranger.into());
+        }
+        if vote.history == claim.history {
+            standing(vote, claim, rules)?;
+            if vote.copy_id == copy_id {
+                return Ok(vote.clone());
+            }
+        }
+    }
+    if found != instead_of {
+        return Err(MakeRefusal::OtherCopy(found));
+    }
+    let Claim { cluster, history, term, ballot, nonce } = *claim;
+    Ok(Vote { promised: term, ballot, nonce, cluster, history, copy_id, token: None })
 }
 
 /// Whether `claim` may still write here.

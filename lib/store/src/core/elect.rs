@@ -14,7 +14,7 @@
 use super::copy::Ballot;
 use super::list::{List, Member};
 use super::recover::{Answer, Choice, choose, to_ask};
-use super::row::{Index, Position, Row, RowKind, Term};
+use super::row::{Index, Row, RowKind, Term};
 use super::rules::Rules;
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ pub enum LogName {
 }
 
 /// What one copy of one log says to a look.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Part {
     /// What its vote promises.
     pub promised: Term,
@@ -42,7 +42,7 @@ pub struct Part {
 }
 
 /// What one candidate says to a look: both its copies, or nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Heard {
     /// The epoch and ballot its role file names, when that says master.
     pub master: Option<(u64, Ballot)>,
@@ -173,9 +173,9 @@ pub fn alone(me: &Member, own: &Heard, heard: &[Heard]) -> Alone {
         return Alone { epoch, w, q, at_risk: Vec::new() };
     }
     let risk = |log, of: fn(&Heard) -> &Part| {
-        let last = of(own).answer.last;
+        let last = of(own).answer.last.idx;
         let most = heard.iter().map(|h| of(h).answer.last.idx).max();
-        AtRisk { log, from: common(last, heard, of).next(), to: most.filter(|most| *most > last.idx) }
+        AtRisk { log, from: common(of(own), heard, of).next(), to: most.filter(|most| *most > last) }
     };
     let at_risk = vec![risk(LogName::W, |h| &h.w), risk(LogName::Q, |h| &h.q)];
     Alone { epoch, w, q, at_risk }
@@ -192,16 +192,14 @@ fn nothing_lost(own: &Heard) -> bool {
     mine(&own.w) && mine(&own.q)
 }
 
-/// Up to here the own log is known to be everybody's: what the own copy knows committed. Rows after it that
-/// another log has too may still be others' at the same place, so they are named as at risk when anybody who
-/// answered is further on.
-fn common(last: Position, heard: &[Heard], of: fn(&Heard) -> &Part) -> Index {
-    let ahead = heard.iter().map(of).filter(|part| part.answer.last > last);
-    let commits = heard.iter().map(of).map(|part| part.answer.commit);
-    match ahead.count() {
-        0 => last.idx,
-        _ => commits.max().unwrap_or_default().min(last.idx),
-    }
+/// Up to here the own log is known to be everybody's: to its end when all members of all lists answered and
+/// nobody is further on, else to what the own copy knows committed. (A silent member may have other rows where
+/// the own log has a tail that nobody confirmed.)
+fn common(own: &Part, heard: &[Heard], of: fn(&Heard) -> &Part) -> Index {
+    let answered = |m: &Member| heard.iter().any(|h| of(h).answer.member == *m && of(h).answer.counts());
+    let ahead = heard.iter().any(|h| of(h).answer.last > own.answer.last);
+    let all = everyone(heard).iter().all(answered);
+    if all && !ahead { own.answer.last.idx } else { own.answer.commit }
 }
 
 /// The own epoch, when the own role file says master and majorities of both newest lists promise just it.
@@ -245,3 +243,6 @@ fn highest(heard: &[Heard]) -> u64 {
 fn split(heard: &[Heard]) -> (Vec<Answer>, Vec<Answer>) {
     heard.iter().map(|h| (h.w.answer.clone(), h.q.answer.clone())).unzip()
 }
+
+#[cfg(test)]
+mod tests;

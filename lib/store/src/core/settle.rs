@@ -150,3 +150,6 @@ pub fn fed(has: Index, last: Index) -> bool {
 pub fn may_send(rests_on: Index, committed: Index, rules: Rules) -> bool {
     rests_on <= committed || !rules.has(Rule::CauseFirst)
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,3 +122,6 @@ pub fn carry_on(base: u64, file: u64, side: Option<u64>) -> CarryOn {
 pub fn stale_side(base: u64, side: u64) -> bool {
     side != base
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,7 +53,7 @@ pub struct TokenRecord {
 }
 
 /// What a copy shows when it is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shown {
     /// The copy.
     pub copy_id: Uuid,
@@ -224,3 +224,6 @@ pub fn may_give(at: Index, confirmed: Index, committed: Index) -> bool {
 pub fn accept(shown: Option<Token>, old: Option<Token>, new: Token) -> Option<Token> {
     (shown == old).then_some(new)
 }
+
+#[cfg(test)]
+mod tests;

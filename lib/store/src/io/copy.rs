@@ -1,10 +1,19 @@
-//! A copy that follows.
+//! A copy that follows a writer elsewhere: noded's part of a log (P1.4). The rules are `core`'s; the files are
+//! [`Disk`]'s.
+//!
+//! ```text
+//!  promise, append, snapshot_in ─▶ one transaction that reads the vote ─▶ flush ─▶ answer
+//!                         commit ─▶ objects (not flushed; checkpoint at open)
+//! ```
 
+use super::disk::{Disk, damaged_look, named, open_log};
 use super::files::LogKind;
 use super::look::{AppendRefusal, Bodies, Fetched, Look, SnapshotFile};
+use super::{aside, compact, create, install, log};
 use crate::core::Rules;
-use crate::core::copy::{Append, Claim, Refusal};
-use crate::core::row::{Index, Position};
+use crate::core::compact::{WORTH_ROWS, of_copy};
+use crate::core::copy::{Append, Claim, Refusal, Vote};
+use crate::core::row::{Digest, Index, Position};
 use crate::core::token::Token;
 use crate::error::StoreError;
 use std::path::Path;
@@ -33,46 +42,175 @@ pub struct EmptyCopy {
     pub copy_id: Uuid,
 }
 
-/// A copy that follows a writer elsewhere. Owned by one thread; all calls block.
-pub struct Copy(());
+/// A copy that follows. Owned by one thread; all calls block. An error that [`StoreError::is_busy`] knows means
+/// "cannot answer now"; any other means that the copy is of no use until it is opened again.
+pub struct Copy {
+    state: State,
+    bodies: Arc<dyn Bodies>,
+    /// Rows taken since compaction was last thought of.
+    taken: u64,
+}
 
+enum State {
+    Sound(Box<Disk>),
+    /// Only the vote could be read. It says so when it is asked, and takes nothing.
+    Damaged {
+        vote: Box<Vote>,
+        why: String,
+    },
+}
+
+impl std::fmt::Debug for Copy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Copy").finish_non_exhaustive()
+    }
+}
+
+/// What a copy answers when it can answer at all.
 type Answer<T> = Result<Result<T, Refusal>, StoreError>;
 
 impl Copy {
-    /// Opens the copy. `None`: there is no such log here.
-    pub fn open(_dir: &Path, _opts: CopyOptions) -> Result<Option<Copy>, StoreError> {
-        Err(StoreError::Stopped)
+    /// Opens the copy. `None`: there is no such log here. Everything in it is checked first; what is damaged is
+    /// told in [`Look::damaged`] as long as the vote can be read.
+    ///
+    /// # Errors
+    /// The vote itself is unreadable, or another process holds a file for too long.
+    pub fn open(dir: &Path, opts: CopyOptions) -> Result<Option<Copy>, StoreError> {
+        let opened = Disk::open(dir, opts.log, opts.rules);
+        let checked = opened.and_then(|disk| disk.map(|d| d.verify().map(|()| d)).transpose());
+        let state = match checked {
+            Ok(None) => return Ok(None),
+            Ok(Some(disk)) => State::Sound(Box::new(disk)),
+            Err(e) if e.is_damage() || matches!(e, StoreError::Missing { .. }) => {
+                let Some(log) = open_log(dir, opts.log)? else { return Ok(None) };
+                let vote = Box::new(log::vote(&log.conn, log.spec.name)?);
+                tracing::error!(log = ?opts.log, why = e.chain(), "the copy is damaged");
+                State::Damaged { vote, why: e.chain() }
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(Some(Copy { state, bodies: opts.bodies, taken: 0 }))
     }
-    /// Makes an empty copy; an old one at this place is moved to `aside/` first.
-    pub fn make(_dir: &Path, _log: LogKind, _empty: &EmptyCopy) -> Result<(), StoreError> {
-        Err(StoreError::Stopped)
+
+    /// Makes an empty copy: no rows, nothing promised, a list without members. An old copy at this place is
+    /// moved to `aside/` first. Durable when this returns; may be repeated after a crash. The old copy must not
+    /// be open.
+    ///
+    /// # Errors
+    /// A file operation failed.
+    pub fn make(dir: &Path, log: LogKind, empty: &EmptyCopy) -> Result<(), StoreError> {
+        std::fs::create_dir_all(dir).map_err(aside::io("make", dir))?;
+        aside::move_copy(dir, log)?;
+        create::create_empty(dir, log, empty)
     }
+
+    fn sound(&mut self) -> Result<&mut Disk, StoreError> {
+        match &mut self.state {
+            State::Sound(disk) => Ok(disk),
+            State::Damaged { why, .. } => Err(StoreError::Damaged { file: "the copy", what: why.clone() }),
+        }
+    }
+
     /// What it says of itself.
+    ///
+    /// # Errors
+    /// The vote cannot be read.
     pub fn look(&self) -> Result<Look, StoreError> {
-        Err(StoreError::Stopped)
+        match &self.state {
+            State::Sound(disk) => disk.look(),
+            State::Damaged { vote, why } => Ok(damaged_look((**vote).clone(), why.clone())),
+        }
     }
-    /// Promises.
-    pub fn promise(&mut self, _claim: &Claim) -> Answer<Look> {
-        Err(StoreError::Stopped)
+
+    /// Promises `claim`, when it may; flushed before it is answered. A damaged copy promises nothing; what it
+    /// says of itself tells why.
+    ///
+    /// # Errors
+    /// It cannot be written, or not now.
+    pub fn promise(&mut self, claim: &Claim) -> Answer<Look> {
+        match &mut self.state {
+            State::Sound(disk) => disk.promise(claim),
+            State::Damaged { .. } => self.look().map(Ok),
+        }
     }
-    /// Takes rows.
-    pub fn append(&mut self, _append: &Append) -> Result<Result<Index, AppendRefusal>, StoreError> {
-        Err(StoreError::Stopped)
+
+    /// Takes rows; flushed before it is answered. Then rows that are committed are applied.
+    ///
+    /// # Errors
+    /// As [`Copy::promise`].
+    pub fn append(&mut self, append: &Append) -> Result<Result<Index, AppendRefusal>, StoreError> {
+        let bodies = Arc::clone(&self.bodies);
+        let wanted = match named(&append.rows) {
+            Ok(wanted) => wanted,
+            Err(_) => return Ok(Err(AppendRefusal::Refusal(Refusal::Malformed))),
+        };
+        let disk = self.sound()?;
+        let missing = missing(&*bodies, &wanted, disk)?;
+        if !missing.is_empty() {
+            return Ok(Err(AppendRefusal::Bodies(missing)));
+        }
+        let matched = match disk.append(append)? {
+            Ok(matched) => matched,
+            Err(why) => return Ok(Err(AppendRefusal::Refusal(why))),
+        };
+        disk.apply_to(append.commit.min(matched), Some(&*bodies))?;
+        self.taken += append.rows.len() as u64;
+        if self.taken >= WORTH_ROWS {
+            self.taken = 0;
+            self.compact()?;
+        }
+        Ok(Ok(matched))
     }
-    /// Gives rows.
-    pub fn fetch(&mut self, _claim: &Claim, _after: Position, _bytes_max: usize) -> Answer<Fetched> {
-        Err(StoreError::Stopped)
+
+    /// Forgets rows that are long applied.
+    fn compact(&mut self) -> Result<(), StoreError> {
+        let disk = self.sound()?;
+        let applied = disk.applied()?;
+        let extent = compact::extent(&disk.log, &disk.projections, applied)?;
+        match of_copy(&extent) {
+            Some(to) => compact::forget(&mut disk.log, to, disk.rules),
+            None => Ok(()),
+        }
     }
-    /// Stores a token.
-    pub fn set_token(&mut self, _claim: &Claim, _old: Option<Token>, _new: Token) -> Answer<()> {
-        Err(StoreError::Stopped)
+
+    /// Gives rows after `after` to the recovering writer that holds this copy's promise: at most `bytes_max` of
+    /// bodies, unless the first row alone is longer.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    pub fn fetch(&mut self, claim: &Claim, after: Position, bytes_max: usize) -> Answer<Fetched> {
+        self.sound()?.fetch(claim, after, bytes_max)
     }
-    /// Writes a snapshot.
-    pub fn snapshot_out(&mut self, _claim: &Claim) -> Answer<SnapshotFile> {
-        Err(StoreError::Stopped)
+
+    /// Stores a token, if it is the one after `old`; a gift that comes late changes nothing.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn set_token(&mut self, claim: &Claim, old: Option<Token>, new: Token) -> Answer<()> {
+        self.sound()?.set_token(claim, old, new)
     }
-    /// Takes a snapshot over. The file is taken away from its path.
-    pub fn snapshot_in(&mut self, _claim: &Claim, _path: &Path) -> Answer<Position> {
-        Err(StoreError::Stopped)
+
+    /// Writes a snapshot of what is applied, for the recovering writer that holds this copy's promise.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn snapshot_out(&mut self, claim: &Claim) -> Answer<SnapshotFile> {
+        self.sound()?.snapshot_out(claim)
     }
+
+    /// Takes a snapshot over; the file goes from its path, which must be in the log's own directory. Answers the
+    /// last row.
+    ///
+    /// # Errors
+    /// The file is damaged ([`StoreError::Damaged`] of "snapshot"; the copy is as before), or it cannot be written.
+    pub fn snapshot_in(&mut self, claim: &Claim, path: &Path) -> Answer<Position> {
+        install::install(self.sound()?, claim, path)
+    }
+}
+
+fn missing(bodies: &dyn Bodies, wanted: &[Digest], disk: &Disk) -> Result<Vec<Digest>, StoreError> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    bodies.missing(wanted).map_err(aside::io("look for bodies beside", &disk.dir))
 }

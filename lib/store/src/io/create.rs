@@ -1,11 +1,13 @@
 //! The birth of a log. What makes it exist is one rename: before it there is nothing, after it everything
 //! else can be made from the log.
 
+use super::copy::EmptyCopy;
 use super::files::{FileSpec, LogKind};
 use super::lock;
-use super::log::{self, Base};
+use super::log;
 use super::objects::{self, Applied};
 use super::sql::{Db, failed};
+use crate::core::compact::Base;
 use crate::core::copy::{Refusal, Vote};
 use crate::core::list::{List, Member};
 use crate::core::row::{Batch, Index, Position, Row, RowKind, Term};
@@ -49,11 +51,24 @@ pub fn create(dir: &Path, log: LogKind, birth: &Birth) -> Result<(), StoreError>
         }
     }
     let rows = first_rows(birth)?;
-    build(dir, spec, |db| fill_log(db, birth, &rows))?;
+    let vote = first_vote(birth)?;
+    build(dir, spec, |db| fill_log(db, &vote, &rows))?;
     for projection in log.projections() {
         create_projection(dir, projection, birth.history)?;
     }
     Ok(())
+}
+
+/// Makes the files of a copy that has no rows and has promised nothing; the log last, since it makes the copy
+/// exist. Durable when this returns.
+pub fn create_empty(dir: &Path, log: LogKind, empty: &EmptyCopy) -> Result<(), StoreError> {
+    for projection in log.projections() {
+        create_projection(dir, projection, empty.history)?;
+    }
+    let &EmptyCopy { cluster, history, copy_id } = empty;
+    let (promised, ballot, nonce) = (Term::default(), [0; 16], [0; 16]);
+    let vote = Vote { promised, ballot, nonce, cluster, history, copy_id, token: None };
+    build(dir, log.log_file(), |db| fill_log(db, &vote, &[]))
 }
 
 /// Makes an empty projection; durable when this returns.
@@ -73,14 +88,13 @@ fn first_rows(birth: &Birth) -> Result<[Row; 2], StoreError> {
     Ok([row(1, RowKind::List, list), row(2, RowKind::Batch, birth.first.encode()?)])
 }
 
-fn fill_log(db: &mut Db, birth: &Birth, rows: &[Row]) -> Result<(), StoreError> {
-    let spec = db.spec;
+fn first_vote(birth: &Birth) -> Result<Vote, StoreError> {
     let promised = Term { epoch: birth.epoch, run: 0 };
     if i64::try_from(birth.epoch).is_err() {
         return Err(StoreError::Refused { term: promised, why: Refusal::Malformed });
     }
     let me = birth.members.first().ok_or(StoreError::NotMember)?;
-    let vote = Vote {
+    Ok(Vote {
         promised,
         ballot: birth.ballot,
         nonce: [0; 16],
@@ -88,16 +102,20 @@ fn fill_log(db: &mut Db, birth: &Birth, rows: &[Row]) -> Result<(), StoreError> 
         history: birth.history,
         copy_id: me.copy_id,
         token: None,
-    };
+    })
+}
+
+fn fill_log(db: &mut Db, vote: &Vote, rows: &[Row]) -> Result<(), StoreError> {
+    let spec = db.spec;
     let base = Base { at: Position::default(), list: List { n: 0, prev: 0, members: Vec::new() }, gen_no: 0 };
     let tx = db.begin()?;
-    log::put_vote(&tx, spec.name, &vote)?;
+    log::put_vote(&tx, spec.name, vote)?;
     log::put_base(&tx, spec.name, &base)?;
     for row in rows {
         log::insert(&tx, spec.name, row)?;
     }
     if spec.objects {
-        objects::set_applied(&tx, &spec, &unapplied(birth.history))?;
+        objects::set_applied(&tx, &spec, &unapplied(vote.history))?;
     }
     tx.commit().map_err(failed(spec.name, "commit"))
 }

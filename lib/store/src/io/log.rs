@@ -1,51 +1,20 @@
-//! The log file: rows, the vote, the base. Promise and append each read the vote in the transaction that
-//! writes, and return after the flush.
+//! The tables of a log file: rows, the vote, the base, the records of tokens. What may be written when is
+//! decided in [`super::admit`].
 
-use super::objects::{self, Applied};
-use super::sql::{Crc, Db, damaged, failed, int, text, uint};
-use crate::core::Rules;
-use crate::core::copy::{Append, Claim, LogView, Plan, Vote, admit_own, promise};
+use super::sql::{Crc, damaged, failed, int, text, uint};
+use crate::core::compact::Base;
+use crate::core::copy::Vote;
 use crate::core::list::List;
-use crate::core::row::{Batch, Index, Position, Row, RowKind, Term};
+use crate::core::row::{Index, Position, Row, RowKind, Term};
+use crate::core::token::{Records, TokenRecord};
 use crate::error::StoreError;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-/// Where the kept rows begin: everything up to here was compacted away.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Base {
-    /// The last row compacted away; index 0 when none was.
-    pub at: Position,
-    /// The list in force there.
-    pub list: List,
-    /// Raised by each snapshot taken over (P3.2).
-    pub gen_no: u64,
-}
-
-/// What decides over an append, read in its transaction.
-struct View {
-    base: Position,
-    last: Position,
-    applied: Index,
-    from: Index,
-    terms: Vec<Term>,
-}
-
-impl LogView for View {
-    fn base(&self) -> Position {
-        self.base
-    }
-    fn last(&self) -> Position {
-        self.last
-    }
-    fn applied(&self) -> Index {
-        self.applied
-    }
-    fn term_at(&self, idx: Index) -> Option<Term> {
-        let nth = idx.0.checked_sub(self.from.0)?;
-        self.terms.get(usize::try_from(nth).ok()?).copied()
-    }
-}
+/// Rows read at once to be checked.
+const VERIFY_ROWS: u64 = 1_000;
+/// And their bytes.
+const VERIFY_BYTES: usize = 16 * 1024 * 1024;
 
 fn row_crc(idx: Index, term: Term, kind: RowKind, body: &[u8]) -> i64 {
     let head = Crc::of("log").num(idx.0).num(term.epoch).num(term.run);
@@ -141,12 +110,19 @@ pub fn base(conn: &Connection, file: &'static str) -> Result<Base, StoreError> {
 
 /// Inserts a row, in the caller's transaction.
 pub fn insert(conn: &Connection, file: &'static str, row: &Row) -> Result<(), StoreError> {
+    insert_in(conn, file, "log", row)
+}
+
+/// As [`insert`], into a table like the log's.
+pub fn insert_in(conn: &Connection, file: &'static str, table: &str, row: &Row) -> Result<(), StoreError> {
     let crc = row_crc(row.idx, row.term, row.kind, &row.body);
     let body = text(file, &row.body)?;
     let numbers = (int(row.idx.0), int(row.term.epoch), int(row.term.run));
-    conn.prepare_cached("INSERT INTO log(idx, epoch, run, kind, crc, body) VALUES (?, ?, ?, ?, ?, ?)")
-        .and_then(|mut q| q.execute(params![numbers.0, numbers.1, numbers.2, row.kind.name(), crc, body]))
-        .map_err(failed(file, "append a row"))?;
+    conn.prepare_cached(&format!(
+        "INSERT INTO {table}(idx, epoch, run, kind, crc, body) VALUES (?, ?, ?, ?, ?, ?)"
+    ))
+    .and_then(|mut q| q.execute(params![numbers.0, numbers.1, numbers.2, row.kind.name(), crc, body]))
+    .map_err(failed(file, "append a row"))?;
     Ok(())
 }
 
@@ -159,9 +135,22 @@ pub fn rows(
     limit: u64,
     bytes: usize,
 ) -> Result<Vec<Row>, StoreError> {
+    rows_in(conn, file, "log", from, limit, bytes)
+}
+
+/// As [`rows`], from a table like the log's.
+pub fn rows_in(
+    conn: &Connection,
+    file: &'static str,
+    table: &str,
+    from: Index,
+    limit: u64,
+    bytes: usize,
+) -> Result<Vec<Row>, StoreError> {
     let err = failed(file, "read rows");
-    let sql = "SELECT idx, epoch, run, kind, crc, body FROM log WHERE idx > ? ORDER BY idx LIMIT ?";
-    let mut query = conn.prepare_cached(sql).map_err(&err)?;
+    let sql =
+        format!("SELECT idx, epoch, run, kind, crc, body FROM {table} WHERE idx > ? ORDER BY idx LIMIT ?");
+    let mut query = conn.prepare_cached(&sql).map_err(&err)?;
     let mut cursor = query.query(params![int(from.0), int(limit)]).map_err(&err)?;
     let (mut found, mut held, mut expected) = (Vec::new(), 0, from.next());
     while held < bytes
@@ -218,8 +207,113 @@ pub fn newest_list(conn: &Connection, file: &'static str, base: &Base) -> Result
     Ok((row.idx, list))
 }
 
+/// The rows of one kind above the base and up to `to`, in order.
+pub fn rows_of(
+    conn: &Connection,
+    file: &'static str,
+    kind: RowKind,
+    to: Index,
+) -> Result<Vec<Row>, StoreError> {
+    let err = failed(file, "read rows");
+    let kind = kind.name();
+    // The literal kind lets SQLite use the partial index.
+    let sql = format!(
+        "SELECT idx, epoch, run, kind, crc, body FROM log WHERE kind = '{kind}' AND idx <= ? ORDER BY idx"
+    );
+    let mut query = conn.prepare_cached(&sql).map_err(&err)?;
+    let mut cursor = query.query([int(to.0)]).map_err(&err)?;
+    let mut found = Vec::new();
+    while let Some(r) = cursor.next().map_err(&err)? {
+        found.push(decode(file, r)?);
+    }
+    Ok(found)
+}
+
+/// The position of row `idx`, if it is there or is the base.
+pub fn position(
+    conn: &Connection,
+    file: &'static str,
+    base: &Base,
+    idx: Index,
+) -> Result<Option<Position>, StoreError> {
+    if idx == base.at.idx {
+        return Ok(Some(base.at));
+    }
+    let found = terms(conn, file, idx, 1)?;
+    let at: Option<i64> = conn
+        .prepare_cached("SELECT idx FROM log WHERE idx = ?")
+        .and_then(|mut q| q.query_row([int(idx.0)], |r| r.get(0)).optional())
+        .map_err(failed(file, "read a row's place"))?;
+    Ok(at.and(found.first()).map(|term| Position { term: *term, idx }))
+}
+
+/// Reads every row and checks it, and that none is missing: what a copy does before its first answer.
+pub fn verify(conn: &Connection, file: &'static str, base: &Base) -> Result<(), StoreError> {
+    let mut from = base.at.idx;
+    loop {
+        let rows = rows(conn, file, from, VERIFY_ROWS, VERIFY_BYTES)?;
+        let Some(end) = rows.last() else { break };
+        from = end.idx;
+    }
+    let below: i64 = conn
+        .query_row("SELECT count(*) FROM log WHERE idx <= ?", [int(base.at.idx.0)], |r| r.get(0))
+        .map_err(failed(file, "read rows"))?;
+    if below == 0 { Ok(()) } else { Err(damaged(file, "rows below the base are there")) }
+}
+
+fn token_crc(copy_id: &Uuid, r: &TokenRecord) -> i64 {
+    let head =
+        Crc::of("token").bytes(copy_id.as_bytes()).num(r.at.idx.0).num(r.at.term.epoch).num(r.at.term.run);
+    head.bytes(r.old.as_ref().map_or(&[], |t| t.as_slice())).bytes(&r.new).end()
+}
+
+/// Stores records of tokens whose rows are compacted away, in the caller's transaction, in place of all others.
+pub fn put_tokens(conn: &Connection, file: &'static str, records: &Records) -> Result<(), StoreError> {
+    let err = failed(file, "store records of tokens");
+    conn.execute("DELETE FROM token", []).map_err(&err)?;
+    let mut put = conn.prepare_cached("INSERT INTO token VALUES (?, ?, ?, ?, ?, ?, ?)").map_err(&err)?;
+    for (copy_id, r) in records.iter() {
+        let (idx, epoch, run) = (int(r.at.idx.0), int(r.at.term.epoch), int(r.at.term.run));
+        let crc = token_crc(copy_id, r);
+        put.execute(params![copy_id.to_string(), idx, epoch, run, r.old, r.new, crc]).map_err(&err)?;
+    }
+    Ok(())
+}
+
+/// The newest record of each copy as the log has it up to row `to`.
+pub fn tokens(conn: &Connection, file: &'static str, to: Index) -> Result<Records, StoreError> {
+    let err = failed(file, "read records of tokens");
+    let mut records = Records::default();
+    let mut query =
+        conn.prepare_cached("SELECT copy_id, idx, epoch, run, old, new, crc FROM token").map_err(&err)?;
+    let mut cursor = query.query([]).map_err(&err)?;
+    while let Some(r) = cursor.next().map_err(&err)? {
+        let read = || Ok((r.get(0)?, (r.get(1)?, r.get(2)?, r.get(3)?), r.get(4)?, r.get(5)?, r.get(6)?));
+        let (id, (idx, epoch, run), old, new, crc): (String, (i64, i64, i64), _, _, i64) =
+            read().map_err(&err)?;
+        let copy_id = Uuid::try_parse(&id).map_err(|_| damaged(file, "token.copy_id is no uuid"))?;
+        let term = Term { epoch: uint(file, epoch)?, run: uint(file, run)? };
+        let record = TokenRecord { old, new, at: Position { term, idx: Index(uint(file, idx)?) } };
+        if token_crc(&copy_id, &record) != crc {
+            return Err(damaged(file, format!("the token record of copy {copy_id} has a wrong crc")));
+        }
+        records.note(copy_id, record);
+    }
+    for row in rows_of(conn, file, RowKind::Token, to)? {
+        if !records.note_row(&row) {
+            return Err(damaged(file, format!("row {} holds no token", row.idx)));
+        }
+    }
+    Ok(records)
+}
+
 /// The terms of rows from `from` on, `count` of them or as many as there are.
-fn terms(conn: &Connection, file: &'static str, from: Index, count: u64) -> Result<Vec<Term>, StoreError> {
+pub fn terms(
+    conn: &Connection,
+    file: &'static str,
+    from: Index,
+    count: u64,
+) -> Result<Vec<Term>, StoreError> {
     let err = failed(file, "read terms");
     let mut query = conn
         .prepare_cached("SELECT epoch, run FROM log WHERE idx >= ? ORDER BY idx LIMIT ?")
@@ -232,62 +326,4 @@ fn terms(conn: &Connection, file: &'static str, from: Index, count: u64) -> Resu
         terms.push(Term { epoch: uint(file, epoch)?, run: uint(file, run)? });
     }
     Ok(terms)
-}
-
-/// Promises `claim` in a transaction of its own; durable when this returns.
-pub fn give_promise(db: &mut Db, claim: &Claim, rules: Rules) -> Result<Vote, StoreError> {
-    let file = db.spec.name;
-    let tx = db.begin()?;
-    let refuse = |why| StoreError::Refused { term: claim.term, why };
-    let raised = promise(&vote(&tx, file)?, claim, rules).map_err(refuse)?;
-    put_vote(&tx, file, &raised)?;
-    tx.commit().map_err(failed(file, "commit"))?;
-    Ok(raised)
-}
-
-/// Takes rows into the own copy in one transaction, with what `also` adds to it; durable when this returns.
-/// Answers how far the copy matches the writer's log.
-///
-/// `applied` is what the copy's projections have applied: rows up to there are never replaced.
-pub fn append(
-    db: &mut Db,
-    append: &Append,
-    applied: Index,
-    rules: Rules,
-    also: impl FnOnce(&Connection, &Plan) -> Result<(), StoreError>,
-) -> Result<Index, StoreError> {
-    let file = db.spec.name;
-    let tx = db.begin()?;
-    let base = base(&tx, file)?;
-    let count = append.rows.len() as u64 + 1;
-    let (last, from) = (last(&tx, file, &base)?, append.prev.idx);
-    let terms = terms(&tx, file, from.max(base.at.idx.next()), count)?;
-    let view = View { base: base.at, last, applied, from: from.max(base.at.idx.next()), terms };
-    let refuse = |why| StoreError::Refused { term: append.claim.term, why };
-    let plan = admit_own(&vote(&tx, file)?, &view, append, rules).map_err(refuse)?;
-    if let Some(vote) = &plan.vote {
-        put_vote(&tx, file, vote)?;
-    }
-    if let Some(from) = plan.delete_from {
-        tx.execute("DELETE FROM log WHERE idx >= ?", [int(from.0)]).map_err(failed(file, "cut the log"))?;
-    }
-    for row in &append.rows[plan.skip..] {
-        insert(&tx, file, row)?;
-    }
-    also(&tx, &plan)?;
-    tx.commit().map_err(failed(file, "commit"))?;
-    Ok(plan.matched)
-}
-
-/// Applies batches and moves the mark inside the log's own file (Q), in the caller's transaction.
-pub fn apply_here<'a>(
-    conn: &Connection,
-    db_spec: &super::files::FileSpec,
-    batches: impl Iterator<Item = &'a Batch>,
-    mark: &Applied,
-) -> Result<(), StoreError> {
-    for batch in batches {
-        objects::apply(conn, db_spec, batch)?;
-    }
-    objects::set_applied(conn, db_spec, mark)
 }

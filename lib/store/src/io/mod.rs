@@ -1,9 +1,15 @@
 //! The files of a log and the thread that writes them. Decides nothing that `core` decides.
 
 pub mod alone;
+mod admit;
+mod aside;
+mod compact;
 pub mod copy;
 pub mod create;
+mod disk;
+pub mod feed;
 pub mod files;
+mod install;
 mod lock;
 pub mod log;
 pub mod look;
@@ -11,6 +17,7 @@ mod objects;
 pub mod opened;
 pub mod read;
 pub mod seed;
+mod snapshot;
 mod sql;
 pub mod start;
 mod turn;

@@ -1,7 +1,7 @@
 //! Objects, the mark of how far they are applied, and local rows.
 
 use super::files::FileSpec;
-use super::sql::{Crc, Db, damaged, failed, int, text, uint};
+use super::sql::{Crc, damaged, failed, int, text, uint};
 use super::writer::{LocalChange, LocalRow};
 use crate::core::row::{Batch, Change, Index, Object, Row, RowKind};
 use crate::error::StoreError;
@@ -87,19 +87,28 @@ fn apply_one(conn: &Connection, spec: &FileSpec, change: &Change) -> Result<(), 
     Ok(())
 }
 
-/// Applies rows read from the log and moves the mark, in one transaction of the file's own.
-pub fn replay(db: &mut Db, rows: &[Row], mark: &Applied) -> Result<(), StoreError> {
-    let spec = db.spec;
-    let tx = db.begin()?;
+/// Applies rows read from the log and moves the mark, in the caller's transaction.
+pub fn replay(conn: &Connection, spec: &FileSpec, rows: &[Row], mark: &Applied) -> Result<(), StoreError> {
     for row in rows.iter().filter(|r| r.kind == RowKind::Batch) {
-        apply(&tx, &spec, &Batch::decode(&row.body)?)?;
+        apply(conn, spec, &Batch::decode(&row.body)?)?;
     }
-    set_applied(&tx, &spec, mark)?;
-    tx.commit().map_err(failed(spec.name, "commit"))
+    set_applied(conn, spec, mark)
 }
 
 /// Reads all objects of a file, checking each.
 pub fn load(conn: &Connection, spec: &FileSpec, into: &mut Vec<Object>) -> Result<(), StoreError> {
+    each(conn, spec, |object| {
+        into.push(object);
+        Ok(())
+    })
+}
+
+/// Reads all objects of a file one by one, checking each.
+pub fn each(
+    conn: &Connection,
+    spec: &FileSpec,
+    mut found: impl FnMut(Object) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
     let err = failed(spec.name, "read its objects");
     let mut query = conn.prepare("SELECT kind, key, rev, crc, body FROM object").map_err(&err)?;
     let mut rows = query.query([]).map_err(&err)?;
@@ -110,9 +119,21 @@ pub fn load(conn: &Connection, spec: &FileSpec, into: &mut Vec<Object>) -> Resul
         if object_crc(&kind, &key, rev, &body) != crc {
             return Err(damaged(spec.name, format!("object {kind}/{key} has a wrong crc")));
         }
-        into.push(Object { kind, key, rev, body });
+        found(Object { kind, key, rev, body })?;
     }
     Ok(())
+}
+
+/// Deletes all objects, in the caller's transaction.
+pub fn clear(conn: &Connection, spec: &FileSpec) -> Result<(), StoreError> {
+    conn.execute("DELETE FROM object", []).map_err(failed(spec.name, "clear its objects"))?;
+    Ok(())
+}
+
+/// Stores one object of a snapshot, in the caller's transaction.
+pub fn put(conn: &Connection, spec: &FileSpec, object: Object) -> Result<(), StoreError> {
+    let Object { kind, key, rev, body } = object;
+    apply_one(conn, spec, &Change { kind, key, rev, body: Some(body) })
 }
 
 /// Makes changes of local rows, in the caller's transaction.

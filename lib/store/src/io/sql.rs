@@ -10,9 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The format this program writes, and the newest it reads.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
 /// The oldest program format that may read what this one writes.
-pub const MIN_READER: u64 = 1;
+pub const MIN_READER: u64 = 2;
+/// The oldest format this program reads. Nothing was ever released with format 1.
+const OLDEST: u64 = 2;
 /// How long to wait for another process's transaction. All are short; whoever holds one longer hangs.
 const BUSY_MS: u64 = 2_000;
 /// A WAL file is cut back to this after a checkpoint, in bytes; one large batch is no reason to keep more.
@@ -22,13 +24,15 @@ const META: &str = "
 CREATE TABLE meta(file TEXT NOT NULL, format INTEGER NOT NULL, min_reader INTEGER NOT NULL);
 ";
 
-/// `token` is filled by the copies' transport (P1.11); the lists of members are the rows of kind `list`.
+/// `token` holds what compaction took from rows of kind `token` (P1.11); the lists of members are the rows of
+/// kind `list`.
 const LOG: &str = "
 CREATE TABLE log(
   idx INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, run INTEGER NOT NULL,
-  kind TEXT NOT NULL CHECK (kind IN ('batch', 'list', 'empty')),
+  kind TEXT NOT NULL CHECK (kind IN ('batch', 'list', 'empty', 'token')),
   crc INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE INDEX log_list ON log(idx) WHERE kind = 'list';
+CREATE INDEX log_token ON log(idx) WHERE kind = 'token';
 CREATE TABLE vote(
   one INTEGER PRIMARY KEY CHECK (one = 1),
   promised_epoch INTEGER NOT NULL, promised_run INTEGER NOT NULL, ballot BLOB NOT NULL, nonce BLOB NOT NULL,
@@ -38,7 +42,8 @@ CREATE TABLE base(
   idx INTEGER NOT NULL, epoch INTEGER NOT NULL, run INTEGER NOT NULL, list TEXT NOT NULL,
   gen INTEGER NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE token(
-  copy_id TEXT PRIMARY KEY, idx INTEGER NOT NULL, old BLOB, new BLOB NOT NULL, crc INTEGER NOT NULL);
+  copy_id TEXT PRIMARY KEY, idx INTEGER NOT NULL, epoch INTEGER NOT NULL, run INTEGER NOT NULL,
+  old BLOB, new BLOB NOT NULL, crc INTEGER NOT NULL);
 ";
 
 const OBJECTS: &str = "
@@ -133,7 +138,7 @@ impl Db {
             return Err(damaged(file, format!("it is a copy of {name}")));
         }
         let (format, min_reader) = (uint(file, format)?, uint(file, reader)?);
-        if min_reader > FORMAT {
+        if min_reader > FORMAT || format < OLDEST {
             return Err(StoreError::Format { file, format, min_reader });
         }
         Ok(())
@@ -144,6 +149,32 @@ impl Db {
         self.conn
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed(self.spec.name, "begin a transaction"))
+    }
+
+    /// Runs `work`, whose transactions are not flushed: what they write can be made again from the log.
+    pub fn unflushed<T>(
+        &mut self,
+        work: impl FnOnce(&mut Db) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if !self.spec.log {
+            return work(self);
+        }
+        let err = failed(self.spec.name, "set its mode");
+        self.conn.pragma_update(None, "synchronous", "normal").map_err(&err)?;
+        let done = work(self);
+        self.conn.pragma_update(None, "synchronous", "full").map_err(&err)?;
+        done
+    }
+
+    /// Moves what it can of the WAL into the file without waiting for anyone, and flushes it. `true` when
+    /// that was all.
+    pub fn checkpoint_passive(&self) -> Result<bool, StoreError> {
+        let row = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?));
+        let (busy, frames, moved): (i64, i64, i64) = self
+            .conn
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], row)
+            .map_err(failed(self.spec.name, "checkpoint"))?;
+        Ok(busy == 0 && frames == moved)
     }
 
     /// Moves all of the WAL into the file and flushes it. After this nothing that was read from here rests

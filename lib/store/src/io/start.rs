@@ -1,21 +1,20 @@
-//! The start of a writer: recovery of the log under a term of its own (P1.3, P1.7), for a list of one.
+//! The start of a writer: recovery of the log under a term of its own (P1.3, P1.7). [`start`] is for a list of
+//! one; with others the steps between are taken by who can reach them ([`Opened`]).
 //!
 //! Order: lock, checkpoint (so that nothing read rests on a page cache), promise of the next run in the own
 //! file, choice of the best log, an `empty` row of the new term, replay of what the projections lack, load.
 
-use super::files::{FileSpec, LogKind};
-use super::log::{self, Base};
+use super::files::LogKind;
+use super::log;
 use super::objects::{self, Applied};
-use super::sql::{Db, damaged};
+use super::opened::Opened;
+use super::sql::damaged;
 use super::turn::Files;
 use super::writer::{LocalRow, Writer};
-use super::{create, lock, writer};
 use crate::core::Rules;
-use crate::core::commit::Tally;
-use crate::core::copy::{Append, Claim, Vote};
-use crate::core::list::{List, Member};
-use crate::core::recover::{Answer, Choice, CopyState, choose, next_run};
-use crate::core::row::{Index, Object, Position, Row, RowKind, Term};
+use crate::core::list::Member;
+use crate::core::recover::{Answer, Choice, CopyState, choose};
+use crate::core::row::{Index, Object, Term};
 use crate::error::StoreError;
 use std::path::Path;
 use uuid::Uuid;
@@ -78,144 +77,26 @@ pub struct Started {
 /// what was written; [`StoreError::NeedsOthers`] when the log has other members too. A missing or late
 /// projection is no error: it is rebuilt (local rows in it are gone then, which is logged).
 pub fn start(dir: &Path, opts: StartOptions) -> Result<Started, StoreError> {
-    let spec = opts.log.log_file();
-    let path = spec.path(dir);
-    if !path.try_exists().map_err(|source| StoreError::Io { what: "look for", path: path.clone(), source })? {
-        return Err(StoreError::Missing { path });
+    let rules = opts.rules;
+    let mut opened = Opened::open(dir, opts)?;
+    let me = opened.me()?;
+    let claim = opened.claim(&[])?;
+    let look = opened.promise(&claim)?.map_err(|why| StoreError::Refused { term: claim.term, why })?;
+    if let Some(what) = look.damaged {
+        return Err(StoreError::Damaged { file: "the log", what });
     }
-    let lock = lock::take(dir, opts.log)?;
-    let mut db = Db::open(spec, &path)?;
-    db.checkpoint()?;
-    let own = Own::read(&db, opts.cluster)?;
-    let claim = promise(&mut db, &own, opts.rules)?;
-    own.settle(opts.rules)?;
-    let projections = open_projections(dir, &opts, &own)?;
-    let mut files = own.files(db, projections, claim, opts.rules, lock);
-    let committed = begin_term(&mut files)?;
-    replay(&mut files, committed)?;
-    let (objects, local) = load(&files)?;
-    let (vote, members) = (own.vote, own.list.1.members);
-    let writer = writer::spawn(opts.log, files, opts.queue).map_err(|source| StoreError::Io {
-        what: "start the writer of",
-        path,
-        source,
-    })?;
-    tracing::info!(log = ?opts.log, term = %claim.term, %committed, objects = objects.len(), "log recovered");
-    let Vote { ballot, cluster, history, .. } = vote;
-    Ok(Started { writer, objects, local, term: claim.term, ballot, cluster, history, members, committed })
-}
-
-/// What the own copy says of itself.
-struct Own {
-    vote: Vote,
-    base: Base,
-    last: Position,
-    list: (Index, List),
-    me: Member,
-}
-
-impl Own {
-    fn read(db: &Db, cluster: Option<Uuid>) -> Result<Own, StoreError> {
-        let file = db.spec.name;
-        let vote = log::vote(&db.conn, file)?;
-        if let Some(wanted) = cluster.filter(|wanted| *wanted != vote.cluster) {
-            return Err(StoreError::Cluster { found: vote.cluster, wanted });
-        }
-        let base = log::base(&db.conn, file)?;
-        let last = log::last(&db.conn, file, &base)?;
-        let list = log::newest_list(&db.conn, file, &base)?;
-        let me = list.1.members.iter().find(|m| m.copy_id == vote.copy_id);
-        let me = *me.ok_or(StoreError::NotMember)?;
-        Ok(Own { vote, base, last, list, me })
-    }
-
-    /// Whether the own answer is enough to go on with the own log.
-    fn settle(&self, rules: Rules) -> Result<(), StoreError> {
-        let answer = Answer {
-            member: self.me,
-            last: self.last,
-            list: self.list.1.clone(),
-            commit: Index(0),
-            state: CopyState::Sound,
-        };
-        match choose(&self.me, &[answer], rules) {
-            Choice::Ready { .. } if self.list.1.members.len() == 1 => Ok(()),
-            Choice::Ready { .. } | Choice::Short { .. } => {
-                Err(StoreError::NeedsOthers { members: self.list.1.members.len() })
-            }
-            Choice::NotMember | Choice::Suspect => Err(StoreError::NotMember),
-        }
-    }
-
-    fn files(
-        &self,
-        log: Db,
-        projections: Vec<Db>,
-        claim: Claim,
-        rules: Rules,
-        lock: lock::WriterLock,
-    ) -> Files {
-        let newest = self.list.clone();
-        let tally = Tally::new(self.me, claim.term, self.last.idx.next(), newest, Index(0), rules);
-        Files {
-            log,
-            projections,
-            claim,
-            rules,
-            history: self.vote.history,
-            gen_no: self.base.gen_no,
-            copy_id: self.me.copy_id,
-            last: self.last,
-            tally,
-            lock,
-        }
+    let list = look.list.1;
+    let members = list.members.len();
+    let answer = Answer { member: me, last: look.last, list, commit: Index(0), state: CopyState::Sound };
+    match choose(&me, &[answer], rules) {
+        Choice::Ready { .. } if members == 1 => opened.lead(&claim)?.loaded(),
+        Choice::Ready { .. } | Choice::Short { .. } => Err(StoreError::NeedsOthers { members }),
+        Choice::NotMember | Choice::Suspect => Err(StoreError::NotMember),
     }
 }
 
-/// Promises the next run in the own file.
-fn promise(db: &mut Db, own: &Own, rules: Rules) -> Result<Claim, StoreError> {
-    let vote = &own.vote;
-    let term = next_run(vote.promised.epoch, [vote.promised, own.last.term], rules);
-    let nonce = Uuid::new_v4().into_bytes();
-    let claim = Claim { cluster: vote.cluster, history: vote.history, term, ballot: vote.ballot, nonce };
-    log::give_promise(db, &claim, rules)?;
-    Ok(claim)
-}
-
-/// Opens the projections, making those that are missing while the log still has all rows.
-fn open_projections(dir: &Path, opts: &StartOptions, own: &Own) -> Result<Vec<Db>, StoreError> {
-    let open = |spec: &FileSpec| {
-        let path = spec.path(dir);
-        let found = path.try_exists();
-        if !found.map_err(|source| StoreError::Io { what: "look for", path: path.clone(), source })? {
-            if own.base.at.idx > Index(0) {
-                return Err(StoreError::Missing { path });
-            }
-            tracing::warn!(file = spec.name, local = spec.local, "missing; made again from the log");
-            create::create_projection(dir, spec, own.vote.history)?;
-        }
-        let db = Db::open(spec, &path)?;
-        db.checkpoint()?;
-        Ok(db)
-    };
-    opts.log.projections().iter().map(open).collect()
-}
-
-/// Appends the empty row of the new term; with it all older rows are committed.
-///
-/// In Q the mark must not pass rows that are not applied yet, so the row goes in without it.
-fn begin_term(files: &mut Files) -> Result<Index, StoreError> {
-    let row =
-        Row { idx: files.last.idx.next(), term: files.claim.term, kind: RowKind::Empty, body: Vec::new() };
-    let position = row.position();
-    let append = Append { claim: files.claim, prev: files.last, rows: vec![row], commit: Index(0) };
-    let matched = log::append(&mut files.log, &append, Index(0), files.rules, |_, _| Ok(()))?;
-    files.last = position;
-    Ok(files.tally.confirm(files.copy_id, files.claim.term, matched))
-}
-
-/// Applies what the projections lack of the committed rows.
-fn replay(files: &mut Files, committed: Index) -> Result<(), StoreError> {
+/// Applies what the objects lack of the committed rows, from the log.
+pub fn replay(files: &mut Files, committed: Index) -> Result<(), StoreError> {
     let (history, gen_no, file) = (files.history, files.gen_no, files.log.spec.name);
     let marks = |idx| Applied { idx, gen_no, history };
     let own = files.log.spec.objects;
@@ -230,25 +111,19 @@ fn replay(files: &mut Files, committed: Index) -> Result<(), StoreError> {
             return Err(StoreError::Ahead { file: spec.name, applied: at.idx, last: committed });
         }
         while at.idx < committed {
-            let rows = log::rows(&files.log.conn, file, at.idx, REPLAY_ROWS, REPLAY_BYTES)?;
+            let limit = REPLAY_ROWS.min(committed.0 - at.idx.0);
+            let rows = log::rows(&files.log.conn, file, at.idx, limit, REPLAY_BYTES)?;
             let end = rows.last().map(|r| r.idx).filter(|end| *end <= committed);
             at = marks(end.ok_or_else(|| damaged(file, "rows to be replayed are missing"))?);
             let db = place.map_or(&mut files.log, |n| &mut files.projections[n]);
-            objects::replay(db, &rows, &at)?;
+            let left = objects::applied(&db.conn, &spec)?;
+            db.unflushed(|db| {
+                let tx = db.begin()?;
+                super::turn::unmoved(&tx, &spec, &left)?;
+                objects::replay(&tx, &spec, &rows, &at)?;
+                tx.commit().map_err(super::sql::failed(spec.name, "commit"))
+            })?;
         }
     }
     Ok(())
-}
-
-fn load(files: &Files) -> Result<(Vec<Object>, Vec<LocalRow>), StoreError> {
-    let (mut found, mut local) = (Vec::new(), Vec::new());
-    for db in std::iter::once(&files.log).chain(&files.projections) {
-        if db.spec.objects {
-            objects::load(&db.conn, &db.spec, &mut found)?;
-        }
-        if db.spec.local {
-            local = objects::load_local(&db.conn, &db.spec)?;
-        }
-    }
-    Ok((found, local))
 }

@@ -1,18 +1,21 @@
 //! The one thread that writes a log. It takes everything that queued while its last flush ran, writes it in
-//! one transaction, and never waits for more.
+//! one transaction, and never waits for more. What the senders to other copies need is in [`super::feed`].
 //!
 //! Callers meet it in the queue (bounded by number and bytes) and in [`Progress`]. Indices are given out
 //! under the queue's lock, so the order of indices, of the queue and of the log are one.
 
+use super::feed::{Counted, Ring};
 use super::files::{LOCKS_DATA, LogKind};
-use super::turn::{Files, Op};
+use super::turn::{Done, Files, Op, Work};
 use crate::core::copy::Claim;
 use crate::core::row::{Batch, Index, KEY_BYTES_MAX, Row, RowKind};
 use crate::error::StoreError;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// The most bytes of bodies the queue holds. A writer that is this far behind is not going to catch up in
 /// the time a caller waits.
@@ -45,7 +48,8 @@ pub struct LocalRow {
 /// How far the writer has come.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// All batches up to here are committed (flushed) and applied.
+    /// All batches up to here are committed (flushed by a majority of the copies, this one among them) and
+    /// applied.
     pub committed: Index,
     /// All local changes up to here are written (not flushed: they outlive the process, not the machine).
     pub local: LocalSeq,
@@ -73,47 +77,79 @@ enum Mode {
     Ended,
 }
 
-struct Queue {
+pub struct Queue {
     mode: Mode,
     ops: VecDeque<Op>,
     bytes: usize,
-    next: Index,
+    /// Taken by the thread, waiting to be committed: number and bytes. They count towards the bounds.
+    pending: (usize, usize),
+    pub next: Index,
     local: LocalSeq,
+    /// Who is silent, while no majority answers.
+    pub silent: Option<String>,
+    /// What other copies have flushed since the thread last looked.
+    pub confirms: BTreeMap<Uuid, Index>,
+    pub suspects: Vec<Uuid>,
+    pub compact: Option<Index>,
+    /// Recent rows for the senders.
+    pub ring: Ring,
     /// As in `progress`. Here too, so that nobody holds the queue while it waits for `progress`, which a
     /// reader may hold while it waits for the queue.
-    committed: Index,
+    pub committed: Index,
 }
 
-struct Shared {
-    log: LogKind,
-    claim: Claim,
+pub struct Shared {
+    pub log: LogKind,
+    pub dir: PathBuf,
+    pub claim: Claim,
     most: usize,
     queue: Mutex<Queue>,
+    /// What is known of the copies.
+    pub counted: Mutex<Counted>,
+    /// The last index given out.
+    pub appended: watch::Sender<Index>,
     /// Something was queued, or the mode changed.
-    wake: Condvar,
+    pub wake: Condvar,
     /// `progress` changed.
     moved: Condvar,
     progress: watch::Sender<Progress>,
     stats: Mutex<Stats>,
 }
 
+impl Queue {
+    fn works(&self) -> bool {
+        let told = !self.confirms.is_empty() || !self.suspects.is_empty() || self.compact.is_some();
+        told || !self.ops.is_empty()
+    }
+}
+
 impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    pub fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues what `make` makes under the queue's lock.
-    fn push<T>(&self, make: impl FnOnce(&mut Queue) -> (T, Op)) -> Result<T, StoreError> {
+    pub fn push<T>(
+        &self,
+        make: impl FnOnce(&mut Queue) -> Result<(T, Op), StoreError>,
+    ) -> Result<T, StoreError> {
         let mut queue = self.queue();
         match &queue.mode {
             Mode::Open => {}
             Mode::Failed(reason) => return Err(StoreError::Failed { reason: reason.clone() }),
             Mode::Draining | Mode::Ended => return Err(StoreError::Stopped),
         }
-        if queue.ops.len() >= self.most || queue.bytes >= QUEUE_BYTES_MAX {
+        let (number, bytes) = queue.pending;
+        if queue.ops.len() + number >= self.most || queue.bytes + bytes >= QUEUE_BYTES_MAX {
             return Err(StoreError::Full);
         }
-        let (answer, op) = make(&mut queue);
+        let (answer, op) = make(&mut queue)?;
+        if let Op::Append { row, .. } = &op {
+            queue.ring.push(row);
+            if self.appended.receiver_count() > 0 {
+                self.appended.send_replace(row.idx);
+            }
+        }
         queue.bytes += op.bytes();
         queue.ops.push_back(op);
         self.wake.notify_one();
@@ -121,16 +157,29 @@ impl Shared {
     }
 
     /// Waits for work. `None` when the writer shall end.
-    fn take(&self) -> Option<VecDeque<Op>> {
+    fn take(&self) -> Option<Work> {
         let mut queue = self.queue();
-        while queue.ops.is_empty() {
+        loop {
+            if let Mode::Failed(_) = queue.mode {
+                return None;
+            }
+            if queue.works() {
+                break;
+            }
             if queue.mode != Mode::Open {
                 return None;
             }
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+        // What the thread takes counts as pending until the turn says what of it still is.
+        queue.pending = (queue.pending.0 + queue.ops.len(), queue.pending.1 + queue.bytes);
         queue.bytes = 0;
-        Some(std::mem::take(&mut queue.ops))
+        Some(Work {
+            ops: std::mem::take(&mut queue.ops),
+            confirms: std::mem::take(&mut queue.confirms).into_iter().collect(),
+            suspects: std::mem::take(&mut queue.suspects),
+            compact: queue.compact.take(),
+        })
     }
 
     fn set_mode(&self, from: &[Mode], to: Mode) {
@@ -143,16 +192,19 @@ impl Shared {
         self.moved.notify_all();
     }
 
-    fn fail(&self, reason: String) {
+    /// Ends the writer for good.
+    pub fn fail(&self, reason: String) {
         tracing::error!(log = ?self.log, reason, "the store has stopped");
-        self.progress.send_modify(|p| p.failed = Some(reason.clone()));
+        self.progress.send_modify(|p| {
+            p.failed.get_or_insert_with(|| reason.clone());
+        });
         self.set_mode(&[Mode::Open, Mode::Draining], Mode::Failed(reason));
     }
 }
 
 /// The handle of the thread. The last one dropped lets it drain and end.
-struct Handle {
-    shared: Arc<Shared>,
+pub struct Handle {
+    pub shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -164,7 +216,7 @@ impl Drop for Handle {
 
 /// The way to change a log. Clones share one queue.
 #[derive(Clone)]
-pub struct Writer(Arc<Handle>);
+pub struct Writer(pub(super) Arc<Handle>);
 
 impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -177,15 +229,21 @@ impl Writer {
     /// when [`Writer::progress`] has come to that index, and not before.
     ///
     /// # Errors
-    /// [`StoreError::Full`]: nothing queued, ask later. [`StoreError::Batch`]: it can never be queued.
-    /// [`StoreError::Failed`], [`StoreError::Stopped`]: no more writes.
+    /// [`StoreError::Full`], [`StoreError::NoMajority`]: nothing queued, ask later. [`StoreError::Batch`]: it
+    /// can never be queued. [`StoreError::Failed`], [`StoreError::Stopped`]: no more writes.
     pub fn append(&self, batch: Batch) -> Result<Index, StoreError> {
         let body = batch.encode()?;
         let shared = &self.0.shared;
         shared.push(|queue| {
+            if let Some(silent) = &queue.silent {
+                return Err(StoreError::NoMajority { silent: silent.clone() });
+            }
             let idx = queue.next;
             queue.next = idx.next();
-            (idx, Op::Append { row: Row { idx, term: shared.claim.term, kind: RowKind::Batch, body }, batch })
+            Ok((
+                idx,
+                Op::Append { row: Row { idx, term: shared.claim.term, kind: RowKind::Batch, body }, batch },
+            ))
         })
     }
 
@@ -204,7 +262,7 @@ impl Writer {
         }
         shared.push(|queue| {
             queue.local = LocalSeq(queue.local.0 + 1);
-            (queue.local, Op::Local { seq: queue.local, changes })
+            Ok((queue.local, Op::Local { seq: queue.local, changes }))
         })
     }
 
@@ -258,20 +316,29 @@ fn acceptable(change: &LocalChange) -> bool {
 
 /// Starts the thread. `most` is the most batches and local changes the queue holds.
 pub fn spawn(log: LogKind, files: Files, most: usize) -> Result<Writer, std::io::Error> {
-    let committed = files.tally.committed();
+    let committed = files.applied.unwrap_or_default();
     let queue = Queue {
         mode: Mode::Open,
         ops: VecDeque::new(),
         bytes: 0,
+        pending: (0, 0),
         next: files.last.idx.next(),
         local: LocalSeq(0),
+        silent: None,
+        confirms: BTreeMap::new(),
+        suspects: Vec::new(),
+        compact: None,
+        ring: Ring::new(files.last),
         committed,
     };
     let shared = Arc::new(Shared {
         log,
+        dir: files.dir.clone(),
         claim: files.claim,
         most,
         queue: Mutex::new(queue),
+        counted: Mutex::new(Counted::new(files.copy_id, files.last.idx, files.tally.newest().clone())),
+        appended: watch::Sender::new(files.last.idx),
         wake: Condvar::new(),
         moved: Condvar::new(),
         progress: watch::Sender::new(Progress { committed, ..Progress::default() }),
@@ -297,10 +364,17 @@ impl Drop for Ending<'_> {
 
 fn run(shared: &Shared, mut files: Files) {
     let _ending = Ending(shared);
-    while let Some(ops) = shared.take() {
-        let batches = ops.iter().filter(|op| matches!(op, Op::Append { .. })).count() as u64;
-        match files.turn(ops) {
-            Ok((committed, local)) => show(shared, committed, local, batches),
+    if files.applied.is_none() {
+        // A log led by more than one: its first row may be committed by this copy alone already.
+        match files.turn(Work::default()) {
+            Ok(done) => show(shared, &done, 0),
+            Err(e) => return shared.fail(e.chain()),
+        }
+    }
+    while let Some(work) = shared.take() {
+        let batches = work.ops.iter().filter(|op| matches!(op, Op::Append { .. })).count() as u64;
+        match files.turn(work) {
+            Ok(done) => show(shared, &done, batches),
             Err(e) => return shared.fail(e.chain()),
         }
     }
@@ -309,18 +383,25 @@ fn run(shared: &Shared, mut files: Files) {
     }
 }
 
-fn show(shared: &Shared, committed: Option<Index>, local: Option<LocalSeq>, batches: u64) {
+fn show(shared: &Shared, done: &Done, batches: u64) {
     {
         let mut stats = shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.batches += batches;
         stats.transactions += u64::from(batches > 0);
     }
-    shared.progress.send_modify(|p| {
-        p.committed = committed.unwrap_or(p.committed);
-        p.local = local.unwrap_or(p.local);
-    });
-    if let Some(committed) = committed {
-        shared.queue().committed = committed;
+    shared.counted.lock().unwrap_or_else(PoisonError::into_inner).flushed(done.flushed);
+    if done.committed.is_some() || done.local.is_some() {
+        shared.progress.send_modify(|p| {
+            p.committed = done.committed.unwrap_or(p.committed);
+            p.local = done.local.unwrap_or(p.local);
+        });
+    }
+    let mut queue = shared.queue();
+    queue.pending = done.pending;
+    queue.ring.flushed(done.flushed);
+    if let Some(committed) = done.committed {
+        queue.committed = committed;
+        drop(queue);
         shared.moved.notify_all();
     }
 }

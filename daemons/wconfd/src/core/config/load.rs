@@ -1,8 +1,8 @@
 //! Stored objects back into typed ones, and the checks without which nothing is served
 //! (`spec/config.md` §5, "Consistency checks", hard).
 
-use super::object::Object;
 use super::members::MembersRow;
+use super::object::Object;
 use super::pooled::{ClockRow, LeaseRow};
 use super::rows::{Applied, Config, SlotRow};
 use gantry_model::config::{Cluster, Group, Instance, Meta, Node, Slot, SlotState, kind};

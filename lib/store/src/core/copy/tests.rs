@@ -207,3 +207,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_empty_copy_is_made_instead_of_the_one_named() {
+    let here = vote(term(3, 2));
+    let id = |n| Uuid::from_u128(n);
+    let ask = |by: Claim, instead, new| make(Some(&here), &by, instead, new, Rules::ALL);
+    let made = ask(claim(term(3, 2), 1, 1), Some(id(3)), id(9)).unwrap();
+    assert_eq!((made.copy_id, made.promised, made.token), (id(9), term(3, 2), None));
+    let late = ask(claim(term(3, 2), 1, 1), Some(id(4)), id(9));
+    assert_eq!(late, Err(MakeRefusal::OtherCopy(Some(id(3)))));
+    assert_eq!(ask(claim(term(3, 2), 1, 1), Some(id(4)), id(3)), Ok(here.clone()), "it is made already");
+    let older = ask(claim(term(2, 9), 1, 1), Some(id(3)), id(9));
+    assert_eq!(older, Err(MakeRefusal::Refused(Refusal::Promised(term(3, 2)))));
+    let other = Claim { history: id(77), ..claim(term(2, 9), 1, 1) };
+    assert_eq!(ask(other, Some(id(3)), id(9)).unwrap().history, id(77), "it joins another history");
+    assert!(make(None, &claim(term(1, 1), 1, 1), None, id(9), Rules::ALL).is_ok());
+}

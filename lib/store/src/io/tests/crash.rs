@@ -3,8 +3,8 @@
 use super::*;
 use crate::core::Rules;
 use crate::core::row::Row;
-use crate::io::log;
 use crate::io::sql::Db;
+use crate::io::{admit, log};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
@@ -102,7 +102,7 @@ fn rows_flushed_but_not_applied_are_applied_at_the_next_start() {
     };
     let rows = (1..=2_500).map(row).collect();
     let append = crate::core::copy::Append { claim, prev: last, rows, commit: Index(0) };
-    log::append(&mut db, &append, last.idx, Rules::ALL, |_, _| Ok(())).unwrap();
+    admit::append(&mut db, dir.path(), &append, last.idx, Rules::ALL, |_, _| Ok(())).unwrap();
     drop(db);
     assert_eq!(found(dir.path(), LogKind::W).len(), 2_501);
 }

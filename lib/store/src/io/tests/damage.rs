@@ -2,9 +2,9 @@ use super::*;
 use crate::core::Rules;
 use crate::core::copy::{Claim, Refusal};
 use crate::core::row::Term;
-use crate::io::log;
 use crate::io::read::read_batches;
 use crate::io::sql::Db;
+use crate::io::{admit, log};
 
 /// A stopped log with a few objects.
 fn filled(log: LogKind) -> TempDir {
@@ -180,7 +180,7 @@ fn a_writer_that_finds_a_higher_promise_in_its_file_stops() {
         let idx = append_and_wait(&started, one(put("node", "n1", 1, "1")));
         let spec = log.log_file();
         let mut db = Db::open(spec, &spec.path(dir.path())).unwrap();
-        log::give_promise(&mut db, &claim(2, 0, 7), Rules::ALL).unwrap();
+        admit::give_promise(&mut db, &claim(2, 0, 7), Rules::ALL).unwrap();
         let next = started.writer.append(one(put("node", "n2", 1, "1"))).unwrap();
         let reason = match started.writer.wait(next) {
             Err(StoreError::Failed { reason }) => reason,
@@ -203,10 +203,10 @@ fn a_promise_is_durable_and_an_older_one_is_refused() {
     let dir = born(LogKind::Q);
     let spec = LogKind::Q.log_file();
     let mut db = Db::open(spec, &spec.path(dir.path())).unwrap();
-    log::give_promise(&mut db, &claim(4, 0, 7), Rules::ALL).unwrap();
-    let other = log::give_promise(&mut db, &claim(4, 0, 8), Rules::ALL);
+    admit::give_promise(&mut db, &claim(4, 0, 7), Rules::ALL).unwrap();
+    let other = admit::give_promise(&mut db, &claim(4, 0, 8), Rules::ALL);
     assert!(matches!(other, Err(StoreError::Refused { why: Refusal::OtherBallot(4), .. })));
-    let older = log::give_promise(&mut db, &claim(3, 9, 7), Rules::ALL);
+    let older = admit::give_promise(&mut db, &claim(3, 9, 7), Rules::ALL);
     assert!(matches!(older, Err(StoreError::Refused { why: Refusal::Promised(_), .. })));
     drop(db);
     let started = begin(dir.path(), LogKind::Q);

@@ -1,7 +1,11 @@
 //! Real files in temporary directories.
 
+mod cluster;
+mod compaction;
 mod crash;
+mod crash_follow;
 mod damage;
+mod follow;
 mod writing;
 
 use crate::core::list::Member;

@@ -1,0 +1,143 @@
+//! `gnt-cluster master-failover`, `master-ping`, `getmaster`: who the master is, and who becomes it
+//! (`spec/failover.md` §2). The ballot itself is boot's.
+
+use crate::error::{CliError, EXIT_FAILURE};
+use crate::local;
+use crate::session::Session;
+use gantry_model::error::{Ecode, GanetiError};
+use gantry_model::role::{Role, RoleFile};
+use gantry_proto::boot::{Failover, FailoverReply, FailoverRequest};
+use gantry_rpc::{CallError, Client, Event};
+use serde_json::json;
+
+/// Options of `master-failover`.
+#[derive(Debug, clap::Args)]
+pub struct MasterFailover {
+    /// Do not ask the other candidates: what this node lacks of the cluster's last changes is lost
+    #[arg(long)]
+    no_voting: bool,
+    /// Do not ask whether --no-voting is meant
+    #[arg(long)]
+    yes_do_it: bool,
+    /// Leave nodes that are marked offline out of the check beforehand
+    #[arg(long)]
+    ignore_offline_nodes: bool,
+}
+
+/// Makes this node the master.
+///
+/// # Errors
+/// It is no candidate, no boot runs here, or the ballot is not won.
+pub async fn failover(session: &mut Session, options: &MasterFailover) -> Result<(), CliError> {
+    session.command = "master-failover".to_owned();
+    if options.yes_do_it && !options.no_voting {
+        return Err(CliError::Usage(
+            "--yes-do-it answers the question that --no-voting asks; give both".to_owned(),
+        ));
+    }
+    check_candidate(session)?;
+    let boot = local::boot(&session.root).await?.ok_or_else(|| {
+        let root = session.root.path().display();
+        CliError::plain(format!(
+            "No boot runs on {root}.\nStart it with \"gantry-boot --root {root} --daemonize\" and run the command again."
+        ))
+    })?;
+    let request = FailoverRequest {
+        look: false,
+        no_voting: options.no_voting,
+        ignore_offline: options.ignore_offline_nodes,
+    };
+    if options.no_voting && !options.yes_do_it && !meant(session, &boot, request).await? {
+        return Err(CliError::Told(EXIT_FAILURE));
+    }
+    match follow(session, &boot, request).await?.epoch {
+        Some(epoch) => session.screen.line(&format!("This node is the master now (epoch {epoch}).")),
+        None => Err(CliError::plain("boot only looked; this node is not the master")),
+    }
+}
+
+/// Only a candidate has what a master needs. Whether this is the master already, only the others can say.
+fn check_candidate(session: &Session) -> Result<(), CliError> {
+    match local::role(&session.root)? {
+        None => Err(local::no_cluster(&session.root)),
+        Some(RoleFile { role: Role::Master | Role::Candidate, .. }) => Ok(()),
+        Some(RoleFile { role: Role::Regular, .. }) => {
+            let list = local::ssconf(&session.root, "master_candidates").unwrap_or_default();
+            let text = format!(
+                "This node is not among the nominated master candidates. Only these nodes can become masters. Current list \
+                 of master candidates is:\n{list}"
+            );
+            Err(CliError::Ganeti(GanetiError::prereq(text, Ecode::WrongState)))
+        }
+    }
+}
+
+/// Shows what the other candidates say, and asks.
+async fn meant(session: &Session, boot: &Client, request: FailoverRequest) -> Result<bool, CliError> {
+    session.screen.line("Looking at the other candidates, changing nothing:")?;
+    if let Err(why) = follow(session, boot, FailoverRequest { look: true, ..request }).await {
+        session.screen.line(&format!("The look ended early: {why}"))?;
+    }
+    session.confirm(
+        "This will make this node the master without asking the others. Whatever was acknowledged and is not in this \
+         node's copies is lost for good, and nodes that still follow the old master must join again. If the old master \
+         still runs, stop it first. Continue?",
+        "--yes-do-it",
+    )
+}
+
+/// Runs it in boot, showing its lines.
+async fn follow(
+    session: &Session,
+    boot: &Client,
+    request: FailoverRequest,
+) -> Result<FailoverReply, CliError> {
+    let failed = |why: CallError| match why {
+        CallError::Fail(fail) => match fail.as_ganeti() {
+            Some(error) => CliError::Ganeti(error),
+            None => CliError::plain(fail.text),
+        },
+        CallError::Closed(_) | CallError::Deadline { .. } | CallError::Protocol(_) => {
+            CliError::plain(format!(
+                "boot: {why}\nWhether this node has become the master is not known: run the command again"
+            ))
+        }
+    };
+    let mut stream = boot.open::<Failover>(&request).await.map_err(failed)?;
+    loop {
+        match stream.next().await.map_err(failed)? {
+            Event::Item(line) => session.screen.line(&line.text)?,
+            Event::End(reply) => return Ok(reply),
+        }
+    }
+}
+
+/// Whether the master answers, and is the master still: a majority of the candidates has just said so.
+///
+/// # Errors
+/// This is not the master's node, it does not answer, or it is the master no longer.
+pub async fn ping(session: &mut Session) -> Result<(), CliError> {
+    session.command = "master-ping".to_owned();
+    local::check_master(&session.root)?;
+    session.call("ConfirmMaster", json!([])).await.map(drop)
+}
+
+/// The master's name: confirmed by a majority on the master, what this node was told elsewhere.
+///
+/// # Errors
+/// As [`ping`] on the master; no cluster elsewhere.
+pub async fn name(session: &mut Session) -> Result<(), CliError> {
+    let role = local::role(&session.root)?.map(|file| file.role);
+    if role == Some(Role::Master) {
+        session.command = "getmaster".to_owned();
+        session.call("ConfirmMaster", json!([])).await?;
+        let answer = session.call("QueryConfigValues", json!([["master_node"]])).await?;
+        let name =
+            answer[0].as_str().ok_or_else(|| CliError::Protocol(format!("{answer} names no master")))?;
+        return session.screen.line(name);
+    }
+    match local::ssconf(&session.root, "master_node") {
+        Some(master) => session.screen.line(&master),
+        None => Err(local::no_cluster(&session.root)),
+    }
+}

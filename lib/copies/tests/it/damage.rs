@@ -1,0 +1,90 @@
+//! Copies that are not what they were (P1.11), and bodies that rows name (P3.4).
+
+use crate::world::*;
+use gantry_model::root::Root;
+use gantry_proto::copies::Log;
+use gantry_store::{Batch, LogKind};
+use std::path::Path;
+
+fn files(root: &Root) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(root.lib()).unwrap().map(|e| e.unwrap().path());
+    entries.filter(|p| p.is_file() && !p.ends_with("role.json")).collect()
+}
+
+fn save(root: &Root, to: &Path) {
+    for file in files(root) {
+        std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+fn restore(root: &Root, from: &Path) {
+    for file in files(root) {
+        std::fs::remove_file(file).unwrap();
+    }
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap().path();
+        std::fs::copy(&file, root.lib().join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_image_is_suspect_and_counts_no_more() {
+    let world = World::new(3).await;
+    let image = tempfile::tempdir().unwrap();
+    let leader = world.lead(0, LogKind::W).await.unwrap();
+    leader.put("one").await;
+    let given = || world.facts(1, Log::W);
+    while given().await.token.is_none() {
+        leader.put("until the token is given").await;
+    }
+    world.nodes[1].restart(|root| save(root, image.path())).await;
+    // It comes back as it was: sound. Then it gets on, and comes back older than it was.
+    let token = given().await.token;
+    leader.put("two").await;
+    let lag = || leader.handle.status().iter().find(|c| c.node == world.nodes[1].uuid).map(|c| c.lag);
+    world.cut(1);
+    leader.put("three").await;
+    until("the loss", || leader.handle.status().iter().any(|c| c.why.contains("no way"))).await;
+    world.heal();
+    while given().await.token == token {
+        leader.put("until another token is given").await;
+    }
+    until("all", || lag() == Some(0)).await;
+    world.cut(1);
+    world.nodes[1].restart(|root| restore(root, image.path())).await;
+    until("the loss", || leader.handle.status().iter().any(|c| c.why.contains("no way"))).await;
+    world.heal();
+    let suspect = || leader.handle.status().iter().any(|c| c.suspect.is_some());
+    until("suspicion", suspect).await;
+    // With the third away there is no majority left.
+    leader.put("four").await;
+    world.cut(2);
+    let idx = leader.started.writer.append(batch("five", 1)).unwrap();
+    assert!(leader.handle.confirm().await.is_err());
+    assert!(leader.started.writer.progress().borrow().committed < idx);
+    world.heal();
+    assert!(committed(&leader.started.writer, idx).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_lie_on_a_copy_before_it_confirms_the_row() {
+    use sha2::Digest as _;
+    let world = World::new(3).await;
+    let leader = world.lead(0, LogKind::Q).await.unwrap();
+    let body: Vec<u8> = (0..2_500_000_u32).map(|n| n.to_le_bytes()[n as usize % 4]).collect();
+    let digest: [u8; 32] = sha2::Sha256::digest(&body).into();
+    let name = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let path = world.nodes[0].root.blob(&name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, &body).unwrap();
+    let idx = leader.started.writer.append(Batch { bodies: vec![digest], ..batch("names it", 1) }).unwrap();
+    assert!(committed(&leader.started.writer, idx).await);
+    let there =
+        |nth: usize| std::fs::read(world.nodes[nth].root.blob(&name)).is_ok_and(|found| found == body);
+    assert!(there(1) || there(2), "a majority has it");
+    until("all have it", || there(1) && there(2)).await;
+    // Nothing names it any more.
+    let idx = leader.started.writer.append(Batch { dropped: vec![digest], ..batch("drops it", 1) }).unwrap();
+    assert!(committed(&leader.started.writer, idx).await);
+    until("it is gone", || !there(1) && !there(2)).await;
+}

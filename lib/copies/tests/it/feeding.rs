@@ -1,0 +1,120 @@
+//! Copies that lag: late ones, empty ones, and those that need what the log has no more.
+
+use crate::world::*;
+use gantry_proto::copies::Log;
+use gantry_store::core::list::{List, Member};
+use gantry_store::core::row::Index;
+use gantry_store::{Batch, Change, LogKind, Shipment};
+use uuid::Uuid;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_catches_up_under_load_and_becomes_a_member() {
+    let world = World::with_strangers(1, 1).await;
+    let leader = world.lead(0, LogKind::W).await.unwrap();
+    for n in 0..300 {
+        leader.put(&format!("before{n}")).await;
+    }
+    let learner = Member { node: world.nodes[1].uuid.0, copy_id: Uuid::new_v4() };
+    world.make(1, learner.copy_id).await;
+    leader.handle.add_learner(learner);
+    for n in 0..200 {
+        leader.put(&format!("during{n}")).await;
+    }
+    let lag = || leader.handle.status().first().filter(|c| c.answered_ms_ago.is_some()).map(|c| c.lag);
+    until("the learner", || lag().is_some_and(|lag| lag < 10)).await;
+    assert!(leader.handle.status()[0].learner);
+    let members = vec![world.members[0], learner];
+    let list = List { n: 2, prev: 1, members };
+    let at = leader.started.writer.append_list(list).unwrap();
+    assert!(committed(&leader.started.writer, at).await);
+    until("a member", || !leader.handle.status()[0].learner).await;
+    leader.put("both").await;
+    let facts = world.facts(1, Log::W).await;
+    assert!(facts.last.idx > 500 && facts.list.members.len() == 2, "{facts:?}");
+    // Both are needed now.
+    world.cut(0);
+    let idx = leader.started.writer.append(batch("stuck", 1)).unwrap();
+    assert!(leader.handle.confirm().await.is_err());
+    assert!(leader.started.writer.progress().borrow().committed < idx);
+    world.heal();
+    assert!(committed(&leader.started.writer, idx).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_copy_of_a_compacted_log_gets_a_snapshot_and_can_lead() {
+    let world = World::new(3).await;
+    let leader = world.lead(0, LogKind::W).await.unwrap();
+    world.cut(2);
+    // More rows than a log keeps behind its slowest copy.
+    let writer = leader.started.writer.clone();
+    let mut last = Index(0);
+    for n in 0..15_000 {
+        let change =
+            Change { kind: "k".into(), key: format!("k{}", n % 2_000), rev: n, body: Some(b"1".to_vec()) };
+        loop {
+            match writer.append(Batch { changes: vec![change.clone()], ..Batch::default() }) {
+                Ok(idx) => {
+                    last = idx;
+                    break;
+                }
+                Err(gantry_store::StoreError::Full) => assert!(committed(&writer, last).await),
+                Err(why) => panic!("{why}"),
+            }
+        }
+    }
+    assert!(committed(&writer, last).await);
+    until("compaction", || {
+        writer.compact(last);
+        matches!(writer.batch_after(Index(1_000), 1, 1), Ok(Shipment::Compacted(_)))
+    })
+    .await;
+    world.heal();
+    let lag = || leader.handle.status().iter().find(|c| c.node == world.nodes[2].uuid).map(|c| c.lag);
+    until("the late copy", || lag() == Some(0)).await;
+    let facts = world.facts(2, Log::W).await;
+    assert!(facts.base.idx > 1_000, "it was fed a snapshot: {facts:?}");
+    leader.put("last").await;
+    let _q = world.lead(0, LogKind::Q).await.unwrap();
+    world.cut(0);
+    world.elect(2).await.unwrap();
+    let next = world.lead(2, LogKind::W).await.unwrap();
+    assert!(next.keys().contains("last") && next.keys().contains("k1999"));
+    assert_eq!(next.started.objects.iter().filter(|o| o.key.starts_with('k')).count(), 2_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_whose_best_copy_has_compacted_recovers_by_a_snapshot() {
+    let world = World::new(3).await;
+    let leader = world.lead(0, LogKind::W).await.unwrap();
+    let queue = world.lead(0, LogKind::Q).await.unwrap();
+    queue.put("q").await;
+    world.cut(2);
+    let writer = leader.started.writer.clone();
+    let mut last = Index(0);
+    for n in 0..15_000_u64 {
+        match writer.append(batch(&format!("k{}", n % 500), n + 1)) {
+            Ok(idx) => last = idx,
+            Err(_) => assert!(committed(&writer, last).await),
+        }
+    }
+    assert!(committed(&writer, last).await);
+    until("compaction", || {
+        writer.compact(last);
+        matches!(writer.batch_after(Index(1_000), 1, 1), Ok(Shipment::Compacted(_)))
+    })
+    .await;
+    let compacted = || async { world.facts(1, Log::W).await.base.idx > 1_000 };
+    let mut waited = 0;
+    while !compacted().await && waited < 3_000 {
+        leader.put("more").await;
+        waited += 1;
+    }
+    assert!(compacted().await, "a copy that follows compacts, too");
+    // The old master goes; the one that was away is elected with the help of the other.
+    world.heal();
+    world.cut(0);
+    world.elect(2).await.unwrap();
+    let next = world.lead(2, LogKind::W).await.unwrap();
+    assert_eq!(next.started.objects.iter().filter(|o| o.key.starts_with('k')).count(), 500);
+    next.put("after").await;
+}
