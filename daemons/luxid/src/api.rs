@@ -11,6 +11,7 @@ use crate::core::query::{
 use crate::core::queue::{self, Answer, NewJob};
 use crate::io::actor::Inbox;
 use crate::io::blob::Store;
+use crate::io::members::Copies;
 use crate::io::nodes::Nodes;
 use crate::io::view::View;
 use crate::io::wconfd::Config;
@@ -48,6 +49,8 @@ pub struct Api {
     pub nodes: Nodes,
     /// Bodies that tasks name.
     pub store: Store,
+    /// Copies of the queue.
+    pub copies: Copies,
 }
 
 /// What goes back to the client.
@@ -122,6 +125,8 @@ async fn answer(api: &Api, request: luxi::Request) -> std::result::Result<Vec<u8
         R::LeaseRenew(lease) => luxi::answer(&lease::renew(api, lease).await),
         R::LeaseRelease(lease) => luxi::answer(&lease::release(api, lease).await),
         R::SubmitKeyedJob(jobs) => luxi::answer(&task::submit_keyed(api, jobs).await),
+        R::QueryMembers => luxi::answer(&api.copies.query(&api.config).await),
+        R::ConfirmMaster => luxi::answer(&api.copies.confirm(&api.config).await.map(|()| true)),
         R::Query { .. }
         | R::QueryNodes(_)
         | R::QueryGroups(_)

@@ -1,6 +1,7 @@
 //! What ends luxid.
 
 use crate::core::queue::LoadError;
+use gantry_copies::CopiesError;
 use gantry_store::StoreError;
 
 /// Why luxid can't go on. It ends, and boot starts it anew (crash-only).
@@ -15,9 +16,17 @@ pub enum LuxidError {
     /// A batch was refused.
     #[error("can't append to queue.data")]
     Append(#[source] StoreError),
-    /// queue.data can't be opened.
-    #[error("can't open queue.data")]
-    Open(#[source] StoreError),
+    /// The queue can't be led, or is led by another master now.
+    #[error("the job queue's copies: {0}")]
+    Copies(#[source] CopiesError),
+    /// The logs contradict each other.
+    #[error("the queue's members list is number {q}, the configuration's is {w}: the two files are not of one cluster state")]
+    Apart {
+        /// Of Q.
+        q: u64,
+        /// Of W.
+        w: u64,
+    },
     /// An object of queue.data can't be read.
     #[error(transparent)]
     Load(#[from] LoadError),

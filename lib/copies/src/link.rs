@@ -8,6 +8,7 @@ use gantry_proto::verb::Verb;
 use gantry_rpc::tls::Identity;
 use gantry_rpc::{CallError, Client};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,9 +52,16 @@ pub trait Link: Send + Sync + 'static {
 /// A place for a node's one connection; held while it is made.
 type Place = Arc<tokio::sync::Mutex<Option<Client>>>;
 
+/// Where the certificate is.
+enum Source {
+    Loaded(Identity),
+    /// Read for each new connection, so that a log of one member needs none and a renewed one is taken.
+    Dir(PathBuf),
+}
+
 /// Mutual TLS to the addresses that the local configuration names. One connection a node, made when it is needed.
 pub struct TlsLink {
-    identity: Identity,
+    source: Source,
     hello: Hello,
     peers: Peers,
     places: Mutex<HashMap<NodeUuid, Place>>,
@@ -63,9 +71,33 @@ impl TlsLink {
     /// As `component`, which is named in the hello.
     #[must_use]
     pub fn new(identity: Identity, cluster: ClusterUuid, component: &str, peers: Peers) -> Self {
+        Self::from(Source::Loaded(identity), cluster, component, peers)
+    }
+
+    /// The same with the certificate in `secrets`, read for each new connection.
+    #[must_use]
+    pub fn of_dir(secrets: PathBuf, cluster: ClusterUuid, component: &str, peers: Peers) -> Self {
+        Self::from(Source::Dir(secrets), cluster, component, peers)
+    }
+
+    fn from(source: Source, cluster: ClusterUuid, component: &str, peers: Peers) -> Self {
         let mut hello = Hello::new(noded::PROTOCOL, component);
         hello.cluster = Some(cluster);
-        Self { identity, hello, peers, places: Mutex::default() }
+        Self { source, hello, peers, places: Mutex::default() }
+    }
+
+    async fn connect(&self, node: NodeUuid) -> Result<Client, LinkError> {
+        let peer = self.peers.of(node).ok_or(LinkError::NoAddress)?;
+        let read;
+        let identity = match &self.source {
+            Source::Loaded(identity) => identity,
+            Source::Dir(secrets) => {
+                read = Identity::load(secrets).map_err(|why| LinkError::Connect(chain(&why)))?;
+                &read
+            }
+        };
+        let connected = Client::tls(peer.address, &self.hello, identity, node).await;
+        connected.map_err(|why| LinkError::Connect(chain(&why)))
     }
 
     async fn client(&self, node: NodeUuid) -> Result<Client, LinkError> {
@@ -81,9 +113,7 @@ impl TlsLink {
             *place = Some(client.clone());
             return Ok(client);
         }
-        let peer = self.peers.of(node).ok_or(LinkError::NoAddress)?;
-        let connected = Client::tls(peer.address, &self.hello, &self.identity, node).await;
-        let client = connected.map_err(|why| LinkError::Connect(chain(&why)))?;
+        let client = self.connect(node).await?;
         *place = Some(client.clone());
         Ok(client)
     }

@@ -5,7 +5,7 @@
 //!  luxi_server ──ask──▶ actor ──batches──▶ store
 //!        ▲               │  ▲ events
 //!        └──── view ◀────┘  └── desk, one task per start ══ gantry-job
-//!                           └── wconfd: owners, watch, owner_gone
+//!                           └── wconfd: owners, watch, owner_gone ◀── members: whose copies count
 //!  stream ──▶ blob, view, feed of changes, noded, wconfd (lease_open)
 //! ```
 
@@ -18,6 +18,7 @@ pub mod kill;
 pub mod leases;
 pub mod liveness;
 pub mod luxi_server;
+pub mod members;
 pub mod metrics;
 pub mod nodes;
 pub mod spawn;

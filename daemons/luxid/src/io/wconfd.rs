@@ -12,7 +12,10 @@ use gantry_model::pool::{Pool, PoolState};
 use gantry_model::root::Root;
 use gantry_proto::codec::Json;
 use gantry_proto::hello::Hello;
-use gantry_proto::wconfd::{Apply, ApplyRequest, Command, LockRow, LockRows, OwnerGone, Owners, Watch};
+use gantry_proto::wconfd::{
+    Apply, ApplyRequest, Command, ConfirmMaster, ListInQ, ListInQRequest, LockRow, LockRows, Members, MembersReply, OwnerGone,
+    Owners, Watch,
+};
 use gantry_rpc::{CallError, Client, Event as Piece, Stream};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -63,6 +66,7 @@ impl Gone {
 pub struct Config {
     state: watch::Receiver<Arc<Snapshot>>,
     client: watch::Receiver<Option<Client>>,
+    count: watch::Receiver<u64>,
     feed: Feed,
 }
 
@@ -74,7 +78,16 @@ impl Config {
         client: watch::Receiver<Option<Client>>,
         feed: Feed,
     ) -> Self {
-        Self { state, client, feed }
+        Self::counted(state, client, watch::Sender::new(0).subscribe(), feed)
+    }
+
+    fn counted(
+        state: watch::Receiver<Arc<Snapshot>>,
+        client: watch::Receiver<Option<Client>>,
+        count: watch::Receiver<u64>,
+        feed: Feed,
+    ) -> Self {
+        Self { state, client, count, feed }
     }
 
     /// What changes in the configuration; told after it can be seen.
@@ -87,6 +100,52 @@ impl Config {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.state.borrow())
+    }
+
+    /// Whole states, as they come.
+    #[must_use]
+    pub fn states(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.state.clone()
+    }
+
+    /// Connections, as they come and go.
+    #[must_use]
+    pub fn connections(&self) -> watch::Receiver<Option<Client>> {
+        self.client.clone()
+    }
+
+    /// The number of the connection that stands, or stood last.
+    #[must_use]
+    pub fn connection(&self) -> u64 {
+        *self.count.borrow()
+    }
+
+    fn client(&self) -> Result<Client, CallError> {
+        self.client.borrow().clone().ok_or_else(|| CallError::Closed("wconfd is away".to_owned()))
+    }
+
+    /// Tells wconfd which list is committed in Q.
+    ///
+    /// # Errors
+    /// When wconfd is away.
+    pub async fn list_in_q(&self, request: &ListInQRequest) -> Result<(), CallError> {
+        self.client()?.call::<ListInQ>(request, Duration::from_millis(CALL_MS)).await
+    }
+
+    /// W's members and copies.
+    ///
+    /// # Errors
+    /// When wconfd is away.
+    pub async fn members(&self) -> Result<MembersReply, CallError> {
+        self.client()?.call::<Members>(&(), Duration::from_millis(CALL_MS)).await
+    }
+
+    /// Whether a majority of W's copies stands by this master.
+    ///
+    /// # Errors
+    /// When it does not, or wconfd is away.
+    pub async fn confirm_master(&self) -> Result<(), CallError> {
+        self.client()?.call::<ConfirmMaster>(&(), Duration::from_millis(CALL_MS)).await
     }
 
     /// Waits for the first whole state: then wconfd knows the owners too.
@@ -104,8 +163,7 @@ impl Config {
     /// # Errors
     /// When wconfd is away, or what it says. With any but a [`CallError::Fail`] the outcome is not known.
     pub async fn apply(&self, command: Command) -> Result<(u64, Value), CallError> {
-        let client = self.client.borrow().clone();
-        let client = client.ok_or_else(|| CallError::Closed("wconfd is away".to_owned()))?;
+        let client = self.client()?;
         let strange = |why: String| CallError::Protocol(why);
         let commands = Json::of(&vec![command]).map_err(|why| strange(why.to_string()))?;
         let request = ApplyRequest { owner: None, seq: 0, commands };
@@ -119,9 +177,7 @@ impl Config {
     /// # Errors
     /// When wconfd is away.
     pub async fn lock_rows(&self) -> Result<Vec<LockRow>, CallError> {
-        let client = self.client.borrow().clone();
-        let client = client.ok_or_else(|| CallError::Closed("wconfd is away".to_owned()))?;
-        client.call::<LockRows>(&(), Duration::from_millis(CALL_MS)).await
+        self.client()?.call::<LockRows>(&(), Duration::from_millis(CALL_MS)).await
     }
 }
 
@@ -134,6 +190,8 @@ pub struct Keeper {
     mirror: Mirror,
     state: watch::Sender<Arc<Snapshot>>,
     client: watch::Sender<Option<Client>>,
+    /// Connections so far.
+    count: watch::Sender<u64>,
     feed: Feed,
 }
 
@@ -146,8 +204,9 @@ impl Keeper {
         let (client, calls) = watch::channel(None);
         let path = root.socket("wconfd.sock");
         let feed = Feed::default();
-        let config = Config::new(seen, calls, feed.clone());
-        (Self { path, hello, inbox, gone, mirror, state, client, feed }, config)
+        let (count, counted) = watch::channel(0);
+        let config = Config::counted(seen, calls, counted, feed.clone());
+        (Self { path, hello, inbox, gone, mirror, state, client, count, feed }, config)
     }
 
     /// Keeps the connection until luxid stops.
@@ -190,6 +249,7 @@ impl Keeper {
             Ok(stream) => stream,
             Err(why) => return why,
         };
+        self.count.send_modify(|count| *count += 1);
         self.client.send_replace(Some(client.clone()));
         let (gone, inbox) = (self.gone.clone(), self.inbox.clone());
         tokio::select! {

@@ -258,7 +258,15 @@ impl Writer {
     /// Whether a majority of the newest list answers; else who is silent. Batches are refused meanwhile, before
     /// they are queued (P1.6); what was queued waits.
     pub fn set_quorum(&self, quorum: Result<(), String>) {
-        self.0.shared.queue().silent = quorum.err();
+        let silent = quorum.err();
+        self.0.shared.queue().silent.clone_from(&silent);
+        self.0.shared.quorum.send_replace(silent);
+    }
+
+    /// Who is silent while no majority answers, to be awaited; None: a majority does.
+    #[must_use]
+    pub fn quorum(&self) -> watch::Receiver<Option<String>> {
+        self.0.shared.quorum.subscribe()
     }
 
     /// What is known of each copy that has confirmed something or was found suspect, the own one among them.

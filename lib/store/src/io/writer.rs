@@ -108,6 +108,8 @@ pub struct Shared {
     pub counted: Mutex<Counted>,
     /// The last index given out.
     pub appended: watch::Sender<Index>,
+    /// Who is silent while no majority answers, for who waits.
+    pub quorum: watch::Sender<Option<String>>,
     /// Something was queued, or the mode changed.
     pub wake: Condvar,
     /// `progress` changed.
@@ -339,6 +341,7 @@ pub fn spawn(log: LogKind, files: Files, most: usize) -> Result<Writer, std::io:
         queue: Mutex::new(queue),
         counted: Mutex::new(Counted::new(files.copy_id, files.last.idx, files.tally.newest().clone())),
         appended: watch::Sender::new(files.last.idx),
+        quorum: watch::Sender::new(None),
         wake: Condvar::new(),
         moved: Condvar::new(),
         progress: watch::Sender::new(Progress { committed, ..Progress::default() }),

@@ -1,4 +1,4 @@
-//! The 25 methods of LUXI (`spec/luxi.md` §5) and Gantry's own (ADR 0007) as typed requests.
+//! The 25 methods of LUXI (`spec/luxi.md` §5) and Gantry's own (ADR 0007, 0008) as typed requests.
 
 use super::answer::ParseFailure;
 use super::args::Args;
@@ -121,6 +121,8 @@ pub enum Request {
     LeaseRelease(LeaseUuid),
     /// Keys and opcodes of each job.
     SubmitKeyedJob(Vec<(Vec<String>, Opcodes)>),
+    QueryMembers,
+    ConfirmMaster,
 }
 
 /// Arguments of `WaitForJobChange` (`spec/jobs.md` §4).
@@ -220,6 +222,8 @@ methods! {
     LeaseRenew => |a| Ok(Request::LeaseRenew(a.lease()?)),
     LeaseRelease => |a| Ok(Request::LeaseRelease(a.lease()?)),
     SubmitKeyedJob => |a| Ok(Request::SubmitKeyedJob(a.keyed_jobs()?)),
+    QueryMembers => |_| Ok(Request::QueryMembers),
+    ConfirmMaster => |_| Ok(Request::ConfirmMaster),
 }
 
 fn wait(args: &mut Args) -> Result<Request, ParseFailure> {
@@ -298,7 +302,9 @@ impl Request {
             | Self::WaitForLease { .. }
             | Self::LeaseRenew(_)
             | Self::LeaseRelease(_)
-            | Self::SubmitKeyedJob(_) => return None,
+            | Self::SubmitKeyedJob(_)
+            | Self::QueryMembers
+            | Self::ConfirmMaster => return None,
         };
         Some(query.map(|query| (query, shape)))
     }

@@ -112,6 +112,8 @@ fn every_method_is_read() {
         ("LeaseRenew", json!(["00000000-0000-0000-0000-000000000001"])),
         ("LeaseRelease", json!(["00000000-0000-0000-0000-000000000001"])),
         ("SubmitKeyedJob", json!([[[["k"], [op]]]])),
+        ("QueryMembers", json!([])),
+        ("ConfirmMaster", json!([])),
     ];
     assert_eq!(good.len(), METHODS.len());
     for (method, args) in good {

@@ -4,7 +4,7 @@ use super::counts::PoolCounts;
 use super::map::Map;
 use super::table::{Place, Table};
 use super::touched::Touched;
-use gantry_model::config::{Cluster, Group, Instance, Meta, Node, Slot, kind};
+use gantry_model::config::{Cluster, Group, Instance, Members, Meta, Node, Slot, kind};
 use gantry_model::error::GanetiError;
 use gantry_model::ids::{BlueprintUuid, GroupUuid, InstanceUuid, LeaseUuid, NodeUuid, PoolUuid};
 use gantry_model::lease::{Lease, LeaseClock};
@@ -59,6 +59,7 @@ pub struct Snapshot {
     history: Option<Uuid>,
     cluster: Option<Arc<Cluster>>,
     meta: Option<Arc<Meta>>,
+    members: Option<Arc<Members>>,
     nodes: Table<NodeUuid, Arc<Node>>,
     groups: Table<GroupUuid, Arc<Group>>,
     instances: Table<InstanceUuid, InstanceRow>,
@@ -109,6 +110,12 @@ impl Snapshot {
     #[must_use]
     pub fn meta(&self) -> Option<&Arc<Meta>> {
         self.meta.as_ref()
+    }
+
+    /// Whose copies of the logs count; None while none came.
+    #[must_use]
+    pub fn members(&self) -> Option<&Arc<Members>> {
+        self.members.as_ref()
     }
 
     /// Nodes.
@@ -202,6 +209,7 @@ impl Snapshot {
         match change.kind.as_str() {
             kind::CLUSTER => self.cluster = body(change)?,
             kind::META => self.meta = body(change)?,
+            kind::MEMBERS => self.members = body(change)?,
             kind::NODE => self.set_node(id(change, NodeUuid)?, body(change)?, touched),
             kind::GROUP => self.set_group(id(change, GroupUuid)?, body(change)?),
             kind::INSTANCE => self.set_instance(id(change, InstanceUuid)?, body(change)?, touched),

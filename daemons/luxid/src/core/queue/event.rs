@@ -360,6 +360,8 @@ pub struct Change {
     pub key: String,
     /// Revision of the object.
     pub rev: u64,
+    /// Digests of the bodies it names: a copy must have them before it counts as having the change (P1.13).
+    pub bodies: Vec<String>,
     /// JSON; None removes. A removal belongs to the change before it: a batch is not cut between them.
     pub body: Option<Vec<u8>>,
 }

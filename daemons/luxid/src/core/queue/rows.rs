@@ -5,6 +5,7 @@ use super::event::{Change, Process};
 use super::kind;
 use super::merge::{self, Part};
 use gantry_model::job::Job;
+use gantry_model::task::Task;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fmt::Display;
@@ -38,7 +39,7 @@ pub(super) fn job(entry: &mut Entry) -> Change {
             body = job_body(entry);
         }
     }
-    Change { kind: kind::JOB, key: entry.job.id.to_string(), rev: entry.rev, body: Some(body) }
+    Change { kind: kind::JOB, key: entry.job.id.to_string(), rev: entry.rev, bodies: Vec::new(), body: Some(body) }
 }
 
 fn job_body(entry: &Entry) -> Vec<u8> {
@@ -50,25 +51,41 @@ pub(super) fn archive(job: &Job, rev: u64) -> [Change; 2] {
     let key = job.id.to_string();
     let body = json_of(&JobRow { job, process: None });
     [
-        Change { kind: kind::ARCHIVE, key: key.clone(), rev, body: Some(body) },
-        Change { kind: kind::JOB, key, rev, body: None },
+        Change { kind: kind::ARCHIVE, key: key.clone(), rev, bodies: Vec::new(), body: Some(body) },
+        Change { kind: kind::JOB, key, rev, bodies: Vec::new(), body: None },
     ]
 }
 
 /// The change that stores the last id given out, of jobs or of tasks.
 pub(super) fn serial(of: &str, last: u64, rev: u64) -> Change {
-    Change { kind: kind::SERIAL, key: of.to_owned(), rev, body: Some(last.to_string().into_bytes()) }
+    Change { kind: kind::SERIAL, key: of.to_owned(), rev, bodies: Vec::new(), body: Some(last.to_string().into_bytes()) }
 }
 
-/// The change that stores a task or a lease request.
+/// The change that stores a task, with the bodies it names.
+pub(super) fn task(rev: u64, task: &Task) -> Change {
+    let bodies = bodies_of(task).map(str::to_owned).collect();
+    Change { bodies, ..object(kind::TASK, &task.id, rev, task) }
+}
+
+/// The digests of the bodies that a task names.
+pub fn bodies_of(task: &Task) -> impl Iterator<Item = &str> {
+    let input = task.spec.input.iter().map(|body| body.digest.as_str());
+    let result = task.result.iter();
+    let archive = result.clone().filter_map(|r| r.archive.as_ref()).map(|body| body.digest.as_str());
+    let steps = result.flat_map(|r| &r.steps);
+    let outputs = steps.flat_map(|step| [&step.out, &step.err]).filter_map(|o| o.digest.as_deref());
+    input.chain(archive).chain(outputs)
+}
+
+/// The change that stores a lease request.
 pub(super) fn object(kind: &'static str, key: &impl Display, rev: u64, value: &impl Serialize) -> Change {
     let body = serde_json::to_vec(value).expect("it has a JSON form: its maps have text keys");
-    Change { kind, key: key.to_string(), rev, body: Some(body) }
+    Change { kind, key: key.to_string(), rev, bodies: Vec::new(), body: Some(body) }
 }
 
 /// The change that removes an object.
 pub(super) fn remove(kind: &'static str, key: &impl Display, rev: u64) -> Change {
-    Change { kind, key: key.to_string(), rev, body: None }
+    Change { kind, key: key.to_string(), rev, bodies: Vec::new(), body: None }
 }
 
 /// The change that stores a setting.
@@ -77,6 +94,7 @@ pub(super) fn setting(key: &str, value: &serde_json::Value, rev: u64) -> Change 
         kind: kind::SETTING,
         key: key.to_owned(),
         rev,
+        bodies: Vec::new(),
         body: Some(json!(value).to_string().into_bytes()),
     }
 }

@@ -48,7 +48,7 @@ impl Queue {
         for id in std::mem::take(&mut self.dirty_tasks) {
             let Some(entry) = self.tasks.get_mut(&id) else { continue };
             entry.rev += 1;
-            changes.push(rows::object(super::kind::TASK, &id, entry.rev, &*entry.task));
+            changes.push(rows::task(entry.rev, &entry.task));
             follow.push(After::Task { rev: entry.rev, task: Arc::clone(&entry.task) });
         }
         for lease in std::mem::take(&mut self.dirty_requests) {
