@@ -64,7 +64,13 @@ pub struct Api {
 impl Api {
     /// An API for callers of our own uid.
     #[must_use]
-    pub fn new(handle: Handle, members: Members, identity: Identity, store: PathBuf, secrets: PathBuf) -> Self {
+    pub fn new(
+        handle: Handle,
+        members: Members,
+        identity: Identity,
+        store: PathBuf,
+        secrets: PathBuf,
+    ) -> Self {
         let uid = nix::unistd::geteuid().as_raw();
         Self { handle, members, identity, store, secrets, uid, luxid: Mutex::new(None) }
     }

@@ -260,7 +260,8 @@ fn plan(root: &Root, options: &InitOptions) -> Result<Plan, InitError> {
         (ClusterUuid(Uuid::new_v4()), NodeUuid(Uuid::new_v4()), GroupUuid(Uuid::new_v4()));
     let mut objects = objects(options, &settings, (cluster, node, group), clock::now().epoch());
     let copy = Uuid::new_v4();
-    let members = Members { n: 1, members: vec![MemberCopy { node, copy_id: copy }], settled: true, learner: None };
+    let members =
+        Members { n: 1, members: vec![MemberCopy { node, copy_id: copy }], settled: true, learner: None };
     objects.push(object(kind::MEMBERS, kind::MEMBERS_KEY, &members));
     Ok(Plan { cluster, node, copy, settings, save, objects })
 }

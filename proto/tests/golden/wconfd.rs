@@ -7,11 +7,11 @@ use gantry_model::lease::LeaseOwner;
 use gantry_proto::codec::Json;
 use gantry_proto::wconfd::{
     Apply, ApplyReply, ApplyRequest, CertSign, CertSignReply, CertSignRequest, Command, ConfirmMaster,
-    CopyStatus, FreeScope, LearnerInQ, ListInQ, ListInQRequest, LockBlocked, LockFree, LockFreeRequest, LockPriority,
-    LockPriorityRequest, LockRequest, LockRow, LockRows, LockUpdate, MemberChange, MemberChangeReply,
-    MemberChangeRequest, MemberProgress, Members, MembersReply, NodeState, NodeStates, Object, OwnerGone,
-    Owners, Read, ReadKey, ReadReply, SsconfValues, SsconfValuesReply, Status, StatusReply, TagTarget, VERBS,
-    Want, Watch, WatchChange, WatchItem, WatchRequest,
+    CopyStatus, FreeScope, LearnerInQ, ListInQ, ListInQRequest, LockBlocked, LockFree, LockFreeRequest,
+    LockPriority, LockPriorityRequest, LockRequest, LockRow, LockRows, LockUpdate, MemberChange,
+    MemberChangeReply, MemberChangeRequest, MemberProgress, Members, MembersReply, NodeState, NodeStates,
+    Object, OwnerGone, Owners, Read, ReadKey, ReadReply, SsconfValues, SsconfValuesReply, Status,
+    StatusReply, TagTarget, VERBS, Want, Watch, WatchChange, WatchItem, WatchRequest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! The files of a log and the thread that writes them. Decides nothing that `core` decides.
 
-pub mod alone;
 mod admit;
+pub mod alone;
 mod aside;
 mod compact;
 pub mod copy;

@@ -1,14 +1,14 @@
 //! One change of the members: the part that belongs to its caller.
 
 use super::{Members, Shared, State, object};
-use gantry_model::config::{Members as Record, MemberCopy};
+use gantry_copies::link::Link;
+use gantry_model::config::{MemberCopy, Members as Record};
 use gantry_model::error::GanetiError;
 use gantry_model::ids::NodeUuid;
 use gantry_proto::copies::{Claim, Log, MakeReply, MakeRequest, Term};
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded;
 use gantry_proto::wconfd::Command;
-use gantry_copies::link::Link;
 use gantry_store::core::Rules;
 use gantry_store::core::settle::{NextW, SeenW, change, fed};
 use gantry_store::{Index, Member, StoreError};
@@ -102,7 +102,9 @@ impl Shared {
             let state = self.state().await?;
             let why = match state.next() {
                 NextW::Settled if state.said.in_q.is_some() => return Ok(state),
-                NextW::AwaitCommit | NextW::Publish(_) => "waiting for a majority of the configuration's copies",
+                NextW::AwaitCommit | NextW::Publish(_) => {
+                    "waiting for a majority of the configuration's copies"
+                }
                 NextW::Settled | NextW::AwaitQ(_) | NextW::Settle(_) => "waiting for the job queue's copies",
             };
             if told != why {
@@ -174,7 +176,10 @@ impl Shared {
         loop {
             let copy = self.copies.status().into_iter().find(|copy| copy.copy_id == learner.copy_id);
             if let Some(why) = copy.as_ref().and_then(|copy| copy.suspect.clone()) {
-                return Err(state_error(format!("the new copy on {} is not to be believed: {why}", wish.name)));
+                return Err(state_error(format!(
+                    "the new copy on {} is not to be believed: {why}",
+                    wish.name
+                )));
             }
             let last = *self.writer.appended().borrow();
             let matched = copy.as_ref().map_or(Index(0), |copy| copy.matched);
@@ -184,7 +189,8 @@ impl Shared {
             if w && q {
                 return Ok(());
             }
-            let lacks = said.map_or("all".to_owned(), |said| said.last.saturating_sub(said.matched).to_string());
+            let lacks =
+                said.map_or("all".to_owned(), |said| said.last.saturating_sub(said.matched).to_string());
             let why = copy.map(|copy| copy.why).filter(|why| !why.is_empty());
             let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
             let text = format!(

@@ -87,7 +87,9 @@ async fn step(shared: &Arc<Shared>) -> (NextW, Option<Duration>) {
             }
         }
         NextW::Settled if state.stray(fed) => match state.object {
-            Some(object) => shared.write(gantry_model::config::Members { learner: None, ..object }, Vec::new()).await,
+            Some(object) => {
+                shared.write(gantry_model::config::Members { learner: None, ..object }, Vec::new()).await
+            }
             None => Ok(0),
         },
         NextW::Settled | NextW::AwaitCommit | NextW::AwaitQ(_) => {
