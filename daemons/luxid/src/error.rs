@@ -20,7 +20,9 @@ pub enum LuxidError {
     #[error("the job queue's copies: {0}")]
     Copies(#[source] CopiesError),
     /// The logs contradict each other.
-    #[error("the queue's members list is number {q}, the configuration's is {w}: the two files are not of one cluster state")]
+    #[error(
+        "the queue's members list is number {q}, the configuration's is {w}: the two files are not of one cluster state"
+    )]
     Apart {
         /// Of Q.
         q: u64,
@@ -31,10 +33,8 @@ pub enum LuxidError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// This node is not the master, or its role is of another epoch.
-    #[error("this node is not the master of epoch {epoch}: {why}")]
+    #[error("this node is not the master: {why}")]
     NotMaster {
-        /// Epoch of queue.data.
-        epoch: u64,
         /// What role.json says.
         why: String,
     },

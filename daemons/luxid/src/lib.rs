@@ -20,6 +20,7 @@ use crate::io::blob::{self, Store};
 use crate::io::desk::Office;
 use crate::io::leases::Leases;
 use crate::io::luxi_server::{self, Server};
+use crate::io::members::Copies;
 use crate::io::metrics::{self, Numbers};
 use crate::io::nodes::Nodes;
 use crate::io::spawn::Program;
@@ -29,12 +30,14 @@ use crate::io::view::View;
 use crate::io::wconfd::{Gone, Keeper};
 use anyhow::Context;
 use error::LuxidError;
-use gantry_model::ids::{ClusterUuid, Fence};
+use gantry_copies::link::TlsLink;
+use gantry_copies::peers::Peers;
+use gantry_model::ids::Fence;
 use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
 use gantry_proto::hello::Hello;
 use gantry_rt::{Daemon, clock, files};
-use gantry_store::{LogKind, StartOptions, Started};
+use gantry_store::{LogKind, StartOptions, Started, Writer};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -49,9 +52,9 @@ const JOB_LOG: &str = "job.log";
 /// What makes luxid unable to go on; boot starts it anew.
 pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     let root = daemon.root.clone();
-    let started =
-        gantry_store::start(&root.lib(), StartOptions::new(LogKind::Q)).map_err(LuxidError::Open)?;
-    let role = role(&root, &started)?;
+    let role = role(&root)?;
+    daemon.ready.set(false, "recovering the queue");
+    let (started, copies) = recover(&daemon, &role).await?;
     let me = Me { epoch: started.term.epoch, run: started.term.run };
     let rows =
         started.objects.iter().map(|o| StoredRow { kind: &o.kind, key: &o.key, rev: o.rev, body: &o.body });
@@ -65,7 +68,7 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
         run: Some(me.run),
         ..Hello::new(protocol, "gantry-luxid")
     };
-    let (inbox, mailbox) = inbox();
+    let (inbox, mailbox) = inbox(&started.writer);
     let (view, gone, numbers) = (View::default(), Gone::default(), Numbers::default());
     let office = Arc::new(Office {
         program: Program {
@@ -110,6 +113,7 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     let (settled, mut settling) = mpsc::channel(1);
     actor.begin(loaded, settled).await?;
     daemon.tasks.spawn("queue", actor.run());
+    daemon.tasks.spawn("copies", copies.clone().deposed(daemon.stop.clone()));
     // Nothing is ever sent: it ends when every start of an earlier luxid is known to live or to be dead.
     settling.recv().await;
 
@@ -120,12 +124,13 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
         () = daemon.stop.cancelled() => return Ok(()),
     }
     inbox.event(Event::Open).await;
+    daemon.tasks.spawn("members", copies.clone().follow(config.clone(), daemon.stop.clone()));
 
     let nodes = || Nodes::new(root.clone(), hello(gantry_proto::noded::PROTOCOL));
     let parts =
         Parts { store: store.clone(), view: view.clone(), config: config.clone(), nodes: nodes(), fence };
-    serve_streams(&daemon, &hello(gantry_proto::stream::PROTOCOL), parts)?;
-    let server = Server::new(Api { inbox, view, config, nodes: nodes(), store });
+    serve_streams(&daemon, &hello(gantry_proto::stream::PROTOCOL), parts, started.writer.clone())?;
+    let server = Server::new(Api { inbox, view, config, nodes: nodes(), store, copies });
     let listener = listen(&root).context("can't listen on luxi.sock")?;
     daemon.tasks.spawn("luxi", server.serve(listener, daemon.tasks.clone(), daemon.stop.clone()));
     daemon.ready.set(true, "");
@@ -135,11 +140,11 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
 }
 
 /// Serves `stream.sock`, and keeps the body store tidy.
-fn serve_streams(daemon: &Daemon, hello: &Hello, parts: Parts) -> anyhow::Result<()> {
+fn serve_streams(daemon: &Daemon, hello: &Hello, parts: Parts, writer: Writer) -> anyhow::Result<()> {
     let listener = stream::listen(&daemon.root).context("can't listen on stream.sock")?;
     for_admins(&daemon.root.socket(stream::SOCKET));
     let (store, view, config) = (parts.store.clone(), parts.view.clone(), parts.config.clone());
-    daemon.tasks.spawn("sweep", blob::sweep::run(store, view, config, daemon.stop.clone()));
+    daemon.tasks.spawn("sweep", blob::sweep::run(store, view, config, writer, daemon.stop.clone()));
     let api = StreamApi::new(&daemon.root, hello, parts);
     daemon.tasks.spawn("stream", api.serve(listener, daemon.stop.clone()));
     Ok(())
@@ -155,19 +160,37 @@ impl Ids for RandomIds {
     }
 }
 
-/// This node's role, which must be master in the epoch of the log.
-fn role(root: &Root, started: &Started) -> anyhow::Result<RoleFile> {
-    let epoch = started.term.epoch;
+/// This node's role, which must be master.
+fn role(root: &Root) -> anyhow::Result<RoleFile> {
     let role = files::read_role(root).context("can't read role.json")?;
-    let refuse = |why: String| LuxidError::NotMaster { epoch, why };
+    let refuse = |why: String| LuxidError::NotMaster { why };
     let role = role.ok_or_else(|| refuse("it has no role".to_owned()))?;
-    if role.role != Role::Master || role.epoch != epoch {
+    if role.role != Role::Master {
         return Err(refuse(format!("its role is {:?} of epoch {}", role.role, role.epoch)).into());
     }
-    if role.cluster != ClusterUuid(started.cluster) {
-        return Err(refuse(format!("its role is in cluster {}", role.cluster)).into());
-    }
     Ok(role)
+}
+
+/// Recovers Q with its other copies, in the epoch of the role.
+async fn recover(daemon: &Daemon, role: &RoleFile) -> anyhow::Result<(Started, Copies)> {
+    let root = &daemon.root;
+    let options = StartOptions { cluster: Some(role.cluster.0), ..StartOptions::new(LogKind::Q) };
+    let peers = Peers::of_dir(&root.lib());
+    let link = Arc::new(TlsLink::of_dir(root.secrets(), role.cluster, "gantry-luxid", peers));
+    let stop = daemon.stop.clone();
+    let start = gantry_copies::Start { root: root.clone(), options, node: role.node, link, stop };
+    let ready = daemon.ready.clone();
+    let say = move |text: &str| ready.set(false, text);
+    let (started, handle) = gantry_copies::start(start, say).await.map_err(LuxidError::Copies)?;
+    let (won, epoch) = (started.term.epoch, role.epoch);
+    if won != epoch {
+        let why = format!("its role is of epoch {epoch}, its queue was won for epoch {won}");
+        return Err(LuxidError::NotMaster { why }.into());
+    }
+    let me = started.members.iter().find(|member| member.node == role.node.0).copied();
+    let me = me.context("the newest list of queue.data does not name this node")?;
+    let copies = Copies::new(root.clone(), started.writer.clone(), handle, me);
+    Ok((started, copies))
 }
 
 fn job_log(root: &Root) -> anyhow::Result<std::fs::File> {

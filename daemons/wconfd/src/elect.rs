@@ -35,7 +35,7 @@ impl ElectOptions {
 /// Runs one election. What it says is printed; the last line tells how it ended.
 ///
 /// # Errors
-/// What keeps it from beginning at all, in words. No line for boot is printed then.
+/// What keeps it from beginning at all; to be told by [`broken`].
 pub fn run(root: &Root, options: &ElectOptions) -> anyhow::Result<bool> {
     let mode = match options.mode() {
         Ok(mode) => mode,
@@ -52,6 +52,11 @@ pub fn run(root: &Root, options: &ElectOptions) -> anyhow::Result<bool> {
     Ok(end(&outcome))
 }
 
+/// Tells of an election that could not begin.
+pub fn broken(error: &anyhow::Error) {
+    end(&refused("wrong_state", &format!("{error:#}")));
+}
+
 /// Prints the line for boot. Whether it was a success.
 fn end(line: &Value) -> bool {
     say(&line.to_string());
@@ -65,7 +70,8 @@ async fn run_on(root: &Root, role: &RoleFile, mode: Mode) -> anyhow::Result<Valu
     let mut begun = false;
     let outcome = elect(&link, role.node, mode, |event| {
         // Before the first call that may leave a promise.
-        let promises = matches!(event, Event::Ballot { .. }) || (mode == Mode::Alone && matches!(event, Event::AtRisk(_)));
+        let promises = matches!(event, Event::Ballot { .. })
+            || (mode == Mode::Alone && matches!(event, Event::AtRisk(_)));
         if promises && !begun {
             begun = true;
             say(&json!({ "ballot": {} }).to_string());
@@ -129,8 +135,12 @@ fn lines(event: &Event, names: impl Fn(NodeUuid) -> String, mode: Mode) -> Vec<S
     match event {
         Event::Looked(all) => all.iter().map(looked).collect(),
         Event::Decided(decision) => decided(decision, names, mode).into_iter().collect(),
-        Event::StepDown { name, epoch } => vec![format!("asking {name} to stop being master (epoch {epoch})")],
-        Event::SteppedDown { name, outcome: Ok(()) } => vec![format!("{name} has stopped its master daemons")],
+        Event::StepDown { name, epoch } => {
+            vec![format!("asking {name} to stop being master (epoch {epoch})")]
+        }
+        Event::SteppedDown { name, outcome: Ok(()) } => {
+            vec![format!("{name} has stopped its master daemons")]
+        }
         Event::SteppedDown { name, outcome: Err(why) } => {
             vec![format!("warning: {name} did not stop its master daemons ({why}); the ballot fences it")]
         }
@@ -138,7 +148,10 @@ fn lines(event: &Event, names: impl Fn(NodeUuid) -> String, mode: Mode) -> Vec<S
         Event::Promise { name, outcome: Ok(()) } => vec![format!("{name} promises")],
         Event::Promise { name, outcome: Err(why) } => vec![format!("{name} does not promise: {why}")],
         Event::AtRisk(risks) if risks.is_empty() => {
-            vec!["no copy heard of has more than this node's: nothing that was acknowledged is lost".to_owned()]
+            vec![
+                "no copy heard of has more than this node's: nothing that was acknowledged is lost"
+                    .to_owned(),
+            ]
         }
         Event::AtRisk(risks) => risks.iter().map(at_risk).collect(),
         Event::Won { .. } => Vec::new(), // boot says it
@@ -198,7 +211,9 @@ fn at_risk(risk: &AtRisk) -> String {
     };
     match risk.to {
         Some(to) => format!("LOST: rows {} to {} of the {log} log, which another copy has", risk.from, to),
-        None => format!("may be lost: rows of the {log} log from {} on, if a silent copy has them", risk.from),
+        None => {
+            format!("may be lost: rows of the {log} log from {} on, if a silent copy has them", risk.from)
+        }
     }
 }
 
@@ -210,7 +225,12 @@ mod tests {
 
     #[test]
     fn what_it_may_lose_is_asked_for_in_full() {
-        let options = |look, no_voting, yes_do_it| ElectOptions { look, no_voting, yes_do_it, ..ElectOptions::default() };
+        let options = |look, no_voting, yes_do_it| ElectOptions {
+            look,
+            no_voting,
+            yes_do_it,
+            ..ElectOptions::default()
+        };
         assert_eq!(options(false, false, false).mode(), Ok(Mode::Vote));
         assert_eq!(options(true, false, false).mode(), Ok(Mode::Look));
         assert_eq!(options(true, true, false).mode(), Ok(Mode::AloneLook));
@@ -226,14 +246,20 @@ mod tests {
         let why = ElectError::Refused(Refused::TooFew { log: LogName::W, have: 1, need: 2, silent });
         let text = why_not(&why, |_| "node7".to_owned());
         assert!(text.contains("1 of the 2 copies needed of the configuration log answered"), "{text}");
-        assert!(text.contains("node7") && text.contains("--no-voting") && !text.contains(&node.to_string()), "{text}");
+        assert!(
+            text.contains("node7") && text.contains("--no-voting") && !text.contains(&node.to_string()),
+            "{text}"
+        );
     }
 
     #[test]
     fn what_may_be_lost_is_said() {
         let names = |_| String::new();
         let none = lines(&Event::AtRisk(Vec::new()), names, Mode::AloneLook);
-        assert_eq!(none, ["no copy heard of has more than this node's: nothing that was acknowledged is lost"]);
+        assert_eq!(
+            none,
+            ["no copy heard of has more than this node's: nothing that was acknowledged is lost"]
+        );
         let risk = AtRisk { log: LogName::Q, from: Index(5), to: Some(Index(9)) };
         assert_eq!(
             lines(&Event::AtRisk(vec![risk]), names, Mode::AloneLook),

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
-                eprintln!("gantry-wconfd elect: {error:#}");
+                elect::broken(&error);
                 ExitCode::FAILURE
             }
         },

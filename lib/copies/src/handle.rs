@@ -10,7 +10,7 @@ use gantry_proto::noded;
 use gantry_rt::clock;
 use gantry_store::core::copy::{Claim, Refusal};
 use gantry_store::core::list::Member;
-use gantry_store::core::row::Index;
+use gantry_store::core::row::{Index, Term};
 use gantry_store::core::token::TokenRecord;
 use gantry_store::{LogKind, StoreError, Writer};
 use std::collections::BTreeMap;
@@ -463,12 +463,16 @@ fn slowest<L>(shared: &Shared<L>, committed: Index) -> Index {
 /// Tells the own noded of a higher epoch, and the writer that it may take nothing more.
 async fn tell_own<L: Link>(shared: &Shared<L>, why: Refusal) {
     shared.writer.depose(&why.to_string());
-    let Refusal::Promised(term) = why else { return };
-    if term.epoch <= shared.claim.term.epoch {
+    let Refusal::Promised(newer) = why else { return };
+    tell_deposed(&*shared.link, NodeUuid(shared.me.node), shared.claim.term, newer).await;
+}
+
+/// Tells the own noded of a higher epoch: its role is then a candidate's, and boot stops the master's daemons (P1.9).
+pub(crate) async fn tell_deposed<L: Link>(link: &L, own: NodeUuid, term: Term, newer: Term) {
+    if newer.epoch <= term.epoch {
         return;
     }
-    let node = NodeUuid(shared.me.node);
-    let told = shared.link.call::<noded::Deposed>(node, term.epoch, Duration::from_millis(TELL_MS)).await;
+    let told = link.call::<noded::Deposed>(own, newer.epoch, Duration::from_millis(TELL_MS)).await;
     if let Err(why) = told {
         tracing::warn!(%why, "can't tell the own gantry-noded that its master is deposed");
     }

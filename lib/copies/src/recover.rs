@@ -69,7 +69,11 @@ pub async fn start<L: Link>(
     let (opened, look) = on(opened, |opened| opened.look()).await?;
     let me = Member { node: start.node.0, copy_id: look.vote.copy_id };
     let recovery = Recovery { start: &start, say: &say, log, me };
-    let (opened, claim) = recovery.recover(opened).await?;
+    let recovered = recovery.recover(opened).await;
+    if let Err(CopiesError::Deposed { term, why: Refusal::Promised(newer), .. }) = &recovered {
+        crate::handle::tell_deposed(&*start.link, start.node, *term, *newer).await;
+    }
+    let (opened, claim) = recovered?;
     let lead = blocking(move || opened.lead(&claim).map_err(CopiesError::from)).await?;
     let Start { root, link, stop, .. } = start;
     let parts = Parts { link, root, log, me, claim, stop: stop.clone() };

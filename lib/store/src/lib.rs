@@ -34,7 +34,7 @@ pub use crate::core::Rules;
 pub use crate::core::list::{List, MEMBERS_MAX, Member};
 pub use crate::core::row::{
     BATCH_BYTES_MAX, Batch, BatchError, Change, Digest, Index, KEY_BYTES_MAX, KIND_BYTES_MAX, Object,
-    Position, Row, RowKind, Term,
+    Position, Row, RowKind, Term, digest,
 };
 #[cfg(any(test, feature = "weaken"))]
 pub use crate::core::rules::Rule;

@@ -9,7 +9,7 @@ use super::view::View;
 use super::wconfd::Gone;
 use crate::core::queue::{Action, Answer, Ask, Change, Effects, Event, Queue, Request, Shown, Ticket};
 use crate::error::LuxidError;
-use gantry_model::error::GanetiError;
+use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::{Fence, JobOwner, NodeUuid};
 use gantry_model::job::{Class, Status};
 use gantry_model::time::Ts;
@@ -17,8 +17,8 @@ use gantry_proto::codec::Json;
 use gantry_proto::job::{ConfirmRequest, GoRequest};
 use gantry_proto::wconfd::Command;
 use gantry_rt::{Tasks, clock};
-use gantry_store::{Batch, Index, Progress, StoreError, Writer};
-use std::collections::{HashMap, VecDeque};
+use gantry_store::{Batch, Digest, Index, Progress, StoreError, Writer};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -52,6 +52,7 @@ type Reply = Result<Answer, GanetiError>;
 pub struct Inbox {
     to: mpsc::Sender<Message>,
     asks: Arc<AtomicU64>,
+    quorum: watch::Receiver<Option<String>>,
 }
 
 impl Inbox {
@@ -64,8 +65,11 @@ impl Inbox {
     /// changed stays.
     ///
     /// # Errors
-    /// What the queue answers, or that luxid is stopping.
+    /// What the queue answers, that luxid is stopping, or that no majority of the copies could store it.
     pub async fn ask(&self, request: Request) -> Reply {
+        if let Some(silent) = self.quorum.borrow().as_deref().filter(|_| request.changes()) {
+            return Err(no_majority(silent));
+        }
         let ask = Ask(self.asks.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
         let stopping = || GanetiError::generic("luxid is stopping: the outcome of this request is not known");
@@ -103,11 +107,21 @@ impl Drop for Withdrawal<'_> {
     }
 }
 
-/// An inbox and its other end, which [`Actor`] takes.
+fn no_majority(silent: &str) -> GanetiError {
+    GanetiError::prereq(
+        format!(
+            "nothing can be stored: no majority of the master candidates' copies of the job queue answers (silent: {silent}); \
+             nothing was done, try again when they answer"
+        ),
+        Ecode::TempInsufficientResources,
+    )
+}
+
+/// An inbox for the queue of this writer, and its other end, which [`Actor`] takes.
 #[must_use]
-pub fn inbox() -> (Inbox, Mailbox) {
+pub fn inbox(writer: &Writer) -> (Inbox, Mailbox) {
     let (to, from) = mpsc::channel(INBOX_MAX);
-    (Inbox { to, asks: Arc::new(AtomicU64::new(1)) }, Mailbox(from))
+    (Inbox { to, asks: Arc::new(AtomicU64::new(1)), quorum: writer.quorum() }, Mailbox(from))
 }
 
 /// Where the queue's task reads.
@@ -269,16 +283,28 @@ impl Actor {
         Ok(())
     }
 
-    /// Appends a step's changes; as several batches when they are large. Waits while the store is full.
+    /// Appends a step's changes; as several batches when they are large. Waits while the store is full, and while no
+    /// majority of the copies answers: the step is taken, so its changes may not be dropped.
     async fn append(&mut self, ticket: Ticket, changes: Vec<Change>) -> Result<(), LuxidError> {
         for batch in batches(changes) {
             // Watched from before each attempt: room made meanwhile is not missed.
-            let mut room = self.set.writer.progress();
+            let (mut room, mut quorum) = (self.set.writer.progress(), self.set.writer.quorum());
+            let stop = self.set.office.stop.clone();
             let index = loop {
-                match self.set.writer.append(batch.clone()) {
+                let stuck = match self.set.writer.append(batch.clone()) {
                     Ok(index) => break index,
-                    Err(StoreError::Full) => room.changed().await.map_err(|_| LuxidError::StoreEnded)?,
+                    Err(stuck @ (StoreError::Full | StoreError::NoMajority { .. })) => stuck,
                     Err(error) => return Err(LuxidError::Append(error)),
+                };
+                tracing::debug!(why = %stuck, "waits for the store");
+                let majority = matches!(stuck, StoreError::NoMajority { .. });
+                tokio::select! {
+                    moved = room.changed() => moved.map_err(|_| LuxidError::StoreEnded)?,
+                    back = quorum.wait_for(Option::is_none), if majority => {
+                        back.map_err(|_| LuxidError::StoreEnded)?;
+                    }
+                    // What was not appended was promised to nobody.
+                    () = stop.cancelled() => return Err(LuxidError::Append(stuck)),
                 }
             };
             self.flights.retain(|(_, other)| *other != ticket);
@@ -385,19 +411,24 @@ async fn until(due: Option<Ts>) {
 fn batches(changes: Vec<Change>) -> Vec<Batch> {
     let mut batches = Vec::new();
     let mut bytes = 0;
-    let mut current = Vec::new();
+    let (mut current, mut named) = (Vec::new(), BTreeSet::new());
     for change in changes {
         let size = CHANGE_BYTES + change.body.as_ref().map_or(0, Vec::len);
         if change.body.is_some() && !current.is_empty() && bytes + size > BATCH_BYTES {
-            batches.push(Batch::of(std::mem::take(&mut current)));
+            batches.push(batch(std::mem::take(&mut current), std::mem::take(&mut named)));
             bytes = 0;
         }
         bytes += size;
-        let Change { kind, key, rev, body } = change;
+        let Change { kind, key, rev, bodies, body } = change;
+        named.extend(bodies.iter().filter_map(|hex| gantry_store::digest(hex)));
         current.push(gantry_store::Change { kind: kind.to_owned(), key, rev, body });
     }
-    batches.push(Batch::of(current));
+    batches.push(batch(current, named));
     batches
+}
+
+fn batch(changes: Vec<gantry_store::Change>, named: BTreeSet<Digest>) -> Batch {
+    Batch { bodies: named.into_iter().collect(), ..Batch::of(changes) }
 }
 
 #[cfg(test)]
@@ -405,7 +436,13 @@ mod tests {
     use super::*;
 
     fn change(bytes: Option<usize>) -> Change {
-        Change { kind: "job", key: "1".to_owned(), rev: 1, body: bytes.map(|n| vec![b'x'; n]) }
+        Change {
+            kind: "job",
+            key: "1".to_owned(),
+            rev: 1,
+            bodies: Vec::new(),
+            body: bytes.map(|n| vec![b'x'; n]),
+        }
     }
 
     #[test]

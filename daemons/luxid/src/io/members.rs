@@ -113,8 +113,12 @@ impl Copies {
         let committed = self.writer.progress().borrow().committed;
         let object = object(members);
         // luxid learns of members only after its first row is committed.
-        let seen =
-            SeenQ { newest: &newest.1, list_committed: newest.0 <= committed, serving: true, object: &object };
+        let seen = SeenQ {
+            newest: &newest.1,
+            list_committed: newest.0 <= committed,
+            serving: true,
+            object: &object,
+        };
         match next_q(&seen) {
             NextQ::AwaitCommit => Ok(None),
             // An older object than Q's list: the mirror has not caught up.

@@ -13,8 +13,8 @@ use gantry_model::root::Root;
 use gantry_proto::codec::Json;
 use gantry_proto::hello::Hello;
 use gantry_proto::wconfd::{
-    Apply, ApplyRequest, Command, ConfirmMaster, ListInQ, ListInQRequest, LockRow, LockRows, Members, MembersReply, OwnerGone,
-    Owners, Watch,
+    Apply, ApplyRequest, Command, ConfirmMaster, ListInQ, ListInQRequest, LockRow, LockRows, Members,
+    MembersReply, OwnerGone, Owners, Watch,
 };
 use gantry_rpc::{CallError, Client, Event as Piece, Stream};
 use serde_json::Value;

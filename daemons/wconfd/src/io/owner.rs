@@ -18,8 +18,10 @@ use crate::core::config::{Change, Config, Context, Effect, Fix, Ids, Snapshot};
 use crate::core::guard;
 use crate::core::locks::LockTable;
 use anyhow::{Context as _, bail};
+use gantry_model::config::kind;
 use gantry_model::error::GanetiError;
 use gantry_model::ids::{JobOwner, NodeUuid};
+use gantry_model::pool::Image;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::SlotFacts;
 use gantry_proto::wconfd::{Command, LockBlocked, ReadKey};
@@ -219,7 +221,7 @@ impl Owner {
         if changes.is_empty() {
             return Ok(results);
         }
-        let batch = Batch::of(changes.iter().map(stored).collect());
+        let batch = batch(&changes);
         match self.writer.append(batch) {
             Ok(index) => {
                 self.last = index;
@@ -416,6 +418,17 @@ impl Owner {
 
 /// Who blocks a waiting request, shown as it changes.
 pub type Blocked = watch::Sender<Option<LockBlocked>>;
+
+/// The batch of these changes. It names the bodies of images: a copy that counts has them.
+fn batch(changes: &[Change]) -> Batch {
+    let images = changes.iter().filter(|change| change.kind == kind::IMAGE);
+    let digest = |change: &Change| {
+        let image: Image = serde_json::from_slice(change.body.as_ref()?).ok()?;
+        gantry_store::digest(&image.digest)
+    };
+    let bodies = images.filter_map(digest).collect();
+    Batch { bodies, ..Batch::of(changes.iter().map(stored).collect()) }
+}
 
 fn stored(change: &Change) -> gantry_store::Change {
     let Change { kind, key, rev, body } = change;

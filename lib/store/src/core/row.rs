@@ -126,6 +126,12 @@ pub struct Change {
 /// SHA-256 of a body that lies beside the logs.
 pub type Digest = [u8; 32];
 
+/// A digest from its 64 hex digits.
+#[must_use]
+pub fn digest(hex: &str) -> Option<Digest> {
+    digests::parse(hex)
+}
+
 /// Changes that happen together or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Batch {
@@ -215,7 +221,7 @@ mod digests {
         texts.iter().map(|t| parse(t).ok_or_else(|| D::Error::custom("no digest"))).collect()
     }
 
-    fn parse(text: &str) -> Option<Digest> {
+    pub fn parse(text: &str) -> Option<Digest> {
         let mut digest = [0; 32];
         if text.len() != 64 || !text.is_ascii() {
             return None;

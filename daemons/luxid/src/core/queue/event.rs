@@ -182,6 +182,14 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether it may change what is stored.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        !matches!(self, Self::Wait { .. } | Self::WaitTask { .. } | Self::WaitLease { .. })
+    }
+}
+
 /// What clients are answered.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {

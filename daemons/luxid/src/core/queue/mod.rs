@@ -25,6 +25,7 @@ mod merge;
 mod news;
 mod request;
 mod rows;
+pub use rows::bodies_of;
 mod rules;
 mod schedule;
 mod show;

@@ -39,7 +39,13 @@ pub(super) fn job(entry: &mut Entry) -> Change {
             body = job_body(entry);
         }
     }
-    Change { kind: kind::JOB, key: entry.job.id.to_string(), rev: entry.rev, bodies: Vec::new(), body: Some(body) }
+    Change {
+        kind: kind::JOB,
+        key: entry.job.id.to_string(),
+        rev: entry.rev,
+        bodies: Vec::new(),
+        body: Some(body),
+    }
 }
 
 fn job_body(entry: &Entry) -> Vec<u8> {
@@ -58,7 +64,13 @@ pub(super) fn archive(job: &Job, rev: u64) -> [Change; 2] {
 
 /// The change that stores the last id given out, of jobs or of tasks.
 pub(super) fn serial(of: &str, last: u64, rev: u64) -> Change {
-    Change { kind: kind::SERIAL, key: of.to_owned(), rev, bodies: Vec::new(), body: Some(last.to_string().into_bytes()) }
+    Change {
+        kind: kind::SERIAL,
+        key: of.to_owned(),
+        rev,
+        bodies: Vec::new(),
+        body: Some(last.to_string().into_bytes()),
+    }
 }
 
 /// The change that stores a task, with the bodies it names.

@@ -1,6 +1,6 @@
 //! The store on a real file system.
 
-use super::sweep::{AGE_MIN, Swept, sweep};
+use super::sweep::{AGE_MIN, Unused, unused};
 use super::*;
 use crate::core::mirror::{Mirror, Snapshot};
 use crate::core::queue::Shown;
@@ -180,7 +180,7 @@ async fn the_sweep_takes_what_is_old_and_not_named() {
     assert_eq!(bed.store.keep(&digest(b"never sent")).await.unwrap(), None);
 
     let named = HashSet::from([digest(bodies[0])]);
-    let swept = bed.store.sweep(&named, now() - AGE_MIN).unwrap();
+    let swept = bed.store.remove(&bed.store.unused(&named, now() - AGE_MIN).unwrap()).unwrap();
     assert_eq!((swept.bodies, swept.leftovers, swept.bytes), (1, 1, 4));
     let left: Vec<bool> = bodies.iter().map(|body| path(body).exists()).collect();
     assert_eq!(left, [true, true, false, true]);
@@ -238,8 +238,8 @@ async fn what_tasks_and_images_name_stays() {
         task(1, 0, json!({ "input": named(b"input") })),
         task(2, 5, json!({ "result": { "steps": [step], "archive": named(b"archive") } })),
     ]);
-    let nothing = sweep(&bed.store, &view, &Snapshot::default()).unwrap();
-    assert_eq!(nothing, Swept::default(), "images are not known yet");
+    let nothing = unused(&bed.store, &view, &Snapshot::default()).unwrap();
+    assert_eq!(nothing, Unused::default(), "images are not known yet");
     let config = config(b"image");
 
     // An attempt that began before a body came may have put it there, and names it when it ends.
@@ -247,9 +247,9 @@ async fn what_tasks_and_images_name_stays() {
     let began = now - AGE_MIN.as_secs() * 4;
     let attempt = json!({ "number": 1, "lease": uuid::Uuid::nil(), "job": 1, "start": [began, 0] });
     view.apply(vec![task(3, 3, json!({ "attempts": [attempt] }))]);
-    assert_eq!(sweep(&bed.store, &view, &config).unwrap(), Swept::default());
+    assert_eq!(unused(&bed.store, &view, &config).unwrap().bodies, [""; 0]);
     view.apply(vec![Shown::TaskGone(gantry_model::ids::TaskId(3))]);
-    let swept = sweep(&bed.store, &view, &config).unwrap();
+    let swept = bed.store.remove(&unused(&bed.store, &view, &config).unwrap()).unwrap();
     assert_eq!((swept.bodies, swept.bytes), (1, 8));
     let left: Vec<bool> = bodies.iter().map(|body| bed.root.blob(&digest(body)).exists()).collect();
     assert_eq!(left, [true, true, true, true, true, false]);
