@@ -259,6 +259,9 @@ pub struct MakeRequest {
     pub claims: Vec<(Log, Claim)>,
     /// The new copies' id.
     pub copy_id: Uuid,
+    /// The copies they replace, as the node told of them; none for a log that it has no copy of. A request that comes
+    /// late finds others, and touches nothing.
+    pub instead_of: Vec<(Log, Uuid)>,
 }
 
 /// See [`crate::noded::CopyMake`].
@@ -268,6 +271,8 @@ pub enum MakeReply {
     Made,
     /// An old copy here has promised more.
     Refused(Log, Refusal),
+    /// Another copy is here than the one to be replaced, or none.
+    OtherCopy(Log, Option<Uuid>),
 }
 
 /// A snapshot's place and whole file.

@@ -81,8 +81,17 @@ pub fn samples(sheet: &mut Sheet) {
         FetchReply::Refused(Refusal::Malformed),
     ];
     sheet.verb::<CopyFetch>(&[fetch], &[], &fetched);
-    let make = MakeRequest { claims: vec![(Log::W, CLAIM)], copy_id: ids::HISTORY };
-    sheet.verb::<CopyMake>(&[make], &[], &[MakeReply::Made, MakeReply::Refused(Log::Q, Refusal::Stranger)]);
+    let make = MakeRequest {
+        claims: vec![(Log::W, CLAIM)],
+        copy_id: ids::HISTORY,
+        instead_of: vec![(Log::Q, ids::HISTORY)],
+    };
+    let made = [
+        MakeReply::Made,
+        MakeReply::Refused(Log::Q, Refusal::Stranger),
+        MakeReply::OtherCopy(Log::W, Some(ids::HISTORY)),
+    ];
+    sheet.verb::<CopyMake>(&[make], &[], &made);
     snapshots(sheet);
     let token = TokenRequest { log: Log::W, claim: CLAIM, old: None, new: [6; 16] };
     sheet.verb::<CopyToken>(&[token], &[], &[None, Some(Refusal::Stranger)]);

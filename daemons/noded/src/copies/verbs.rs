@@ -13,7 +13,10 @@ use gantry_proto::copies::{
 };
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::PieceReply;
+use gantry_store::core::Rules;
+use gantry_store::core::copy::{self, Claim, MakeRefusal};
 use gantry_store::{AppendRefusal, EmptyCopy, Fetched, LogKind, SnapshotFile};
+use uuid::Uuid;
 
 /// Name of a snapshot file on its way here; beside the log, so that its room is the log's.
 fn incoming_name(log: LogKind) -> &'static str {
@@ -113,7 +116,8 @@ impl Copies {
         })
     }
 
-    /// Makes empty copies with a new id; what is there goes aside. Copies of that id stay as they are.
+    /// Makes empty copies with a new id instead of those the caller was told of, which go aside. Copies of the new id
+    /// stay as they are.
     ///
     /// # Errors
     /// `Denied` on a master; the store's.
@@ -121,18 +125,24 @@ impl Copies {
         if self.roles.current().role == Role::Master {
             return Err(Fail::new(Code::Denied, "this node is a master: its copies are not made anew"));
         }
-        // First look at both, so that a late call of an old master touches neither.
+        let copy_id = request.copy_id;
+        let mut wishes = Vec::new();
         for (log, claim) in &request.claims {
-            let Some(known) = self.facts(*log).await? else { continue };
-            let same = (known.cluster, known.history) == (claim.cluster, claim.history);
-            if same && known.promised > claim.term {
-                return Ok(MakeReply::Refused(*log, Refusal::Promised(known.promised)));
-            }
+            let old = request.instead_of.iter().find(|(of, _)| of == log).map(|(_, copy_id)| *copy_id);
+            wishes.push((*log, wire::to_claim(claim), old));
         }
-        for (log, claim) in request.claims {
-            let copy_id = request.copy_id;
-            let empty = EmptyCopy { cluster: claim.cluster.0, history: claim.history, copy_id };
-            self.of(log).run(move |seat| make(seat, &empty)).await?;
+        // First look at both, so that a late call touches neither.
+        for really in [false, true] {
+            for (log, claim, old) in wishes.clone() {
+                let made = self.of(log).run(move |seat| make(seat, &claim, old, copy_id, really)).await?;
+                match made {
+                    Ok(()) => {}
+                    Err(MakeRefusal::OtherCopy(found)) => return Ok(MakeReply::OtherCopy(log, found)),
+                    Err(MakeRefusal::Refused(why)) => {
+                        return Ok(MakeReply::Refused(log, wire::refusal(why)));
+                    }
+                }
+            }
         }
         Ok(MakeReply::Made)
     }
@@ -188,17 +198,26 @@ impl Copies {
     }
 }
 
-fn make(seat: &mut Seat, empty: &EmptyCopy) -> Result<(), Fail> {
-    let known = seat.try_with(|copy| copy.look());
-    // One that can't be read goes aside like any other.
-    if let Ok(Some(look)) = known
-        && look.vote.copy_id == empty.copy_id
-        && look.vote.history == empty.history
-    {
-        return Ok(());
+fn make(
+    seat: &mut Seat,
+    claim: &Claim,
+    instead_of: Option<Uuid>,
+    copy_id: Uuid,
+    really: bool,
+) -> Result<Result<(), MakeRefusal>, Fail> {
+    let here = seat.try_with(|copy| copy.look())?.map(|look| look.vote);
+    let vote = match copy::make(here.as_ref(), claim, instead_of, copy_id, Rules::ALL) {
+        Ok(vote) => vote,
+        Err(why) => return Ok(Err(why)),
+    };
+    if !really || here.is_some_and(|here| here == vote) {
+        return Ok(Ok(()));
     }
     seat.close();
-    gantry_store::Copy::make(&seat.dir, seat.log, empty).map_err(|why| failure(&why))
+    let empty = EmptyCopy { cluster: vote.cluster, history: vote.history, copy_id: vote.copy_id };
+    gantry_store::Copy::make(&seat.dir, seat.log, &empty).map_err(|why| failure(&why))?;
+    // A crash before this leaves a copy that has promised nothing: the request is repeated, or its writer connects.
+    Ok(seat.with(|copy| copy.promise(claim))?.map(|_| ()).map_err(MakeRefusal::from))
 }
 
 fn take_snapshot(seat: &mut Seat, request: &SnapshotPutRequest) -> Result<SnapshotPutReply, Fail> {

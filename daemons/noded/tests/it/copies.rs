@@ -31,7 +31,19 @@ fn both(cluster: &Cluster, term: Term) -> Vec<(Log, Claim)> {
 }
 
 async fn make(client: &Client, cluster: &Cluster, copy_id: Uuid, term: Term) -> MakeReply {
-    let request = MakeRequest { claims: both(cluster, term), copy_id };
+    let look = client.call::<wire::CopyLook>(&(), PATIENCE).await.expect("answered");
+    let instead_of = look.copies.into_iter().map(|(log, facts)| (log, facts.copy_id)).collect();
+    make_instead(client, cluster, copy_id, term, instead_of).await
+}
+
+async fn make_instead(
+    client: &Client,
+    cluster: &Cluster,
+    copy_id: Uuid,
+    term: Term,
+    instead_of: Vec<(Log, Uuid)>,
+) -> MakeReply {
+    let request = MakeRequest { claims: both(cluster, term), copy_id, instead_of };
     client.call::<wire::CopyMake>(&request, PATIENCE).await.expect("answered")
 }
 
@@ -114,6 +126,13 @@ async fn what_a_copy_promised_and_flushed_outlives_a_kill() {
     let fetched = client.call::<wire::CopyFetch>(&fetch, PATIENCE).await.expect("answered");
     let wanted = vec![row(term(1, 1), 3), row(term(2, 1), 4)];
     assert_eq!(fetched, FetchReply::Rows(wanted));
+    // A call that comes late finds another copy than it names; it touches neither log.
+    let other = MakeReply::OtherCopy(Log::W, Some(COPY));
+    assert_eq!(make_instead(&client, &cluster, Uuid::from_u128(98), term(2, 1), Vec::new()).await, other);
+    let half = vec![(Log::W, COPY)];
+    let other = MakeReply::OtherCopy(Log::Q, Some(COPY));
+    assert_eq!(make_instead(&client, &cluster, Uuid::from_u128(98), term(2, 1), half).await, other);
+    assert_eq!(facts(&client, Log::W).await.expect("a copy").copy_id, COPY);
     // An old master's call does not empty the copy; the current one's does, and keeps the old aside.
     let late = make(&client, &cluster, Uuid::from_u128(99), term(1, 1)).await;
     assert_eq!(late, MakeReply::Refused(Log::W, Refusal::Promised(term(2, 1))));

@@ -90,8 +90,12 @@ async fn a_hand_over_stops_the_master_first() {
 async fn a_minority_elects_nobody_and_the_command_may_be_repeated() {
     let world = World::new(3).await;
     let leader = world.lead(0, LogKind::W).await.unwrap();
+    // A log that was never led has told nobody its list.
+    let queue = world.lead(0, LogKind::Q).await.unwrap();
     leader.put("one").await;
     leader.end().await;
+    queue.put("one").await;
+    queue.end().await;
     world.cut(2);
     world.cut(1);
     let lonely = world.elect(2).await.unwrap_err();

@@ -40,6 +40,11 @@ async fn a_learner_catches_up_under_load_and_becomes_a_member() {
     assert!(committed(&leader.started.writer, idx).await);
 }
 
+/// A body so long that a writer's memory does not hold as many rows as its log keeps.
+fn long() -> Vec<u8> {
+    format!("\"{}\"", "x".repeat(2_000)).into_bytes()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_copy_of_a_compacted_log_gets_a_snapshot_and_can_lead() {
     let world = World::new(3).await;
@@ -50,7 +55,7 @@ async fn a_late_copy_of_a_compacted_log_gets_a_snapshot_and_can_lead() {
     let mut last = Index(0);
     for n in 0..15_000 {
         let change =
-            Change { kind: "k".into(), key: format!("k{}", n % 2_000), rev: n, body: Some(b"1".to_vec()) };
+            Change { kind: "k".into(), key: format!("k{}", n % 2_000), rev: n, body: Some(long()) };
         loop {
             match writer.append(Batch { changes: vec![change.clone()], ..Batch::default() }) {
                 Ok(idx) => {
@@ -92,7 +97,9 @@ async fn a_master_whose_best_copy_has_compacted_recovers_by_a_snapshot() {
     let writer = leader.started.writer.clone();
     let mut last = Index(0);
     for n in 0..15_000_u64 {
-        match writer.append(batch(&format!("k{}", n % 500), n + 1)) {
+        let change =
+            Change { kind: "k".into(), key: format!("k{}", n % 500), rev: n + 1, body: Some(long()) };
+        match writer.append(Batch { changes: vec![change], ..Batch::default() }) {
             Ok(idx) => last = idx,
             Err(_) => assert!(committed(&writer, last).await),
         }

@@ -160,7 +160,9 @@ impl World {
         let term = Term { epoch: 1, run: 0 };
         let claim =
             Claim { cluster: self.cluster, history: self.history, term, ballot: [1; 16], nonce: [0; 16] };
-        let request = MakeRequest { claims: vec![(Log::W, claim), (Log::Q, claim)], copy_id };
+        let there = self.nodes[nth].copies().look().await.unwrap().copies;
+        let instead_of = there.into_iter().map(|(log, facts)| (log, facts.copy_id)).collect();
+        let request = MakeRequest { claims: vec![(Log::W, claim), (Log::Q, claim)], copy_id, instead_of };
         assert_eq!(self.nodes[nth].copies().make(request).await.unwrap(), MakeReply::Made);
     }
 

@@ -222,11 +222,20 @@ impl Shared {
         if claims.len() < 2 {
             return Err(Fail::new(Code::Internal, "this node's gantry-noded does not see both logs"));
         }
-        let made = self.link.call::<noded::CopyMake>(wish.node, MakeRequest { claims, copy_id }, CALL).await;
+        // What is there may be of an earlier change that failed; it goes aside, and nothing that came since does.
+        let there = self.link.call::<noded::CopyLook>(wish.node, (), CALL).await;
+        let there = there.map_err(|why| failed(&format!("{} can't make copies", wish.name), why.to_string()))?;
+        let instead_of = there.copies.iter().map(|(log, facts)| (*log, facts.copy_id)).collect();
+        let request = MakeRequest { claims, copy_id, instead_of };
+        let made = self.link.call::<noded::CopyMake>(wish.node, request, CALL).await;
         match made.map_err(|why| failed(&format!("{} can't make copies", wish.name), why.to_string()))? {
             MakeReply::Made => Ok(()),
             MakeReply::Refused(_, why) => {
                 let text = gantry_copies::wire::to_refusal(why).to_string();
+                Err(failed(&format!("{} refuses to make copies", wish.name), text))
+            }
+            MakeReply::OtherCopy(..) => {
+                let text = "its copies were made anew meanwhile; repeat the command".to_owned();
                 Err(failed(&format!("{} refuses to make copies", wish.name), text))
             }
         }
