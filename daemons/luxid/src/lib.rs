@@ -98,13 +98,11 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
         fence,
     };
     let registry = Arc::clone(&daemon.metrics);
-    let writer = started.writer.clone();
-    metrics::register(
-        &mut registry.lock().unwrap_or_else(PoisonError::into_inner),
-        numbers,
-        view.clone(),
-        writer,
-    );
+    {
+        let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        metrics::register(&mut registry, numbers, view.clone(), started.writer.clone());
+        copies.register(&mut registry);
+    }
 
     let store = tokio::task::block_in_place(|| Store::open(&root)).context("can't open the body store")?;
     daemon.ready.set(false, "looking for the jobs of an earlier luxid");

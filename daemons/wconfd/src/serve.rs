@@ -17,7 +17,7 @@ use gantry_model::role::{Role, RoleFile};
 use gantry_rpc::{Limits, serve_unix, tls, unix};
 use gantry_rt::{Daemon, clock, files};
 use gantry_store::{LogKind, Member, StartOptions, Started};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -128,6 +128,10 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
     let parts = members::Parts { handle: handle.clone(), writer, copies: copies.clone(), link, me, my_name };
     let members = Members::new(parts);
     daemon.tasks.spawn("members", members.clone().settle(daemon.stop.clone()));
+    {
+        let mut registry = daemon.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        gantry_copies::metrics::register(&mut registry, "wconfd", copies.clone());
+    }
     daemon.tasks.spawn("copies", deposed(copies, daemon.stop.clone()));
     let identity = Identity {
         cluster: role.cluster,

@@ -16,6 +16,7 @@ pub mod facts;
 mod handle;
 pub mod heard;
 pub mod link;
+pub mod metrics;
 mod own;
 pub mod peers;
 mod recover;

@@ -16,6 +16,7 @@ use gantry_model::root::Root;
 use gantry_proto::wconfd::{CopyStatus, LearnerInQ, ListInQRequest, MembersReply};
 use gantry_store::core::settle::{Members as Object, NextQ, SeenQ, next_q};
 use gantry_store::{Member, Writer};
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,11 @@ impl Copies {
     #[must_use]
     pub fn new(root: Root, writer: Writer, handle: CopiesHandle<TlsLink>, me: Member) -> Self {
         Self { root, writer, handle, me }
+    }
+
+    /// Adds their numbers to the daemon's.
+    pub fn register(&self, registry: &mut Registry) {
+        gantry_copies::metrics::register(registry, "luxid", self.handle.clone());
     }
 
     /// Ends luxid when a copy knows a newer master (P1.9).

@@ -54,8 +54,7 @@ async fn a_late_copy_of_a_compacted_log_gets_a_snapshot_and_can_lead() {
     let writer = leader.started.writer.clone();
     let mut last = Index(0);
     for n in 0..15_000 {
-        let change =
-            Change { kind: "k".into(), key: format!("k{}", n % 2_000), rev: n, body: Some(long()) };
+        let change = Change { kind: "k".into(), key: format!("k{}", n % 2_000), rev: n, body: Some(long()) };
         loop {
             match writer.append(Batch { changes: vec![change.clone()], ..Batch::default() }) {
                 Ok(idx) => {

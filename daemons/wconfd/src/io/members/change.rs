@@ -224,7 +224,8 @@ impl Shared {
         }
         // What is there may be of an earlier change that failed; it goes aside, and nothing that came since does.
         let there = self.link.call::<noded::CopyLook>(wish.node, (), CALL).await;
-        let there = there.map_err(|why| failed(&format!("{} can't make copies", wish.name), why.to_string()))?;
+        let there =
+            there.map_err(|why| failed(&format!("{} can't make copies", wish.name), why.to_string()))?;
         let instead_of = there.copies.iter().map(|(log, facts)| (*log, facts.copy_id)).collect();
         let request = MakeRequest { claims, copy_id, instead_of };
         let made = self.link.call::<noded::CopyMake>(wish.node, request, CALL).await;
