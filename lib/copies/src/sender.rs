@@ -82,6 +82,8 @@ struct Session<'a, L> {
     gift: Option<Gift>,
     /// What it showed when the token could not be recorded yet.
     unrecorded: Option<Facts>,
+    /// When rows, or none, were sent last.
+    sent: tokio::time::Instant,
 }
 
 /// Sends to one copy until `stop`.
@@ -120,8 +122,8 @@ pub async fn run<L: Link>(shared: Arc<Shared<L>>, member: Member, stop: Cancella
 }
 
 async fn session<L: Link>(shared: &Shared<L>, member: Member) -> End {
-    let mut session =
-        Session { shared, member, after: Index(0), told: Index(0), gift: None, unrecorded: None };
+    let (after, told, sent) = (Index(0), Index(0), tokio::time::Instant::now());
+    let mut session = Session { shared, member, after, told, gift: None, unrecorded: None, sent };
     match session.connect().await {
         Ok(()) => session.feed().await,
         Err(end) => end,
@@ -230,7 +232,7 @@ impl<L: Link> Session<'_, L> {
                     if changed.is_err() { return End::Over }
                     if let Err(end) = self.send(true).await { return end }
                 }
-                () = tokio::time::sleep(ALIVE) => {
+                () = tokio::time::sleep_until(self.sent + ALIVE) => {
                     if let Err(end) = self.alive().await { return end }
                 }
             }
@@ -298,6 +300,7 @@ impl<L: Link> Session<'_, L> {
             rows: rows.into_iter().map(wire::row).collect(),
             commit: commit.0,
         };
+        self.sent = tokio::time::Instant::now();
         match self.call::<noded::CopyAppend>(request, APPEND_MS).await? {
             AppendReply::Matched(matched) => {
                 self.after = Index(matched);

@@ -2,6 +2,7 @@
 
 use crate::core::copy::Refusal;
 use crate::core::row::{BatchError, Index, Term};
+use crate::io::sql::OLDEST;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -89,8 +90,8 @@ pub enum StoreError {
         /// Which row, and how.
         what: String,
     },
-    /// The file was written by a program with a newer format.
-    #[error("{file} has format {format} and wants a program that reads format {min_reader}")]
+    /// The file was written by a program with a newer format, or one whose format is not read any more.
+    #[error("{file} has format {format}{}", wants(*format, *min_reader))]
     Format {
         /// The file's name.
         file: &'static str,
@@ -147,6 +148,17 @@ pub enum StoreError {
         /// The key given.
         key: String,
     },
+}
+
+/// What a file of a format that is not read needs.
+fn wants(format: u64, min_reader: u64) -> String {
+    if format < OLDEST {
+        // Only programs before the first release wrote it.
+        return format!(
+            ", this program reads {OLDEST} and newer: make the cluster anew, or run the program that made it"
+        );
+    }
+    format!(" and wants a program that reads format {min_reader}")
 }
 
 impl StoreError {

@@ -52,7 +52,7 @@ async fn ssconf_only_gets_newer() {
     assert_eq!(read(), "b\n");
     node.kill_and_start();
     let client = cluster.connect(&node).await;
-    let old = ssconf(fence(1), 11, &[("master_node", "old\n")]);
+    let old = ssconf(fence(1), 10, &[("master_node", "old\n")]);
     client.call::<wire::Ssconf>(&old, PATIENCE).await.expect("ignored");
     assert_eq!(read(), "b\n");
     // a new history may begin at a lower index

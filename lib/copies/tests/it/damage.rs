@@ -52,9 +52,6 @@ async fn an_old_image_is_suspect_and_counts_no_more() {
     until("all", || lag() == Some(0)).await;
     world.cut(1);
     world.nodes[1].restart(|root| restore(root, image.path())).await;
-    eprintln!("{:?}", leader.handle.status());
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
-    eprintln!("{:?}", leader.handle.status());
     until("the loss", || leader.handle.status().iter().any(|c| c.why.contains("no way"))).await;
     world.heal();
     let suspect = || leader.handle.status().iter().any(|c| c.suspect.is_some());

@@ -217,7 +217,9 @@ impl Writer {
         let shared = &self.0.shared;
         let queue = shared.queue();
         let receiver = shared.appended.subscribe();
-        shared.appended.send_replace(Index(queue.next.0 - 1));
+        let last = Index(queue.next.0 - 1);
+        // Who only looks must not wake the senders.
+        shared.appended.send_if_modified(|known| std::mem::replace(known, last) != last);
         receiver
     }
 

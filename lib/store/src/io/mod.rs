@@ -18,7 +18,7 @@ pub mod opened;
 pub mod read;
 pub mod seed;
 mod snapshot;
-mod sql;
+pub mod sql;
 pub mod start;
 mod turn;
 pub mod writer;

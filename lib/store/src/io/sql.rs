@@ -14,7 +14,7 @@ pub const FORMAT: u64 = 2;
 /// The oldest program format that may read what this one writes.
 pub const MIN_READER: u64 = 2;
 /// The oldest format this program reads. Nothing was ever released with format 1.
-const OLDEST: u64 = 2;
+pub const OLDEST: u64 = 2;
 /// How long to wait for another process's transaction. All are short; whoever holds one longer hangs.
 const BUSY_MS: u64 = 2_000;
 /// A WAL file is cut back to this after a checkpoint, in bytes; one large batch is no reason to keep more.

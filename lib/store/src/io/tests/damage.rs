@@ -141,6 +141,9 @@ fn files_of_another_history_name_or_format_are_refused() {
     sqlite(dir.path(), "wconf.log").execute("UPDATE meta SET format = 9, min_reader = 9", []).unwrap();
     let newer = StoreError::Format { file: "wconf.log", format: 9, min_reader: 9 };
     assert_eq!(refused(dir.path(), LogKind::W).to_string(), newer.to_string());
+    sqlite(dir.path(), "wconf.log").execute("UPDATE meta SET format = 1, min_reader = 1", []).unwrap();
+    let older = refused(dir.path(), LogKind::W).to_string();
+    assert!(older.starts_with("wconf.log has format 1, this program reads 2 and newer"), "{older}");
 }
 
 #[test]

@@ -280,3 +280,19 @@ fn a_dropped_writer_writes_what_is_queued() {
     assert_eq!(progress.borrow().committed, idx);
     assert_eq!(names(&found(dir.path(), LogKind::W)), ["cluster/c@1", "node/n@1"]);
 }
+
+#[test]
+fn who_looks_at_the_last_index_wakes_nobody() {
+    let dir = TempDir::new().unwrap();
+    create(dir.path(), LogKind::W, &birth()).unwrap();
+    let started = begin(dir.path(), LogKind::W);
+    let mut seen = started.writer.appended();
+    seen.mark_unchanged();
+    let again = started.writer.appended();
+    assert!(!seen.has_changed().unwrap());
+    drop(again);
+    let idx = started.writer.append(Batch::of(vec![put("cluster", "d", 1, "{}")])).unwrap();
+    assert!(seen.has_changed().unwrap());
+    assert_eq!(*seen.borrow_and_update(), idx);
+    started.writer.stop();
+}
