@@ -6,6 +6,7 @@ mod bad_input;
 mod chaos;
 mod commands;
 mod compat;
+mod failover;
 mod runs;
 mod survival;
 

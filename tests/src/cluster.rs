@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How long starting or stopping a node may take on a busy machine.
@@ -129,8 +130,10 @@ impl Node {
 
 /// A running cluster. Dropped, it stops and its directory goes.
 pub struct VirtualCluster {
-    /// The nodes; the first is the master.
+    /// The nodes; the first is the master until a failover.
     pub nodes: Vec<Node>,
+    /// Which is the master.
+    master: AtomicUsize,
     programs: PathBuf,
     dir: PathBuf,
     /// Left as it is when this is dropped.
@@ -171,7 +174,7 @@ impl VirtualCluster {
             None => tempfile::Builder::new().prefix("gy").rand_bytes(5).tempdir_in("/tmp")?.keep(),
         };
         // From here on it goes when this is dropped.
-        let mut cluster = Self { nodes: Vec::new(), programs, dir, kept: false };
+        let mut cluster = Self { nodes: Vec::new(), master: AtomicUsize::new(0), programs, dir, kept: false };
         let share = capacity(u64::from(options.nodes))?;
         let [a, b, c] = options.network;
         for number in 1..=options.nodes {
@@ -202,7 +205,13 @@ impl VirtualCluster {
     /// When the directory can't be read.
     pub fn found(dir: &Path, programs: &Path) -> Result<Option<Self>> {
         let mut cluster =
-            Self { nodes: Vec::new(), programs: programs.to_owned(), dir: dir.to_owned(), kept: true };
+            Self {
+                nodes: Vec::new(),
+                master: AtomicUsize::new(0),
+                programs: programs.to_owned(),
+                dir: dir.to_owned(),
+                kept: true,
+            };
         for number in 1.. {
             let root = dir.join(format!("n{number}"));
             let Ok(text) = fs::read_to_string(root.join("etc/gantry/node.toml")) else { break };
@@ -249,7 +258,48 @@ impl VirtualCluster {
     /// The master.
     #[must_use]
     pub fn master(&self) -> &Node {
-        &self.nodes[0]
+        &self.nodes[self.master.load(Ordering::Relaxed)]
+    }
+
+    /// Says that node `number` is the master from now on: a failover was won there.
+    pub fn led_by(&self, number: usize) {
+        self.master.store(number, Ordering::Relaxed);
+    }
+
+    /// A `gantry …` command on a node, not yet run.
+    #[must_use]
+    pub fn command_on(&self, number: usize, args: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.join("gantry"));
+        command.args(args).env("GANTRY_ROOT", &self.nodes[number].root).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a `gantry …` command on a node that must succeed; what it printed.
+    ///
+    /// # Errors
+    /// When it fails: with all it said.
+    pub fn run_on(&self, number: usize, args: &[&str]) -> Result<String> {
+        let output = self.command_on(number, args).output().with_context(|| format!("gantry {args:?}"))?;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if !output.status.success() {
+            bail!("gantry {} on {}: {}\n{out}{err}", args.join(" "), self.nodes[number].name, output.status);
+        }
+        Ok(out.into_owned())
+    }
+
+    /// Kills every process of a node with SIGKILL, as a machine dies that loses its power; they are gone when this returns.
+    ///
+    /// # Errors
+    /// When they do not go within a minute.
+    pub fn kill_node(&self, number: usize) -> Result<()> {
+        let root = &self.nodes[number].root;
+        wait::until("a killed node's processes are gone", PATIENCE, || {
+            let left = process::with_root(root);
+            for (pid, _) in &left {
+                process::signal(*pid, Signal::SIGKILL).ok();
+            }
+            left.is_empty().then_some(())
+        })
     }
 
     /// The cluster's directory.

@@ -1,0 +1,147 @@
+//! Masters die and another node takes over (P1 to P3), with real processes: whatever was acknowledged is there, and an old
+//! master that comes back changes nothing.
+
+mod load;
+
+use crate::{cluster, step};
+use anyhow::{Context, Result, ensure};
+use gantry_tests::{Luxi, Random, VirtualCluster, pool, process, wait};
+use load::Load;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Rounds of death and failover; a soak sets more.
+const ROUNDS_ENV: &str = "GANTRY_FAILOVER_ROUNDS";
+const ROUNDS: u32 = 5;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the load blows before a master dies.
+const CALM: Duration = Duration::from_millis(1_500);
+
+#[test]
+fn the_master_dies_under_load_again_and_again() {
+    let rounds = std::env::var(ROUNDS_ENV).ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let mut random = Random::from_env("failover under load");
+    let cluster = cluster(3);
+    step("all nodes have copies that count", || copies(&cluster, 3));
+    step("a pool of four, and a lease that a user holds", || {
+        pool::add(&cluster, "fake", 4)?;
+        cluster.run(&["lease", "acquire", "--keep", "--for", "1h", pool::NAME]).map(drop)
+    });
+    let held = active(&cluster).expect("leases are listed");
+    assert_eq!(held.len(), 1, "{held:?}");
+    let load = Load::default();
+    let mut master = 0;
+    for round in 1..=rounds {
+        let next = (master + 1 + random.below(2)) % 3;
+        step(&format!("round {round}: node {} dies, node {} takes over", master + 1, next + 1), || {
+            load.blow(&cluster, round, || {
+                std::thread::sleep(CALM);
+                cluster.kill_node(master)
+            })?;
+            let said = cluster.run_on(next, &["cluster", "master-failover"])?;
+            ensure!(said.contains("is the master now"), "{said}");
+            cluster.led_by(next);
+            Ok(())
+        });
+        step("everything acknowledged is there", || load.is_there(&cluster));
+        step("the user's lease goes on", || {
+            let now = active(&cluster)?;
+            ensure!(now == held, "held {held:?}, now {now:?}");
+            Ok(())
+        });
+        step("the dead node comes back as a candidate, and says who is master", || {
+            cluster.boot(master)?;
+            returns(&cluster, master)
+        });
+        master = next;
+    }
+    step("the cluster is sound", || cluster.run(&["cluster", "verify"]).map(drop));
+}
+
+#[test]
+fn an_old_master_that_wakes_up_changes_nothing() {
+    let cluster = cluster(3);
+    step("all nodes have copies that count", || copies(&cluster, 3));
+    let old: Vec<(u32, String)> = process::with_root(&cluster.nodes[0].root);
+    // Connected while it was the master; asked while it could not answer.
+    let mut asked: Vec<Luxi> = Vec::new();
+    step("the master stands still, another takes over", || {
+        for _ in 0..20 {
+            asked.push(cluster.luxi()?);
+        }
+        for (pid, _) in &old {
+            process::signal(*pid, Signal::SIGSTOP)?;
+        }
+        for (number, luxi) in asked.iter_mut().enumerate() {
+            let op = json!({"OP_ID": "OP_TEST_DELAY", "duration": 0.0, "comment": format!("late {number}"), "reason": []});
+            let mut text = json!({"method": "SubmitJob", "args": [[op]]}).to_string().into_bytes();
+            text.push(gantry_tests::luxi::ETX);
+            luxi.send(&text)?;
+        }
+        cluster.run_on(1, &["cluster", "master-failover"])?;
+        cluster.led_by(1);
+        Ok(())
+    });
+    step("it wakes up, accepts nothing, and steps down", || {
+        for (pid, _) in &old {
+            process::signal(*pid, Signal::SIGCONT).ok();
+        }
+        for luxi in &mut asked {
+            // Closed without a word, or refused.
+            let Ok(Some(answer)) = luxi.receive() else { continue };
+            ensure!(answer["success"] == false, "the old master took a job: {answer}");
+        }
+        wait::until("the old master's daemons end", PATIENCE, || {
+            let gone = |daemon: &&str| cluster.nodes[0].pid(daemon).is_none();
+            ["luxid", "wconfd", "overseer"].iter().all(|daemon| gone(daemon)).then_some(())
+        })?;
+        returns(&cluster, 0)
+    });
+    step("no late job is in the queue", || {
+        let jobs = cluster.luxi()?.call("Query", json!(["job", ["id", "ops"], null]))?;
+        ensure!(!jobs.to_string().contains("late "), "{jobs}");
+        Ok(())
+    });
+    step("the new master works on", || {
+        copies(&cluster, 3)?;
+        cluster.run(&["cluster", "verify"]).map(drop)
+    });
+}
+
+/// Waits until so many copies of each log count and lack nothing.
+fn copies(cluster: &VirtualCluster, count: usize) -> Result<()> {
+    let mut last = Value::Null;
+    wait::until("all copies to be settled and fed", PATIENCE, || {
+        last = cluster.luxi().ok()?.call("QueryMembers", json!([])).ok()?;
+        let fed = |log: &str| {
+            let copies = last[log].as_array().map(Vec::as_slice).unwrap_or_default();
+            let fed = |copy: &&Value| copy["lag"] == 0 && copy["suspect"].is_null() && copy["learner"] == false;
+            copies.iter().filter(fed).count() == count
+        };
+        (last["settled"] == true && fed("config") && fed("queue")).then_some(())
+    })
+    .with_context(|| last.to_string())
+}
+
+/// A node that was master is a candidate again and knows the new one.
+fn returns(cluster: &VirtualCluster, number: usize) -> Result<()> {
+    let name = cluster.master().name.clone();
+    let mut said = String::new();
+    wait::until("the returned node knows the master", PATIENCE, || {
+        said = cluster.run_on(number, &["cluster", "getmaster"]).ok()?;
+        (said.trim() == name).then_some(())
+    })
+    .with_context(|| format!("it said {said}"))?;
+    copies(cluster, 3)
+}
+
+/// The leases that live: (uuid, slots).
+fn active(cluster: &VirtualCluster) -> Result<Vec<String>> {
+    let rows = cluster.luxi()?.call("Query", json!(["lease", ["uuid", "state", "slots"], null]))?;
+    let rows = rows["data"].as_array().cloned().unwrap_or_default();
+    let lives = rows.into_iter().filter(|row| row[1][1] == "ACTIVE");
+    let mut lives: Vec<String> = lives.map(|row| row.to_string()).collect();
+    lives.sort_unstable();
+    Ok(lives)
+}
