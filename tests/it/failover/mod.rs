@@ -17,6 +17,8 @@ const ROUNDS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the load blows before a master dies.
 const CALM: Duration = Duration::from_millis(1_500);
+/// How soon a node that comes back knows the new master: three times the longest pause between two tries, and its start.
+const RETURN: Duration = Duration::from_secs(10);
 /// Leases drawn until one is of a VM on another node than the master.
 const LEASES_MAX: usize = 30;
 
@@ -56,7 +58,7 @@ fn the_master_dies_under_load_again_and_again() {
         });
         step("the dead node comes back as a candidate, and says who is master", || {
             cluster.boot(master)?;
-            returns(&cluster, master)
+            returns(&cluster, master, RETURN)
         });
         master = next;
     }
@@ -100,7 +102,7 @@ fn an_old_master_that_wakes_up_changes_nothing() {
             let gone = |daemon: &&str| cluster.nodes[0].pid(daemon).is_none();
             ["luxid", "wconfd", "overseer"].iter().all(|daemon| gone(daemon)).then_some(())
         })?;
-        returns(&cluster, 0)
+        returns(&cluster, 0, PATIENCE)
     });
     step("no late job is in the queue", || {
         let jobs = cluster.luxi()?.call("Query", json!(["job", ["id", "ops"], null]))?;
@@ -120,7 +122,8 @@ fn copies(cluster: &VirtualCluster, count: usize) -> Result<()> {
         last = cluster.luxi().ok()?.call("QueryMembers", json!([])).ok()?;
         let fed = |log: &str| {
             let copies = last[log].as_array().map(Vec::as_slice).unwrap_or_default();
-            let fed = |copy: &&Value| copy["lag"] == 0 && copy["suspect"].is_null() && copy["learner"] == false;
+            let fed =
+                |copy: &&Value| copy["lag"] == 0 && copy["suspect"].is_null() && copy["learner"] == false;
             copies.iter().filter(fed).count() == count
         };
         (last["settled"] == true && fed("config") && fed("queue")).then_some(())
@@ -129,10 +132,10 @@ fn copies(cluster: &VirtualCluster, count: usize) -> Result<()> {
 }
 
 /// A node that was master is a candidate again and knows the new one.
-fn returns(cluster: &VirtualCluster, number: usize) -> Result<()> {
+fn returns(cluster: &VirtualCluster, number: usize, within: Duration) -> Result<()> {
     let name = cluster.master().name.clone();
     let mut said = String::new();
-    wait::until("the returned node knows the master", PATIENCE, || {
+    wait::until("the returned node knows the master", within, || {
         said = cluster.run_on(number, &["cluster", "getmaster"]).ok()?;
         (said.trim() == name).then_some(())
     })
