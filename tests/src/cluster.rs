@@ -204,14 +204,13 @@ impl VirtualCluster {
     /// # Errors
     /// When the directory can't be read.
     pub fn found(dir: &Path, programs: &Path) -> Result<Option<Self>> {
-        let mut cluster =
-            Self {
-                nodes: Vec::new(),
-                master: AtomicUsize::new(0),
-                programs: programs.to_owned(),
-                dir: dir.to_owned(),
-                kept: true,
-            };
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            master: AtomicUsize::new(0),
+            programs: programs.to_owned(),
+            dir: dir.to_owned(),
+            kept: true,
+        };
         for number in 1.. {
             let root = dir.join(format!("n{number}"));
             let Ok(text) = fs::read_to_string(root.join("etc/gantry/node.toml")) else { break };

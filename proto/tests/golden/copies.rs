@@ -66,7 +66,8 @@ pub fn samples(sheet: &mut Sheet) {
     sheet.verb::<CopyPromise>(&[promise], &[], &[promised]);
     let kinds = [RowKind::Batch, RowKind::List, RowKind::Empty, RowKind::Token];
     let rows = || kinds.map(|kind| Row { at: AT, kind, body: b"{}".to_vec() }).to_vec();
-    let append = AppendRequest { log: Log::W, claim: CLAIM, prev: AT, rows: rows(), commit: 5 };
+    let append =
+        AppendRequest { log: Log::W, claim: CLAIM, prev: AT, rows: rows(), commit: 5, absent: vec![[6; 32]] };
     let appended = [
         AppendReply::Matched(300),
         AppendReply::Refused(Refusal::Stranger),

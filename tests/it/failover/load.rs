@@ -21,7 +21,12 @@ pub struct Load {
 
 impl Load {
     /// Submits jobs and changes the configuration until `strike` has happened and nobody answers any more.
-    pub fn blow(&self, cluster: &VirtualCluster, round: u32, strike: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub fn blow(
+        &self,
+        cluster: &VirtualCluster,
+        round: u32,
+        strike: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let over = AtomicBool::new(false);
         let before = self.count();
         std::thread::scope(|scope| {
@@ -67,7 +72,8 @@ impl Load {
                 return;
             }
             let tag = format!("r{round}n{number}");
-            let op = json!({"OP_ID": "OP_TAGS_SET", "kind": "cluster", "name": null, "tags": [tag], "reason": []});
+            let op =
+                json!({"OP_ID": "OP_TAGS_SET", "kind": "cluster", "name": null, "tags": [tag], "reason": []});
             let Ok(id) = luxi.call("SubmitJob", json!([[op]])) else { return };
             let mut seen = Value::Null;
             while !["success", "error", "canceled"].contains(&seen[0].as_str().unwrap_or_default()) {

@@ -116,7 +116,8 @@ fn copies(cluster: &VirtualCluster, count: usize) -> Result<()> {
         last = cluster.luxi().ok()?.call("QueryMembers", json!([])).ok()?;
         let fed = |log: &str| {
             let copies = last[log].as_array().map(Vec::as_slice).unwrap_or_default();
-            let fed = |copy: &&Value| copy["lag"] == 0 && copy["suspect"].is_null() && copy["learner"] == false;
+            let fed =
+                |copy: &&Value| copy["lag"] == 0 && copy["suspect"].is_null() && copy["learner"] == false;
             copies.iter().filter(fed).count() == count
         };
         (last["settled"] == true && fed("config") && fed("queue")).then_some(())
