@@ -39,10 +39,12 @@ impl<L: Link> Session<'_, L> {
         self.shared.root.blob(&hex(digest))
     }
 
-    /// Brings both sides to the bodies that the objects name, once in a session. False: there is nothing to do, or the
+    /// Brings both sides to the bodies that the objects name, once in a session and whenever another session
+    /// has brought one. False: there is nothing to do, or the
     /// objects are not known yet.
     pub(crate) async fn settle_bodies(&mut self) -> Result<bool, End> {
-        if self.settled_bodies {
+        let round = self.shared.bodies_round();
+        if self.settled_bodies == Some(round) {
             return Ok(false);
         }
         let Some(named) = self.shared.named() else { return Ok(false) };
@@ -62,7 +64,7 @@ impl<L: Link> Session<'_, L> {
                 }
             }
         }
-        self.settled_bodies = true;
+        self.settled_bodies = Some(round);
         Ok(true)
     }
 
@@ -129,7 +131,8 @@ impl<L: Link> Session<'_, L> {
         let kept = tokio::task::spawn_blocking(move || pull.keep(&want, &to)).await;
         match kept.map_err(io::Error::other).and_then(|kept| kept).map_err(told)? {
             true => {
-                tracing::info!(log = ?self.shared.log, body = hex(digest), "took a body over from a copy")
+                tracing::info!(log = ?self.shared.log, body = hex(digest), "took a body over from a copy");
+                self.shared.next_bodies_round();
             }
             false => tracing::error!(
                 log = ?self.shared.log, body = hex(digest), node = self.shared.name(self.member.node),

@@ -15,6 +15,7 @@ use gantry_store::core::row::{Index, Term};
 use gantry_store::core::token::TokenRecord;
 use gantry_store::{LogKind, StoreError, Writer};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -103,6 +104,8 @@ pub(crate) struct Shared<L> {
     pub snapshots: tokio::sync::Mutex<()>,
     /// What the objects name, once they are known.
     named: OnceLock<Named>,
+    /// Rises when a body came from a copy: others may lack it too.
+    bodies: AtomicU64,
     senders: Mutex<BTreeMap<Uuid, Sender>>,
     learners: Mutex<BTreeMap<Uuid, Member>>,
     rounds: watch::Sender<u64>,
@@ -137,6 +140,16 @@ impl<L: Link> Shared<L> {
     /// What the objects name, if they are known.
     pub fn named(&self) -> Option<Named> {
         self.named.get().cloned()
+    }
+
+    /// Rises when a body came from a copy.
+    pub fn bodies_round(&self) -> u64 {
+        self.bodies.load(Ordering::Relaxed)
+    }
+
+    /// A body came from a copy: what the others have is looked at again.
+    pub fn next_bodies_round(&self) {
+        self.bodies.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The last index given out.
@@ -230,6 +243,7 @@ impl<L: Link> CopiesHandle<L> {
             writer,
             snapshots: tokio::sync::Mutex::default(),
             named: OnceLock::new(),
+            bodies: AtomicU64::new(0),
             senders: Mutex::default(),
             learners: Mutex::default(),
             rounds: watch::Sender::new(0),

@@ -81,8 +81,8 @@ pub(crate) struct Session<'a, L> {
     unrecorded: Option<Facts>,
     /// When rows, or none, were sent last.
     sent: tokio::time::Instant,
-    /// Both sides have the bodies that the objects name.
-    pub settled_bodies: bool,
+    /// The round in which both sides came to have the bodies that the objects name; see `Shared::bodies_round`.
+    pub settled_bodies: Option<u64>,
     /// Bodies that rows name and that are not here any more.
     pub absent: Vec<Digest>,
 }
@@ -132,7 +132,7 @@ async fn session<L: Link>(shared: &Shared<L>, member: Member) -> End {
         gift: None,
         unrecorded: None,
         sent,
-        settled_bodies: false,
+        settled_bodies: None,
         absent: Vec::new(),
     };
     match session.connect().await {
@@ -263,6 +263,7 @@ impl<L: Link> Session<'_, L> {
         if let Some(facts) = self.unrecorded.take() {
             self.record(&facts).await?;
         }
+        self.settle_bodies().await?;
         self.send(true).await.map(|_| ())
     }
 
