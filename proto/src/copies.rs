@@ -213,6 +213,8 @@ pub struct AppendRequest {
     pub rows: Vec<Row>,
     /// Up to here rows are committed.
     pub commit: u64,
+    /// Bodies that the rows name and that the writer has no more, since later rows drop them; at most [`DIGESTS_MAX`].
+    pub absent: Vec<Digest>,
 }
 
 /// See [`crate::noded::CopyAppend`].
@@ -364,6 +366,25 @@ pub struct BodyPutRequest {
     /// Where the piece begins.
     pub offset: u64,
     /// At most [`crate::noded::PIECE_BYTES_MAX`].
+    #[serde(with = "crate::codec::raw")]
+    pub bytes: Vec<u8>,
+}
+
+/// See [`crate::noded::BodyGet`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BodyGetRequest {
+    /// Which.
+    pub digest: Digest,
+    /// Where the piece begins.
+    pub offset: u64,
+}
+
+/// See [`crate::noded::BodyGet`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BodyGetReply {
+    /// The body's whole length.
+    pub total: u64,
+    /// At most [`crate::noded::PIECE_BYTES_MAX`]; none at its end.
     #[serde(with = "crate::codec::raw")]
     pub bytes: Vec<u8>,
 }

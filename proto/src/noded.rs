@@ -95,6 +95,8 @@ verbs! {
     38 Secrets(SecretsRequest) as ();
     /// The ssconf files as they lie on this node's disk.
     39 SsconfHave(()) as SsconfHaveReply;
+    /// A piece of a body of this node, for a master that lacks it.
+    40 BodyGet(copies::BodyGetRequest) as copies::BodyGetReply;
 }
 
 /// Files in one [`Secrets`].

@@ -111,6 +111,7 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     let (settled, mut settling) = mpsc::channel(1);
     actor.begin(loaded, settled).await?;
     daemon.tasks.spawn("queue", actor.run());
+    copies.name_bodies(view.clone());
     daemon.tasks.spawn("copies", copies.clone().deposed(daemon.stop.clone()));
     // Nothing is ever sent: it ends when every start of an earlier luxid is known to live or to be dead.
     settling.recv().await;

@@ -125,6 +125,11 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
         tasks: daemon.tasks.clone(),
     };
     daemon.tasks.spawn("claims", claim::supervise(caller, targets, daemon.stop.clone()));
+    let named = handle.clone();
+    copies.set_named(Arc::new(move || {
+        let handle = named.clone();
+        Box::pin(async move { handle.ask(Owner::image_digests).await.unwrap_or_default() })
+    }));
     let parts = members::Parts { handle: handle.clone(), writer, copies: copies.clone(), link, me, my_name };
     let members = Members::new(parts);
     daemon.tasks.spawn("members", members.clone().settle(daemon.stop.clone()));

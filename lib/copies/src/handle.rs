@@ -1,6 +1,7 @@
 //! What a leading writer knows of its copies, and who looks after them: senders are started and ended as the list and the
 //! learners say, a majority that does not answer is told to the writer (docs/adr/0008, 5), and old rows are compacted.
 
+use crate::bodies::Named;
 use crate::error::CopiesError;
 use crate::link::Link;
 use crate::{own, sender};
@@ -14,7 +15,8 @@ use gantry_store::core::row::{Index, Term};
 use gantry_store::core::token::TokenRecord;
 use gantry_store::{LogKind, StoreError, Writer};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -100,6 +102,10 @@ pub(crate) struct Shared<L> {
     pub writer: Writer,
     /// Held while a snapshot is written and sent: one at a time, there is one file.
     pub snapshots: tokio::sync::Mutex<()>,
+    /// What the objects name, once they are known.
+    named: OnceLock<Named>,
+    /// Rises when a body came from a copy: others may lack it too.
+    bodies: AtomicU64,
     senders: Mutex<BTreeMap<Uuid, Sender>>,
     learners: Mutex<BTreeMap<Uuid, Member>>,
     rounds: watch::Sender<u64>,
@@ -129,6 +135,21 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 impl<L: Link> Shared<L> {
     pub fn name(&self, node: Uuid) -> String {
         self.link.name(NodeUuid(node))
+    }
+
+    /// What the objects name, if they are known.
+    pub fn named(&self) -> Option<Named> {
+        self.named.get().cloned()
+    }
+
+    /// Rises when a body came from a copy.
+    pub fn bodies_round(&self) -> u64 {
+        self.bodies.load(Ordering::Relaxed)
+    }
+
+    /// A body came from a copy: what the others have is looked at again.
+    pub fn next_bodies_round(&self) {
+        self.bodies.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The last index given out.
@@ -221,6 +242,8 @@ impl<L: Link> CopiesHandle<L> {
             claim,
             writer,
             snapshots: tokio::sync::Mutex::default(),
+            named: OnceLock::new(),
+            bodies: AtomicU64::new(0),
             senders: Mutex::default(),
             learners: Mutex::default(),
             rounds: watch::Sender::new(0),
@@ -268,6 +291,11 @@ impl<L: Link> CopiesHandle<L> {
     /// Feeds it no more, unless it has become a member.
     pub fn forget_learner(&self, copy_id: Uuid) {
         lock(&self.0.learners).remove(&copy_id);
+    }
+
+    /// From now on every session first brings both sides to the bodies that the objects name. Only the first call counts.
+    pub fn set_named(&self, named: Named) {
+        let _ = self.0.named.set(named);
     }
 
     /// Who leads: the claim that each append carries.

@@ -10,6 +10,7 @@
 //! It carries the store's messages and keeps time. Who may promise, what counts, whom to believe: the store's core says
 //! so. It knows nothing of what objects mean.
 
+mod bodies;
 pub mod elect;
 mod error;
 pub mod facts;
@@ -23,6 +24,7 @@ mod recover;
 mod sender;
 pub mod wire;
 
+pub use bodies::Named;
 pub use error::CopiesError;
 pub use handle::{CopiesHandle, CopyStatus, SILENT_MS};
 pub use recover::{Start, start};

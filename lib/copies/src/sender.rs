@@ -9,33 +9,30 @@
 //! One call is under way at a time and carries all that was appended meanwhile. Any failure of the connection leads back
 //! to the promise, since the copy at its end may be another one then.
 
+use crate::bodies::{PIECE_MS, piece, turns_max};
 use crate::handle::{Entry, Shared, blocking};
 use crate::heard;
 use crate::link::{Link, LinkError};
 use crate::wire;
 use gantry_model::ids::NodeUuid;
 use gantry_proto::copies::{
-    APPEND_BYTES_MAX, APPEND_ROWS_MAX, AppendReply, AppendRequest, BodyPutRequest, Digest, Facts,
-    PromiseRequest, SnapshotId, SnapshotPutReply, SnapshotPutRequest, TokenRequest,
+    APPEND_BYTES_MAX, APPEND_ROWS_MAX, AppendReply, AppendRequest, Digest, Facts, PromiseRequest, SnapshotId,
+    SnapshotPutReply, SnapshotPutRequest, TokenRequest,
 };
-use gantry_proto::noded::{self, PIECE_BYTES_MAX};
+use gantry_proto::noded;
 use gantry_store::core::copy::Refusal;
 use gantry_store::core::list::Member;
 use gantry_store::core::row::{Index, Position, Row};
 use gantry_store::core::snapshot::{Feed, feed};
 use gantry_store::core::token::{Connect, Token, connect, may_give};
 use gantry_store::{Shipment, StoreError};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// How long a copy may take to flush rows; a disk that needs longer is as good as silent.
 const APPEND_MS: u64 = 10_000;
-/// How long a piece of a body or of a snapshot may take; taking over a snapshot writes all objects.
-const PIECE_MS: u64 = 60_000;
 /// How long a promise or a token may take.
 const SMALL_MS: u64 = 5_000;
 /// A commit that nothing follows is told after this while.
@@ -47,7 +44,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_millis(1_500);
 
 /// Why a session with a copy ended.
-enum End {
+pub(crate) enum End {
     /// Begin anew after a pause.
     Lost(String),
     /// It counts no more in this term, and is sent nothing more.
@@ -72,9 +69,9 @@ struct Gift {
 }
 
 /// One session with one copy.
-struct Session<'a, L> {
-    shared: &'a Shared<L>,
-    member: Member,
+pub(crate) struct Session<'a, L> {
+    pub shared: &'a Shared<L>,
+    pub member: Member,
     /// Rows after this one are sent next.
     after: Index,
     /// The commit index it was told.
@@ -84,6 +81,10 @@ struct Session<'a, L> {
     unrecorded: Option<Facts>,
     /// When rows, or none, were sent last.
     sent: tokio::time::Instant,
+    /// The round in which both sides came to have the bodies that the objects name; see `Shared::bodies_round`.
+    pub settled_bodies: Option<u64>,
+    /// Bodies that rows name and that are not here any more.
+    pub absent: Vec<Digest>,
 }
 
 /// Sends to one copy until `stop`.
@@ -123,7 +124,17 @@ pub async fn run<L: Link>(shared: Arc<Shared<L>>, member: Member, stop: Cancella
 
 async fn session<L: Link>(shared: &Shared<L>, member: Member) -> End {
     let (after, told, sent) = (Index(0), Index(0), tokio::time::Instant::now());
-    let mut session = Session { shared, member, after, told, gift: None, unrecorded: None, sent };
+    let mut session = Session {
+        shared,
+        member,
+        after,
+        told,
+        gift: None,
+        unrecorded: None,
+        sent,
+        settled_bodies: None,
+        absent: Vec::new(),
+    };
     match session.connect().await {
         Ok(()) => session.feed().await,
         Err(end) => end,
@@ -140,7 +151,7 @@ fn refused(why: Refusal) -> End {
 }
 
 impl<L: Link> Session<'_, L> {
-    async fn call<V>(&self, request: V::Request, ms: u64) -> Result<V::Reply, End>
+    pub(crate) async fn call<V>(&self, request: V::Request, ms: u64) -> Result<V::Reply, End>
     where
         V: gantry_proto::verb::Verb<Request: Sync>,
     {
@@ -241,7 +252,7 @@ impl<L: Link> Session<'_, L> {
 
     /// Does what there is to do; false when nothing is left.
     async fn step(&mut self) -> Result<bool, End> {
-        if self.give().await? {
+        if self.give().await? || self.settle_bodies().await? {
             return Ok(true);
         }
         self.send(false).await
@@ -252,6 +263,7 @@ impl<L: Link> Session<'_, L> {
         if let Some(facts) = self.unrecorded.take() {
             self.record(&facts).await?;
         }
+        self.settle_bodies().await?;
         self.send(true).await.map(|_| ())
     }
 
@@ -299,6 +311,7 @@ impl<L: Link> Session<'_, L> {
             prev: wire::place(prev),
             rows: rows.into_iter().map(wire::row).collect(),
             commit: commit.0,
+            absent: self.absent.clone(),
         };
         self.sent = tokio::time::Instant::now();
         match self.call::<noded::CopyAppend>(request, APPEND_MS).await? {
@@ -330,35 +343,6 @@ impl<L: Link> Session<'_, L> {
             }
             Feed::Snapshot => self.snapshot().await,
         }
-    }
-
-    /// Sends bodies that the copy must have before it can confirm the rows naming them.
-    async fn bodies(&mut self, missing: Vec<Digest>) -> Result<(), End> {
-        for digest in missing {
-            let path = self.shared.root.blob(&hex(&digest));
-            let told = |why: std::io::Error| {
-                let text = format!("it wants a body that can't be read here: {}: {why}", path.display());
-                tracing::error!(log = ?self.shared.log, text, "can't feed a copy");
-                End::Lost(text)
-            };
-            let total = std::fs::metadata(&path).map_err(told)?.len();
-            let (mut offset, mut turns) = (0, 0_u64);
-            loop {
-                let bytes = piece(path.clone(), offset).await.map_err(told)?;
-                let request = BodyPutRequest { digest, total, offset, bytes };
-                let reply = self.call::<noded::BodyPut>(request, PIECE_MS).await?;
-                turns += 1;
-                if reply.done {
-                    break;
-                }
-                // Twice as many pieces as there are: it begins anew again and again.
-                if turns > 2 * total.div_ceil(PIECE_BYTES_MAX as u64) + 2 {
-                    return Err(End::Lost("it does not take a body whole".to_owned()));
-                }
-                offset = reply.next;
-            }
-        }
-        Ok(())
     }
 
     /// Sends a snapshot; the copy goes on after it.
@@ -397,31 +381,11 @@ impl<L: Link> Session<'_, L> {
                 }
             }
             turns += 1;
-            if turns > 2 * of.bytes.div_ceil(PIECE_BYTES_MAX as u64) + 2 {
+            if turns > turns_max(of.bytes) {
                 return Err(End::Lost("it does not take a snapshot whole".to_owned()));
             }
         }
     }
-}
-
-fn hex(digest: &Digest) -> String {
-    use std::fmt::Write as _;
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// A piece of a file, read on a thread that may block.
-async fn piece(path: PathBuf, offset: u64) -> std::io::Result<Vec<u8>> {
-    let read = tokio::task::spawn_blocking(move || {
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(offset))?;
-        let mut bytes = Vec::new();
-        file.take(PIECE_BYTES_MAX as u64).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    });
-    read.await.map_err(std::io::Error::other)?
 }
 
 impl Entry {

@@ -2,14 +2,14 @@
 
 use crate::sheet::{Sheet, ids};
 use gantry_proto::copies::{
-    AloneRequest, AppendReply, AppendRequest, BodyPutRequest, Claim, Facts, FetchReply, FetchRequest, List,
-    Log, LookReply, MakeReply, MakeRequest, Member, Place, PromiseReply, PromiseRequest, Refusal, Row,
-    RowKind, SnapshotGetReply, SnapshotGetRequest, SnapshotId, SnapshotPutReply, SnapshotPutRequest,
-    StepDownReply, Term, TokenRecord, TokenRequest,
+    AloneRequest, AppendReply, AppendRequest, BodyGetReply, BodyGetRequest, BodyPutRequest, Claim, Facts,
+    FetchReply, FetchRequest, List, Log, LookReply, MakeReply, MakeRequest, Member, Place, PromiseReply,
+    PromiseRequest, Refusal, Row, RowKind, SnapshotGetReply, SnapshotGetRequest, SnapshotId,
+    SnapshotPutReply, SnapshotPutRequest, StepDownReply, Term, TokenRecord, TokenRequest,
 };
 use gantry_proto::noded::{
-    BodyHave, BodyPut, CopyAlone, CopyAppend, CopyFetch, CopyLook, CopyMake, CopyPromise, CopySnapshotGet,
-    CopySnapshotPut, CopyToken, Deposed, Elected, PieceReply, StepDown,
+    BodyGet, BodyHave, BodyPut, CopyAlone, CopyAppend, CopyFetch, CopyLook, CopyMake, CopyPromise,
+    CopySnapshotGet, CopySnapshotPut, CopyToken, Deposed, Elected, PieceReply, StepDown,
 };
 
 const TERM: Term = Term { epoch: 7, run: 300 };
@@ -66,7 +66,8 @@ pub fn samples(sheet: &mut Sheet) {
     sheet.verb::<CopyPromise>(&[promise], &[], &[promised]);
     let kinds = [RowKind::Batch, RowKind::List, RowKind::Empty, RowKind::Token];
     let rows = || kinds.map(|kind| Row { at: AT, kind, body: b"{}".to_vec() }).to_vec();
-    let append = AppendRequest { log: Log::W, claim: CLAIM, prev: AT, rows: rows(), commit: 5 };
+    let append =
+        AppendRequest { log: Log::W, claim: CLAIM, prev: AT, rows: rows(), commit: 5, absent: vec![[6; 32]] };
     let appended = [
         AppendReply::Matched(300),
         AppendReply::Refused(Refusal::Stranger),
@@ -98,6 +99,8 @@ pub fn samples(sheet: &mut Sheet) {
     sheet.verb::<BodyHave>(&[vec![[7; 32]]], &[], &[vec![[8; 32]]]);
     let body = BodyPutRequest { digest: [7; 32], total: 300, offset: 1, bytes: vec![2] };
     sheet.verb::<BodyPut>(&[body], &[], &[PieceReply { next: 2, done: false }]);
+    let piece = BodyGetReply { total: 300, bytes: vec![2] };
+    sheet.verb::<BodyGet>(&[BodyGetRequest { digest: [7; 32], offset: 1 }], &[], &[piece]);
     sheet.verb::<Elected>(&[ids::FENCE], &[], &[()]);
     sheet.verb::<StepDown>(&[7], &[], &[StepDownReply { stepped: true }]);
     sheet.verb::<Deposed>(&[8], &[], &[()]);

@@ -5,7 +5,9 @@
 //! ```
 //! Level-triggered: `core::settle` says the step from what is there. It changes no list by itself.
 
+use super::view::View;
 use super::wconfd::Config;
+use crate::core::queue::bodies_of;
 use crate::error::LuxidError;
 use gantry_copies::CopiesHandle;
 use gantry_copies::link::TlsLink;
@@ -18,6 +20,7 @@ use gantry_store::core::settle::{Members as Object, NextQ, SeenQ, next_q};
 use gantry_store::{Member, Writer};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -53,6 +56,18 @@ impl Copies {
     /// Adds their numbers to the daemon's.
     pub fn register(&self, registry: &mut Registry) {
         gantry_copies::metrics::register(registry, "luxid", self.handle.clone());
+    }
+
+    /// Tells the senders which bodies the tasks shown by `view` name.
+    pub fn name_bodies(&self, view: View) {
+        self.handle.set_named(Arc::new(move || {
+            let view = view.clone();
+            Box::pin(async move {
+                let tasks = view.tasks();
+                let named = tasks.iter().flat_map(|(_, task)| bodies_of(task));
+                named.filter_map(gantry_store::digest).collect()
+            })
+        }));
     }
 
     /// Ends luxid when a copy knows a newer master (P1.9).

@@ -4,7 +4,7 @@
 
 use gantry_model::root::Root;
 use gantry_model::task::IMAGE_BYTES_MAX;
-use gantry_proto::copies::{BodyPutRequest, DIGESTS_MAX, Digest};
+use gantry_proto::copies::{BodyGetReply, BodyGetRequest, BodyPutRequest, DIGESTS_MAX, Digest};
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{PIECE_BYTES_MAX, PieceReply};
 use gantry_rt::files::sync_dir;
@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -96,6 +96,26 @@ impl Bodies {
         }
         let dir = self.0.root.blob_dir();
         gantry_store::Bodies::missing(self, wanted).map_err(|error| failed(&dir, &error))
+    }
+
+    /// A piece of a body.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not here; the disk's.
+    pub fn get(&self, request: &BodyGetRequest) -> Result<BodyGetReply, Fail> {
+        let path = self.path(&request.digest);
+        let read = || {
+            let mut file = File::open(&path)?;
+            let total = file.metadata()?.len();
+            file.seek(SeekFrom::Start(request.offset))?;
+            let mut bytes = Vec::new();
+            file.take(PIECE_BYTES_MAX as u64).read_to_end(&mut bytes)?;
+            Ok(BodyGetReply { total, bytes })
+        };
+        read().map_err(|error: io::Error| match error.kind() {
+            ErrorKind::NotFound => Fail::new(Code::NotFound, format!("{} is not here", path.display())),
+            _ => failed(&path, &error),
+        })
     }
 
     /// Takes a piece; done when the body is here, durably. Pieces of another offset than the wanted one change nothing.

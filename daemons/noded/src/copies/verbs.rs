@@ -7,9 +7,10 @@ use super::{Copies, bad, blocking};
 use gantry_copies::{facts, wire};
 use gantry_model::role::Role;
 use gantry_proto::copies::{
-    APPEND_ROWS_MAX, AppendReply, AppendRequest, BodyPutRequest, DIGESTS_MAX, Digest, FETCH_BYTES_MAX, Facts,
-    FetchReply, FetchRequest, Log, LookReply, MakeReply, MakeRequest, PromiseReply, PromiseRequest, Refusal,
-    SnapshotGetReply, SnapshotGetRequest, SnapshotId, SnapshotPutReply, SnapshotPutRequest, TokenRequest,
+    APPEND_ROWS_MAX, AppendReply, AppendRequest, BodyGetReply, BodyGetRequest, BodyPutRequest, DIGESTS_MAX,
+    Digest, FETCH_BYTES_MAX, Facts, FetchReply, FetchRequest, Log, LookReply, MakeReply, MakeRequest,
+    PromiseReply, PromiseRequest, Refusal, SnapshotGetReply, SnapshotGetRequest, SnapshotId,
+    SnapshotPutReply, SnapshotPutRequest, TokenRequest,
 };
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::PieceReply;
@@ -85,8 +86,13 @@ impl Copies {
             return Err(bad(format!("{APPEND_ROWS_MAX} rows at most")));
         }
         let (log, epoch) = (request.log, request.claim.term.epoch);
+        if request.absent.len() > DIGESTS_MAX {
+            return Err(Fail::new(Code::BadRequest, format!("{DIGESTS_MAX} absent bodies at most")));
+        }
+        let absent = request.absent.clone();
         let append = wire::to_append(request);
-        let reply = self.of(log).run(move |seat| seat.with(|copy| copy.append(&append))).await?;
+        let work = move |seat: &mut Seat| seat.with(|copy| copy.append_without(&append, &absent));
+        let reply = self.of(log).run(work).await?;
         match reply {
             Ok(matched) => {
                 self.heard(epoch).await?;
@@ -186,6 +192,15 @@ impl Copies {
     pub async fn body_have(&self, wanted: Vec<Digest>) -> Result<Vec<Digest>, Fail> {
         let bodies = self.bodies.clone();
         blocking(move || bodies.have(&wanted)).await
+    }
+
+    /// A piece of a body.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not here; the disk's.
+    pub async fn body_get(&self, request: BodyGetRequest) -> Result<BodyGetReply, Fail> {
+        let bodies = self.bodies.clone();
+        blocking(move || bodies.get(&request)).await
     }
 
     /// Takes a piece of a body.

@@ -64,7 +64,7 @@ fn row(term: Term, idx: u64) -> Row {
 
 fn rows(cluster: &Cluster, term: Term, prev: Place, count: u64) -> AppendRequest {
     let rows = (1..=count).map(|n| row(term, prev.idx + n)).collect();
-    AppendRequest { log: Log::W, claim: claim(cluster, term), prev, rows, commit: 0 }
+    AppendRequest { log: Log::W, claim: claim(cluster, term), prev, rows, commit: 0, absent: Vec::new() }
 }
 
 async fn append(client: &Client, request: &AppendRequest) -> AppendReply {

@@ -16,6 +16,12 @@ impl Owner {
         self.answer(reply, Ok(members));
     }
 
+    /// The digests of the images.
+    pub fn image_digests(&mut self, reply: Reply<Vec<gantry_store::Digest>>) {
+        let images = self.config.image_digests().filter_map(gantry_store::digest).collect();
+        self.answer(reply, Ok(images));
+    }
+
     /// Writes the members, what changes with them, and every node's flag that does not say the same yet, in one batch.
     /// The answer is its index.
     pub fn set_members(&mut self, members: Members, commands: &[Command], reply: Reply<u64>) {

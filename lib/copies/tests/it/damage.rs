@@ -88,3 +88,66 @@ async fn bodies_lie_on_a_copy_before_it_confirms_the_row() {
     assert!(committed(&leader.started.writer, idx).await);
     until("it is gone", || !there(1) && !there(2)).await;
 }
+
+/// Writes a body into a node's store.
+fn keep_body(root: &Root, body: &[u8]) -> [u8; 32] {
+    use sha2::Digest as _;
+    let digest: [u8; 32] = sha2::Sha256::digest(body).into();
+    let path = body_path(root, &digest);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, body).unwrap();
+    digest
+}
+
+fn body_path(root: &Root, digest: &[u8; 32]) -> std::path::PathBuf {
+    root.blob(&digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+fn names(leader: &Leader, digests: Vec<[u8; 32]>) {
+    leader.handle.set_named(std::sync::Arc::new(move || {
+        let digests = digests.clone();
+        Box::pin(async move { digests })
+    }));
+}
+
+/// A copy that was fed a snapshot has seen no row that names them; a master may have been in the minority that lacked them.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_come_to_have_the_bodies_that_objects_name() {
+    let world = World::new(3).await;
+    let large: Vec<u8> = (0..2_500_000_u32).map(|n| n.to_le_bytes()[n as usize % 4]).collect();
+    let ours = keep_body(&world.nodes[0].root, &large);
+    let theirs = keep_body(&world.nodes[1].root, &large[1..]);
+    let damaged = keep_body(&world.nodes[1].root, b"a good one");
+    std::fs::write(body_path(&world.nodes[1].root, &damaged), b"a bad one").unwrap();
+    let leader = world.lead(0, LogKind::Q).await.unwrap();
+    names(&leader, vec![ours, theirs, damaged, [9; 32]]);
+    let same = |nth: usize, digest: &[u8; 32], body: &[u8]| {
+        std::fs::read(body_path(&world.nodes[nth].root, digest)).is_ok_and(|found| found == body)
+    };
+    until("all have both", || (0..3).all(|nth| same(nth, &ours, &large) && same(nth, &theirs, &large[1..])))
+        .await;
+    assert!(!body_path(&world.nodes[0].root, &damaged).exists(), "what is damaged is not taken");
+    let dir = body_path(&world.nodes[0].root, &damaged).parent().unwrap().to_owned();
+    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "and nothing is left of it");
+    leader.put("work goes on").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_was_dropped_holds_no_later_copy_up() {
+    let world = World::new(3).await;
+    let body = keep_body(&world.nodes[0].root, b"soon gone");
+    let leader = world.lead(0, LogKind::Q).await.unwrap();
+    world.cut(2);
+    let writer = &leader.started.writer;
+    let idx = writer.append(Batch { bodies: vec![body], ..batch("names it", 1) }).unwrap();
+    assert!(committed(writer, idx).await);
+    let idx = writer.append(Batch { dropped: vec![body], ..batch("drops it", 1) }).unwrap();
+    assert!(committed(writer, idx).await);
+    std::fs::remove_file(body_path(&world.nodes[0].root, &body)).unwrap();
+    world.heal();
+    until("the late copy has all", || {
+        leader.handle.status().iter().all(|copy| copy.lag == 0 && copy.suspect.is_none())
+    })
+    .await;
+    assert!(!body_path(&world.nodes[2].root, &body).exists());
+}

@@ -277,6 +277,7 @@ impl TestLink {
             CopyToken => |request| copies.token(request);
             BodyHave => |request| copies.body_have(request);
             BodyPut => |request| copies.body_put(request);
+            BodyGet => |request| copies.body_get(request);
             Elected => |request| copies.elected(caller, request);
             StepDown => |request| copies.step_down(request);
             Deposed => |request| copies.deposed(caller, request);

@@ -139,13 +139,26 @@ impl Copy {
     /// # Errors
     /// As [`Copy::promise`].
     pub fn append(&mut self, append: &Append) -> Result<Result<Index, AppendRefusal>, StoreError> {
+        self.append_without(append, &[])
+    }
+
+    /// As [`Copy::append`], with rows that name bodies which the writer itself has no more: later rows drop them.
+    ///
+    /// # Errors
+    /// As [`Copy::promise`].
+    pub fn append_without(
+        &mut self,
+        append: &Append,
+        absent: &[Digest],
+    ) -> Result<Result<Index, AppendRefusal>, StoreError> {
         let bodies = Arc::clone(&self.bodies);
         let wanted = match named(&append.rows) {
             Ok(wanted) => wanted,
             Err(_) => return Ok(Err(AppendRefusal::Refusal(Refusal::Malformed))),
         };
         let disk = self.sound()?;
-        let missing = missing(&*bodies, &wanted, disk)?;
+        let mut missing = missing(&*bodies, &wanted, disk)?;
+        missing.retain(|digest| !absent.contains(digest));
         if !missing.is_empty() {
             return Ok(Err(AppendRefusal::Bodies(missing)));
         }

@@ -20,6 +20,11 @@ pub struct MembersRow {
 }
 
 impl Config {
+    /// The digests of the images that were imported.
+    pub fn image_digests(&self) -> impl Iterator<Item = &str> {
+        self.images.values().map(|image| image.digest.as_str())
+    }
+
     /// Whose copies count; None when this was never written.
     #[must_use]
     pub fn members(&self) -> Option<&Members> {

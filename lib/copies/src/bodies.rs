@@ -1,0 +1,219 @@
+//! Bodies that objects name, beside the logs: a copy is sent those that it lacks, and gives those that this node lacks.
+//!
+//! ```text
+//!  a session begins ─▶ named ─▶ BodyHave ─┬─ it lacks some ─▶ BodyPut
+//!                                         └─ this node does ─▶ BodyGet ─▶ checked, flushed, renamed
+//! ```
+//!
+//! A row that names a body is confirmed only when the body is there (P1.4). That leaves two gaps, which are closed here: a
+//! copy that was fed a snapshot has seen no such row, and a master that took rows over may have been in the minority that
+//! lacked the body.
+
+use crate::link::Link;
+use crate::sender::{End, Session};
+use gantry_proto::copies::{BodyGetRequest, BodyPutRequest, DIGESTS_MAX, Digest};
+use gantry_proto::noded::{self, PIECE_BYTES_MAX};
+use gantry_store::LogKind;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
+use std::fs::{DirBuilder, File};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// How long a piece of a body or of a snapshot may take; taking over a snapshot writes all objects.
+pub const PIECE_MS: u64 = 60_000;
+
+/// The digests that the objects of a log name, as they stand when it is called.
+pub type Named = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Digest>> + Send>> + Send + Sync>;
+
+/// Twice as many turns as there are pieces: more means that it begins anew again and again.
+pub fn turns_max(total: u64) -> u64 {
+    2 * total.div_ceil(PIECE_BYTES_MAX as u64) + 2
+}
+
+impl<L: Link> Session<'_, L> {
+    fn body_path(&self, digest: &Digest) -> PathBuf {
+        self.shared.root.blob(&hex(digest))
+    }
+
+    /// Brings both sides to the bodies that the objects name, once in a session and whenever another session
+    /// has brought one. False: there is nothing to do, or the
+    /// objects are not known yet.
+    pub(crate) async fn settle_bodies(&mut self) -> Result<bool, End> {
+        let round = self.shared.bodies_round();
+        if self.settled_bodies == Some(round) {
+            return Ok(false);
+        }
+        let Some(named) = self.shared.named() else { return Ok(false) };
+        let named: BTreeSet<Digest> = named().await.into_iter().collect();
+        let named: Vec<Digest> = named.into_iter().collect();
+        for some in named.chunks(DIGESTS_MAX) {
+            let theirs = self.call::<noded::BodyHave>(some.to_vec(), PIECE_MS).await?;
+            let theirs: BTreeSet<Digest> = theirs.into_iter().collect();
+            for digest in some {
+                let path = self.body_path(digest);
+                let here =
+                    on_disk(&path).await.map_err(|why| End::Lost(format!("{}: {why}", path.display())))?;
+                match (here, theirs.contains(digest)) {
+                    (true, true) => self.put_body(digest).await?,
+                    (false, false) => self.get_body(digest, &path).await?,
+                    (true, false) | (false, true) => {}
+                }
+            }
+        }
+        self.settled_bodies = Some(round);
+        Ok(true)
+    }
+
+    /// Sends bodies that the copy must have before it can confirm the rows naming them. One that is not here any more was
+    /// dropped by a later row: the copy is told not to wait for it.
+    pub(crate) async fn bodies(&mut self, missing: Vec<Digest>) -> Result<(), End> {
+        for digest in missing {
+            let path = self.body_path(&digest);
+            let here = on_disk(&path).await.map_err(|why| End::Lost(format!("{}: {why}", path.display())))?;
+            if here {
+                self.put_body(&digest).await?;
+            } else {
+                tracing::warn!(log = ?self.shared.log, body = hex(&digest), "a row names a body that is no longer here");
+                self.absent.push(digest);
+                // Bounded by what one append may name; an old one is told again when it is asked for again.
+                if self.absent.len() > DIGESTS_MAX {
+                    self.absent.remove(0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_body(&mut self, digest: &Digest) -> Result<(), End> {
+        let path = self.body_path(digest);
+        let told = |why: io::Error| {
+            let text = format!("it wants a body that can't be read here: {}: {why}", path.display());
+            tracing::error!(log = ?self.shared.log, text, "can't feed a copy");
+            End::Lost(text)
+        };
+        let total = std::fs::metadata(&path).map_err(told)?.len();
+        let (mut offset, mut turns) = (0, 0_u64);
+        loop {
+            let bytes = piece(path.clone(), offset).await.map_err(told)?;
+            let request = BodyPutRequest { digest: *digest, total, offset, bytes };
+            let reply = self.call::<noded::BodyPut>(request, PIECE_MS).await?;
+            turns += 1;
+            if reply.done {
+                return Ok(());
+            }
+            if turns > turns_max(total) {
+                return Err(End::Lost("it does not take a body whole".to_owned()));
+            }
+            offset = reply.next;
+        }
+    }
+
+    /// Takes a body from the copy. One that it gives damaged is left to another copy.
+    async fn get_body(&mut self, digest: &Digest, path: &Path) -> Result<(), End> {
+        let told = |why: io::Error| End::Lost(format!("can't keep a body in {}: {why}", path.display()));
+        let mut pull = Pull::create(path, self.shared.log).map_err(told)?;
+        loop {
+            let request = BodyGetRequest { digest: *digest, offset: pull.bytes };
+            let reply = self.call::<noded::BodyGet>(request, PIECE_MS).await?;
+            // What it told as its length rules how long this goes on: it gives at least a byte each time.
+            let last = reply.bytes.is_empty() || pull.bytes + reply.bytes.len() as u64 >= reply.total;
+            let step = tokio::task::spawn_blocking(move || pull.add(&reply.bytes).map(|()| pull));
+            pull = step.await.map_err(io::Error::other).and_then(|done| done).map_err(told)?;
+            if last {
+                break;
+            }
+        }
+        let (want, to) = (*digest, path.to_owned());
+        let kept = tokio::task::spawn_blocking(move || pull.keep(&want, &to)).await;
+        match kept.map_err(io::Error::other).and_then(|kept| kept).map_err(told)? {
+            true => {
+                tracing::info!(log = ?self.shared.log, body = hex(digest), "took a body over from a copy");
+                self.shared.next_bodies_round();
+            }
+            false => tracing::error!(
+                log = ?self.shared.log, body = hex(digest), node = self.shared.name(self.member.node),
+                "a copy gave a body that is damaged"
+            ),
+        }
+        Ok(())
+    }
+}
+
+/// A body on its way here. The file goes when it is dropped, unless it was kept.
+struct Pull {
+    file: File,
+    path: PathBuf,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Pull {
+    fn create(path: &Path, log: LogKind) -> io::Result<Self> {
+        let dir = path.parent().unwrap_or(path);
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // luxid sweeps what is so called and old.
+        let path = dir.join(format!(".{name}.{log:?}.tmp"));
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        Ok(Self { file, path, hash: Sha256::new(), bytes: 0 })
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Gives it its name, durably, if it is what it should be.
+    fn keep(mut self, digest: &Digest, to: &Path) -> io::Result<bool> {
+        if std::mem::take(&mut self.hash).finalize()[..] != digest[..] {
+            return Ok(false);
+        }
+        self.file.sync_all()?;
+        std::fs::rename(&self.path, to)?;
+        File::open(to.parent().unwrap_or(to))?.sync_all()?;
+        Ok(true)
+    }
+}
+
+impl Drop for Pull {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn on_disk(path: &Path) -> io::Result<bool> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || match std::fs::metadata(path) {
+        Ok(file) => Ok(file.is_file()),
+        Err(why) if why.kind() == ErrorKind::NotFound => Ok(false),
+        Err(why) => Err(why),
+    })
+    .await
+    .map_err(io::Error::other)?
+}
+
+pub fn hex(digest: &Digest) -> String {
+    use std::fmt::Write as _;
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A piece of a file, read on a thread that may block.
+pub async fn piece(path: PathBuf, offset: u64) -> io::Result<Vec<u8>> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::new();
+        file.take(PIECE_BYTES_MAX as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    read.await.map_err(io::Error::other)?
+}
