@@ -77,8 +77,8 @@ fn nodes(cluster: &VirtualCluster) -> Result<()> {
         "name,role,pip",
         &[
             &format!("node1.gantry.test|M|{}", cluster.nodes[0].address),
-            &format!("node2.gantry.test|R|{}", cluster.nodes[1].address),
-            &format!("node3.gantry.test|R|{}", cluster.nodes[2].address),
+            &format!("node2.gantry.test|C|{}", cluster.nodes[1].address),
+            &format!("node3.gantry.test|C|{}", cluster.nodes[2].address),
         ],
     )?;
     says(cluster, "node info node2", &["Node name: node2.gantry.test", "drained: False"])?;
@@ -99,7 +99,7 @@ fn nodes(cluster: &VirtualCluster) -> Result<()> {
     refuses(cluster, "node modify -O yes node1", 1, &["wrong_input", "master"])?;
     refuses(cluster, "node modify node2", 2, &["at least one"])?;
     refuses(cluster, "node remove node1", 1, &["master"])?;
-    listed(cluster, "node", "role,offline,drained", &["M|N|N", "R|N|N", "R|N|N"])
+    listed(cluster, "node", "role,offline,drained", &["M|N|N", "C|N|N", "C|N|N"])
 }
 
 fn groups(cluster: &VirtualCluster) -> Result<()> {
@@ -285,7 +285,7 @@ fn leaves_and_comes_back(cluster: &VirtualCluster) -> Result<()> {
         cluster,
         "node",
         "name,role,offline",
-        &["node1.gantry.test|M|N", "node2.gantry.test|R|N", "node3.gantry.test|R|N"],
+        &["node1.gantry.test|M|N", "node2.gantry.test|C|N", "node3.gantry.test|C|N"],
     )?;
     says(cluster, "debug delay --no-master -n node3 0", &[])?;
     cluster.add_instance("back.gantry.test", "node3")?;

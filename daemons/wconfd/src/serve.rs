@@ -128,7 +128,9 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
     let named = handle.clone();
     copies.set_named(Arc::new(move || {
         let handle = named.clone();
-        Box::pin(async move { handle.ask(Owner::image_digests).await.unwrap_or_default() })
+        Box::pin(async move {
+            handle.ask(|owner: &mut Owner, reply| owner.image_digests(reply)).await.unwrap_or_default()
+        })
     }));
     let parts = members::Parts { handle: handle.clone(), writer, copies: copies.clone(), link, me, my_name };
     let members = Members::new(parts);

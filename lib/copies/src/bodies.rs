@@ -26,7 +26,8 @@ use std::sync::Arc;
 /// How long a piece of a body or of a snapshot may take; taking over a snapshot writes all objects.
 pub const PIECE_MS: u64 = 60_000;
 
-/// The digests that the objects of a log name, as they stand when it is called.
+/// The digests that the objects of a log name, as they stand when it is called. A sender waits for it, so it must not wait
+/// for a commit.
 pub type Named = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Digest>> + Send>> + Send + Sync>;
 
 /// Twice as many turns as there are pieces: more means that it begins anew again and again.

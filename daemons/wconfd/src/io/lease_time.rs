@@ -47,8 +47,11 @@ impl Owner {
             Some(_) | None => return,
         };
         if let Err(fail) = self.store(effect) {
+            // Said once, not at each of the retries that follow at once.
+            if ms.saturating_sub(self.lease_time.retry) > RETRY_MS {
+                tracing::warn!(why = fail.text, "leases can't follow their time now");
+            }
             self.lease_time.retry = ms.saturating_add(RETRY_MS);
-            tracing::warn!(why = fail.text, "leases can't follow their time now");
         }
     }
 

@@ -16,10 +16,11 @@ impl Owner {
         self.answer(reply, Ok(members));
     }
 
-    /// The digests of the images.
-    pub fn image_digests(&mut self, reply: Reply<Vec<gantry_store::Digest>>) {
+    /// The digests of the images, those of rows that are not committed yet too. Answers at once: who asks is a copy's
+    /// sender, and what comes before this is committed only when senders go on.
+    pub fn image_digests(&self, reply: Reply<Vec<gantry_store::Digest>>) {
         let images = self.config.image_digests().filter_map(gantry_store::digest).collect();
-        self.answer(reply, Ok(images));
+        reply.send(Ok(images));
     }
 
     /// Writes the members, what changes with them, and every node's flag that does not say the same yet, in one batch.
