@@ -18,7 +18,7 @@ use gantry_model::task::{
     ARTIFACT_BYTES_MAX, EndWhy, RunReport, Step, StepResult, TaskResult, TaskSpec, TaskState, exec_name,
 };
 use gantry_proto::noded::{
-    OpenLimits, VmCommandRef, VmExec, VmExecRequest, VmGetRequest, VmLeaseRef, VmOpen, VmOpenRequest, VmPut,
+    OpenLimits, VmCommandRef, VmExecRequest, VmGetRequest, VmLeaseRef, VmOpen, VmOpenRequest, VmPut,
     VmPutRequest, VmRef, VmUsage,
 };
 use node::{Got, VmNode};
@@ -205,7 +205,7 @@ impl Runner<'_, '_> {
 
     async fn step(&mut self, number: usize, step: &Step) -> Result<StepResult, OpFail> {
         let command = self.attempt.command(self.at, number, step);
-        self.node.steady::<VmExec>(&command).await?;
+        self.node.exec(&command).await?;
         let (mut out, mut err) = (self.output(&command), self.output(&command));
         let end = self.node.wait(&command.of, self.attempt.wall(step), &mut out, &mut err).await?;
         let (out, err) = (out.told(&mut self.room)?, err.told(&mut self.room)?);
