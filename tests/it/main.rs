@@ -6,6 +6,8 @@ mod bad_input;
 mod chaos;
 mod commands;
 mod compat;
+mod disk;
+mod proofs;
 mod runs;
 mod survival;
 
