@@ -159,7 +159,8 @@ fn a_node_with_a_full_disk_costs_its_users_nothing() {
     step("a slot says what failed", || says_why(&cluster));
     step("with room the node has clean VMs again", || {
         disk.make_room()?;
-        site.rests(&cluster, SIZE, PATIENCE)?;
+        // What failed several times is put off for up to a minute.
+        site.rests(&cluster, SIZE, PATIENCE * 2)?;
         rest::reached(&cluster, PATIENCE)
     });
     step("a removed pool leaves nothing", || {
@@ -211,7 +212,7 @@ fn done_meanwhile(cluster: &VirtualCluster, disk: &Disk) -> Result<()> {
 fn says_why(cluster: &VirtualCluster) -> Result<()> {
     let mut luxi = cluster.luxi()?;
     let mut seen = String::new();
-    wait::until("a slot says what failed on its node", PATIENCE, || {
+    wait::until("a slot says what failed on its node", PATIENCE * 2, || {
         let slots = pool::slots(&mut luxi).ok()?;
         seen = slots.iter().map(|slot| format!("{slot}; ")).collect();
         let told =

@@ -52,13 +52,18 @@ fn pids(bed: &Bed, daemon: &str) -> Vec<u32> {
 fn stopped(bed: &Bed, pids: &[u32]) -> Result<()> {
     ensure!(!pids.is_empty(), "nobody to stop");
     for pid in pids {
-        process::signal(*pid, Signal::SIGSTOP)?;
+        tell(*pid, Signal::SIGSTOP)?;
     }
     let ended = wait::until("the commands end by themselves", PATIENCE, || (inside(bed) == 0).then_some(()));
     for pid in pids {
-        process::signal(*pid, Signal::SIGCONT)?;
+        tell(*pid, Signal::SIGCONT)?;
     }
     ended
+}
+
+/// A job may just have ended by itself.
+fn tell(pid: u32, signal: Signal) -> Result<()> {
+    process::signal(pid, signal).or_else(|why| if process::lives(pid) { Err(why) } else { Ok(()) })
 }
 
 fn stands_still(bed: &Bed, daemon: &str) -> Result<()> {
