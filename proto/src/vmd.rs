@@ -331,6 +331,10 @@ pub struct VmUsage {
     pub scratch_free_bytes: u64,
     /// Free inodes there.
     pub scratch_free_inodes: u64,
+    /// Read from and written to block devices, bytes. A VM's own files are in memory: this is what it reads of its image,
+    /// where that was not in the host's memory yet. 0 where the kernel does not count it: version 1 counts only on disks
+    /// for which some group of the machine has a limit.
+    pub io_bytes: u64,
 }
 
 /// See [`Limit`].

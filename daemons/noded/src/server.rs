@@ -202,6 +202,13 @@ impl Server {
             .map_err(ServeError::Member)?;
         tracing::info!(node = %role.node, cluster = %role.cluster, role = ?role.role, slots, "serves as a member");
         let over = stop.child_token();
+        let (sweeper, swept) = (Arc::clone(&member), over.clone());
+        self.tasks.spawn("sweep", async move {
+            tokio::select! {
+                () = sweeper.sweep_at_start() => {}
+                () = swept.cancelled() => {}
+            }
+        });
         let api = Arc::new(Api::new(Arc::clone(&member)));
         // For jobs of this machine, who could read this node's key as well: no handshake, no encryption.
         let path = root.socket("noded.sock");

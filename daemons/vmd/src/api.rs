@@ -164,7 +164,7 @@ impl Api {
         group.kill().await?;
         group.remove()?;
         self.shared.runtime.delete(name).await;
-        stage::remove(name)
+        stage::clear(name).await
     }
 
     /// Ends every VM that runs: vmd stops.

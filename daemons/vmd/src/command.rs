@@ -2,6 +2,7 @@
 
 use crate::core::why::{Asked, Seen, why};
 use crate::error::{Class, fail, io as io_fail};
+use crate::io::cgroup::Counts;
 use crate::io::spool::{self, Spool};
 use crate::vm::Vm;
 use gantry_init::wire::How;
@@ -238,10 +239,9 @@ impl Command {
         self.change(|state| state.closed[at] = true);
     }
 
-    /// Watches it to its end and notes that.
-    pub async fn mind(self: Arc<Self>, vm: Arc<Vm>) {
+    /// Watches it to its end and notes that. `before`: what its VM had counted before it was told to start it.
+    pub async fn mind(self: Arc<Self>, vm: Arc<Vm>, before: Counts) {
         let begun = Instant::now();
-        let before = vm.cgroup().counts();
         self.watch(&vm, begun, before.cpu_us).await;
         let drained = self.until(|state| (state.closed == [true; 2]).then_some(()));
         let _ = timeout(DRAIN, drained).await;

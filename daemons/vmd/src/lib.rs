@@ -1,6 +1,7 @@
 //! The VM helper (DESIGN §7): owns VMs' processes, their outputs, caps and clocks, and lives on when noded dies. It is
-//! boot's child, has one thread, a mount namespace of its own, and serves `vmd.sock` to noded alone. It knows names,
-//! limits and commands; what a VM is for, and whether it should live, is noded's affair.
+//! boot's child, works in one thread (others only remove what is large), has a mount namespace of its own, and serves
+//! `vmd.sock` to noded alone. It knows names, limits and commands; what a VM is for, and whether it should live, is
+//! noded's affair.
 //!
 //! | room | what |
 //! |---|---|
@@ -41,7 +42,7 @@ pub struct Args {
     #[arg(long, env = ROOT_ENV, default_value = "/")]
     pub root: PathBuf,
     /// Use this runtime only: crun or runc [default: crun, else runc]
-    #[arg(long, value_name = "NAME", value_parser = ["crun", "runc"])]
+    #[arg(long, env = "GANTRY_OCI_RUNTIME", value_name = "NAME", value_parser = ["crun", "runc"])]
     pub runtime: Option<String>,
     /// Log to this file instead of standard error.
     #[arg(long, value_name = "FILE")]

@@ -234,6 +234,7 @@ impl Vm {
             scratch_bytes: room.map_or(0, |room| room.used_bytes),
             scratch_free_bytes: room.map_or(0, |room| room.free_bytes),
             scratch_free_inodes: room.map_or(0, |room| room.free_inodes),
+            io_bytes: counts.io_bytes,
         }
     }
 
@@ -444,7 +445,7 @@ impl Vm {
         }
         self.cgroup.kill().await.map_err(|error| io_fail("end the VM", &error))?;
         self.cgroup.remove().map_err(|error| io_fail("remove control groups", &error))?;
-        stage::remove(&self.request.vm).map_err(|error| io_fail("remove the VM's mounts", &error))?;
+        stage::clear(&self.request.vm).await.map_err(|error| io_fail("remove the VM's mounts", &error))?;
         self.shared.spool.remove(&self.request.vm).map_err(|error| io_fail("remove the spool", &error))
     }
 
@@ -590,6 +591,8 @@ impl Vm {
         let dir =
             self.shared.spool.begin(name.0, name.1).map_err(|error| io_fail("note a command", &error))?;
         let fds = [prepared.input.as_fd(), prepared.out.1.as_fd(), prepared.err.1.as_fd()];
+        // Before PID 1 hears of it: starting it may be what the kernel kills PID 1 for.
+        let before = self.cgroup.counts();
         if let Err(error) = link::send(link.get_ref(), &bytes, &fds) {
             let _ = std::fs::remove_dir(&dir);
             return Err(io_fail("hand the command to PID 1", &error));
@@ -605,7 +608,7 @@ impl Vm {
         let tasks = &self.shared.tasks;
         tasks.spawn("output", Arc::clone(&command).drain(Stream::Out, prepared.out.0));
         tasks.spawn("output", Arc::clone(&command).drain(Stream::Err, prepared.err.0));
-        tasks.spawn("command", command.mind(Arc::clone(self)));
+        tasks.spawn("command", command.mind(Arc::clone(self), before));
         Ok(false)
     }
 

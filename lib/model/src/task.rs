@@ -403,7 +403,8 @@ pub struct TaskResult {
     /// Highest memory of the VM, bytes.
     #[serde(default)]
     pub memory_peak_bytes: u64,
-    /// Bytes read and written by block devices, where the kernel counts them.
+    /// Bytes read from and written to block devices, where the kernel counts them. A VM's own files are in memory: only
+    /// what it read of its image can be here.
     #[serde(default)]
     pub io_bytes: u64,
 }

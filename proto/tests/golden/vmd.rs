@@ -83,6 +83,7 @@ fn usage() -> vmd::VmUsage {
         scratch_bytes: 7,
         scratch_free_bytes: 8,
         scratch_free_inodes: 9,
+        io_bytes: 10,
     }
 }
 

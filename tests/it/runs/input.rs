@@ -136,7 +136,7 @@ fn task_files(bed: &Bed) -> Result<()> {
 }
 
 /// Entry of a tar archive (ustar): name, kind, link, size as told, content.
-fn entry(name: &str, kind: u8, link: &str, told: u64, content: &[u8]) -> Vec<u8> {
+pub fn entry(name: &str, kind: u8, link: &str, told: u64, content: &[u8]) -> Vec<u8> {
     let mut header = [0_u8; 512];
     header[..name.len()].copy_from_slice(name.as_bytes());
     header[100..108].copy_from_slice(b"0000644\0");
@@ -154,7 +154,8 @@ fn entry(name: &str, kind: u8, link: &str, told: u64, content: &[u8]) -> Vec<u8>
     [&header[..], content, &vec![0; padding]].concat()
 }
 
-fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
+/// An archive of these entries.
+pub fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
     [entries.concat(), vec![0; 1024]].concat()
 }
 

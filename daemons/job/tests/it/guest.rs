@@ -52,6 +52,8 @@ pub struct Guests {
     pub breaks: u32,
     /// Commands whose end is not known: their VM is lost.
     pub lose: bool,
+    /// Commands that end badly do so for memory.
+    pub memory: bool,
     /// What is said of an input instead of unpacking it: code, text, class.
     pub refuses_input: Option<(Code, &'static str, &'static str)>,
     /// Images that are here, and pieces that came.
@@ -164,6 +166,7 @@ impl Guests {
             scratch_bytes: 0,
             scratch_free_bytes: 1,
             scratch_free_inodes: 1,
+            io_bytes: 99,
         })
     }
 
@@ -248,7 +251,15 @@ pub async fn wait(
             }
         }
     }
-    let why = if guests.lock().unwrap().lose { Why::Lost } else { why };
+    let (lose, memory) = {
+        let guests = guests.lock().unwrap();
+        (guests.lose, guests.memory)
+    };
+    let why = match why {
+        _ if lose => Why::Lost,
+        why if memory && why != Why::Exit(0) => Why::Memory,
+        why => why,
+    };
     let end = CommandEnd { why, wall_ms: 5, cpu_us: 7, memory_peak_bytes: 9, truncated: why == Why::Output };
     Ok(end)
 }

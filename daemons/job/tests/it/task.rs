@@ -95,6 +95,7 @@ async fn a_task_compiles_executes_and_brings_its_files() {
     assert_eq!(body(&second.out.digest), vec![b'x'; 5000]);
     assert_eq!((second.name.as_str(), body(&second.err.digest)), ("2", vec![0xff]), "no text: a body");
     assert_eq!((result.cpu_us, result.wall_ms, result.memory_peak_bytes), (1234, 15, 4321));
+    assert_eq!(result.io_bytes, 99);
     assert_eq!((result.artifacts.len(), result.refused), (1, 1));
     assert_eq!((result.artifacts[0].path.as_str(), result.artifacts[0].bytes), ("who", 8));
     let archive = result.archive.unwrap();
@@ -225,6 +226,31 @@ async fn what_is_not_the_users_ends_the_job_in_error() {
     assert!(text.ends_with("the VM is gone"), "{text}");
     let (_, _, code) = bed.fails(&json!({"OP_ID": "OP_TASK_RUN", "task": 1, "attempt": 1})).await;
     assert_eq!(code, "wrong_input");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_memory_ended_is_the_users_and_ends_the_steps() {
+    let mut bed = Bed::new().await;
+    for out in ["mkdir -p out; echo kept > out/kept", "rm -rf out"] {
+        bed.master.reset();
+        let vm = bed.leased().await;
+        let (gate, [begun, go]) = gates();
+        bed.master.state().guests.lock().unwrap().memory = true;
+        let state = bed.master.restart();
+        let command = format!("{out}; echo >{begun}; read line <{go}; exit 1");
+        let watcher = tokio::task::spawn_blocking(move || {
+            std::fs::read(begun).unwrap();
+            state.lose(vm.slot);
+            std::fs::write(go, "\n").unwrap();
+            drop(gate);
+        });
+        let spec = json!({"pool": "py", "execute": steps(&[&command, "true"]), "keep_going": true});
+        let run = read(&bed.report(&op(&vm, spec)).await);
+        watcher.await.unwrap();
+        assert_eq!((run.state, run.result.steps.len()), (TaskState::RunFailed, 1), "{out}");
+        assert_eq!(run.why.as_deref(), Some("step 1: memory limit"));
+        assert_eq!(run.result.artifacts.len(), usize::from(out.starts_with("mkdir")), "{out}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

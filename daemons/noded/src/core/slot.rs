@@ -362,7 +362,10 @@ fn close(rules: Rules, record: &Record, asked: Generation, lease: LeaseUuid) -> 
         Some(holder) if holder != lease && rules.first_lease => {
             return Err(Refusal::Held { generation: asked, holder });
         }
-        Some(_) | None => {}
+        Some(_) => {}
+        None if record.closed.contains(&lease) => return Ok(plan([], Answer::Done)),
+        // Whoever never had the VM has nothing to end in it.
+        None => return Err(Refusal::NotOpened { generation: asked, lease }),
     }
     if record.closed.contains(&lease) {
         return Ok(plan([], Answer::Done));
@@ -374,6 +377,29 @@ fn close(rules: Rules, record: &Record, asked: Generation, lease: LeaseUuid) -> 
     closed.closed.push(lease);
     // Work ends before the record says so: a crash between the two ends it once more.
     Ok(plan([Step::Drive(Action::EndWork(asked, lease)), Step::Store(closed)], Answer::Done))
+}
+
+/// The record under which the VM is stopped for good so that its files stay as they are; None = nothing is to be
+/// stored. Only the lease that has the VM may ask: one whose work was ended would stop the next one's.
+///
+/// # Errors
+/// When generation, state or holder forbid it.
+pub fn settle(record: &Record, asked: Generation, lease: LeaseUuid) -> Result<Option<Record>, Refusal> {
+    working(record, asked)?;
+    match record.state {
+        State::Live | State::Lost => {}
+        state @ (State::Absent | State::Creating | State::Destroying) => {
+            return Err(Refusal::NotLive { generation: asked, state });
+        }
+    }
+    match record.holder {
+        Some(holder) if holder == lease => {}
+        Some(holder) => return Err(Refusal::Held { generation: asked, holder }),
+        None if record.closed.contains(&lease) => return Err(Refusal::Over { generation: asked, lease }),
+        None => return Err(Refusal::NotOpened { generation: asked, lease }),
+    }
+    let news = record.state == State::Live && !record.settled;
+    Ok(news.then(|| Record { settled: true, ..record.clone() }))
 }
 
 /// What a lease wants in a VM.
@@ -410,8 +436,11 @@ pub fn admit(record: &Record, asked: Generation, lease: LeaseUuid, need: Need) -
 /// Whether commands of `asked` can only be lost: its VM is gone, or is going.
 #[must_use]
 pub fn is_gone(record: &Record, asked: Generation) -> bool {
+    if asked == Generation(0) {
+        return false;
+    }
     if asked != record.generation {
-        return asked != Generation(0) && asked <= record.floor;
+        return asked <= record.floor;
     }
     matches!(record.state, State::Absent | State::Destroying)
 }
@@ -465,3 +494,7 @@ pub fn facts(rules: Rules, slot: InstanceUuid, record: &Record) -> Option<SlotFa
 #[cfg(test)]
 #[path = "slot_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "slot_history.rs"]
+mod history;

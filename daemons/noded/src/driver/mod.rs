@@ -209,8 +209,29 @@ pub struct Seen {
     pub vcpus: u64,
     /// Its disk, MiB.
     pub disk_mib: u64,
+    /// Most processes in it.
+    pub pids: u64,
     /// The imported image it is made from.
     pub image_digest: Option<String>,
+}
+
+impl Seen {
+    /// Whether work in it may have these limits: from 1 to its own.
+    ///
+    /// # Errors
+    /// [`Class::Refused`].
+    pub fn fits(&self, limits: OpenLimits) -> Result<(), DriverError> {
+        let OpenLimits { memory_mib, pids, disk_mib } = limits;
+        let pairs = [(memory_mib, self.memory_mib), (pids, self.pids), (disk_mib, self.disk_mib)];
+        if pairs.iter().all(|(asked, own)| (1..=*own).contains(asked)) {
+            return Ok(());
+        }
+        let text = format!(
+            "limits must be from 1 to the VM's own: {} MiB of memory, {} processes, {} MiB of disk",
+            self.memory_mib, self.pids, self.disk_mib
+        );
+        Err(DriverError::new(Class::Refused, text))
+    }
 }
 
 /// What a VM has used so far.

@@ -4,5 +4,6 @@ pub mod data;
 pub mod facts;
 pub mod files;
 pub mod images;
+pub mod room;
 pub mod rootfs;
 pub mod uploads;

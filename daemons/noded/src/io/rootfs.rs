@@ -2,6 +2,7 @@
 //! beneath the new root without following a link, all belongs to root, setuid bits and device nodes are left out, hard
 //! links may only name files of the archive. Symlinks are kept as they are: they mean something inside a VM only.
 
+use super::room;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
@@ -19,6 +20,10 @@ use tar::{Archive, Entry, EntryType};
 const BYTES_MAX: u64 = 16 << 30;
 /// Most entries: a distribution with compilers has some 100,000.
 const ENTRIES_MAX: u64 = 1_000_000;
+/// The disk's room is looked at before every so many entries, and before each of so many bytes: the reserve is larger
+/// than what may come in between.
+const LOOK_ENTRIES: u64 = 64;
+const LOOK_BYTES: u64 = 1 << 20;
 /// Deepest path, and longest.
 const DEPTH_MAX: usize = 64;
 const PATH_BYTES_MAX: usize = 4_096;
@@ -154,11 +159,11 @@ impl Rootfs {
     }
 }
 
-/// Unpacks `archive` into `to`, which is made anew.
+/// Unpacks `archive` into `to`, which is made anew, as long as `reserve` bytes of its disk stay free.
 ///
 /// # Errors
-/// `InvalidData` for what is not to be unpacked; `QuotaExceeded` above the bounds; the disk's.
-pub fn unpack(archive: File, to: &Path) -> io::Result<()> {
+/// `InvalidData` for what is not to be unpacked; `QuotaExceeded` above the bounds; `StorageFull`; the disk's.
+pub fn unpack(archive: File, to: &Path, reserve: u64) -> io::Result<()> {
     match fs::remove_dir_all(to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -175,6 +180,10 @@ pub fn unpack(archive: File, to: &Path) -> io::Result<()> {
         if entries > ENTRIES_MAX || bytes > BYTES_MAX {
             let text = format!("more than {ENTRIES_MAX} entries or {BYTES_MAX} bytes");
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
+        }
+        // Small files take more than they have: the disk itself is looked at.
+        if entries % LOOK_ENTRIES == 1 || entry.size() >= LOOK_BYTES {
+            room::look(to, entry.size(), reserve)?;
         }
         rootfs.take(&mut entry)?;
     }

@@ -31,7 +31,7 @@ impl Tar {
         let mut file = tempfile::tempfile()?;
         io::Write::write_all(&mut file, &self.0.into_inner()?)?;
         io::Seek::rewind(&mut file)?;
-        super::unpack(file, to)
+        super::unpack(file, to, 0)
     }
 }
 

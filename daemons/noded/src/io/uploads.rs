@@ -1,6 +1,7 @@
 //! Archives on their way into VMs: `put/SLOT.GENERATION/` with `staged/NAME` while pieces come and `done/NAME` once it
 //! was unpacked. Not flushed: at a crash of the machine the VMs are gone, too. Removed with the VM.
 
+use super::room;
 use crate::driver::{Class, DriverError};
 use crate::error;
 use gantry_proto::envelope::{Code, Fail};
@@ -17,12 +18,14 @@ pub const UPLOADS_MAX: usize = 1_024;
 #[derive(Debug, Clone)]
 pub struct Uploads {
     dir: PathBuf,
+    reserve: u64,
 }
 
 /// One upload.
 #[derive(Debug, Clone)]
 pub struct Staged {
     dir: PathBuf,
+    reserve: u64,
     name: String,
 }
 
@@ -43,13 +46,13 @@ fn remove_all(path: &Path) -> io::Result<()> {
 }
 
 impl Uploads {
-    /// Those in `dir`.
+    /// Those in `dir`, on whose disk `reserve` bytes stay free.
     ///
     /// # Errors
     /// When it can't be made.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub fn open(dir: &Path, reserve: u64) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), reserve })
     }
 
     /// Removes those of VMs not named in `live`, and what was on its way: whoever sent it begins anew.
@@ -82,7 +85,7 @@ impl Uploads {
     /// The upload of that name for a VM.
     #[must_use]
     pub fn staged(&self, vm: &str, name: &str) -> Staged {
-        Staged { dir: self.dir.join(vm), name: name.to_owned() }
+        Staged { dir: self.dir.join(vm), reserve: self.reserve, name: name.to_owned() }
     }
 
     /// Removes all of a VM.
@@ -113,7 +116,7 @@ impl Staged {
     /// Takes a piece if it is the next one. The offset wanted next.
     ///
     /// # Errors
-    /// `Busy` above `bytes_max`, of class no-space, or with too many uploads; the disk's.
+    /// `Busy` above `bytes_max`, of class no-space, with too many uploads, or when the node's disk is short; the disk's.
     pub fn append(&self, offset: u64, bytes: &[u8], bytes_max: u64) -> Result<u64, Fail> {
         let path = self.staged();
         let told = |error: io::Error| failed(&path, &error);
@@ -137,6 +140,7 @@ impl Staged {
             let text = format!("the archive has more than {bytes_max} bytes, the room there is");
             return Err(error::driver(&DriverError::new(Class::NoSpace, text)));
         }
+        room::check(&self.dir, bytes.len() as u64, self.reserve)?;
         file.write_all(bytes).map_err(told)?;
         Ok(next + bytes.len() as u64)
     }
@@ -181,10 +185,20 @@ mod tests {
     #[test]
     fn an_archive_that_does_not_fit_is_told_as_its_senders_fault() {
         let dir = tempfile::tempdir().unwrap();
-        let staged = Uploads::open(dir.path()).unwrap().staged("vm", "in");
+        let staged = Uploads::open(dir.path(), 0).unwrap().staged("vm", "in");
         assert_eq!(staged.append(0, b"four", 6).unwrap(), 4);
         let fail = staged.append(4, b"four", 6).unwrap_err();
         assert_eq!((fail.code, fail.body), (Code::Busy, b"no-space".to_vec()), "{}", fail.text);
         assert_eq!(staged.append(0, b"fits", 6).unwrap(), 4, "nothing is left of it");
+    }
+
+    #[test]
+    fn a_short_disk_is_told_as_the_nodes_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let staged = Uploads::open(dir.path(), u64::MAX).unwrap().staged("vm", "in");
+        let fail = staged.append(0, b"four", 6).unwrap_err();
+        assert_eq!((fail.code, fail.body.len()), (Code::Busy, 0), "{}", fail.text);
+        let staged = Uploads::open(dir.path(), 0).unwrap().staged("vm", "in");
+        assert_eq!(staged.append(0, b"four", 6).unwrap(), 4, "it goes on once there is room");
     }
 }

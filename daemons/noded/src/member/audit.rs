@@ -3,7 +3,7 @@
 use super::put::{self, blocking};
 use super::{Member, shut};
 use crate::core::slot::State;
-use crate::driver::{CallKind, Class, Driver, DriverError, Seen, bounded};
+use crate::driver::{CallKind, Class, Driver, DriverError, Seen, Swept, bounded};
 use crate::error;
 use crate::io::uploads::failed;
 use gantry_model::ids::Fence;
@@ -11,6 +11,12 @@ use gantry_proto::envelope::Fail;
 use gantry_proto::noded::AuditReply;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Pauses between looks for a driver's helper at the start, doubling, and how often: 5 min in all.
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+const SWEEP_PAUSE_MAX: Duration = Duration::from_secs(10);
+const SWEEP_TRIES: u32 = 36;
 
 impl Member {
     /// Kills VMs of this cluster and node that are no slot's current generation, and removes leftovers of VMs that are
@@ -26,6 +32,18 @@ impl Member {
             member.audit_now().await
         })
         .await
+    }
+
+    /// Removes what an earlier life left of VMs that its drivers do not know. Waits for a driver whose helper is just being
+    /// started; what can't be removed stays for the next audit.
+    pub async fn sweep_at_start(&self) {
+        for driver in self.drivers.values() {
+            match sweep_when_ready(&**driver).await {
+                Ok(Swept { removed, failed }) if removed.is_empty() && failed.is_empty() => {}
+                Ok(Swept { removed, failed }) => tracing::warn!(?removed, ?failed, "leftovers were found"),
+                Err(why) => tracing::warn!(driver = driver.name(), %why, "leftovers are not looked for"),
+            }
+        }
     }
 
     async fn audit_now(&self) -> Result<AuditReply, Fail> {
@@ -90,4 +108,16 @@ impl Member {
             Err(why) => Err(error::driver(&why)),
         }
     }
+}
+
+async fn sweep_when_ready(driver: &dyn Driver) -> Result<Swept, DriverError> {
+    let mut pause = SWEEP_PAUSE;
+    for _ in 1..SWEEP_TRIES {
+        match bounded(driver, CallKind::Sweep, driver.sweep()).await {
+            Err(why) if why.class == Class::Locked => tokio::time::sleep(pause).await,
+            swept => return swept,
+        }
+        pause = (pause * 2).min(SWEEP_PAUSE_MAX);
+    }
+    bounded(driver, CallKind::Sweep, driver.sweep()).await
 }

@@ -2,6 +2,7 @@
 
 use super::put::blocking;
 use super::{Member, shut};
+use crate::io::images::Taken;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{ImageKeepRequest, ImagePutRequest, PIECE_BYTES_MAX, PieceReply};
 use std::collections::HashSet;
@@ -18,12 +19,32 @@ impl Member {
         }
         let member = Arc::clone(self);
         self.detached("image_put", async move {
-            let _turn = member.images.turn().await;
-            let _pass = member.gate.enter(request.fence).map_err(shut)?;
-            let images = member.images.clone();
-            blocking(move || images.take(&request.digest, request.offset, &request.bytes, request.last)).await
+            let digest = request.digest.clone();
+            let taken = {
+                let _turn = member.images.turn().await;
+                let _pass = member.gate.enter(request.fence).map_err(shut)?;
+                let images = member.images.clone();
+                blocking(move || images.take(&request.digest, request.offset, &request.bytes, request.last))
+                    .await?
+            };
+            match taken {
+                Taken::Known(next) => Ok(PieceReply { next, done: true }),
+                Taken::Part(next) => Ok(PieceReply { next, done: false }),
+                Taken::Whole(next) => {
+                    let done = member.put_image_in_place(digest).await?;
+                    Ok(PieceReply { next: if done { next } else { 0 }, done })
+                }
+            }
         })
         .await
+    }
+
+    /// Takes minutes for an image of several GiB. Neither those who make VMs nor another master wait for it: it is what
+    /// its digest says, whoever sent it.
+    async fn put_image_in_place(&self, digest: String) -> Result<bool, Fail> {
+        let _one = self.images.unpacking().await;
+        let images = self.images.clone();
+        blocking(move || images.put_in_place(&digest)).await
     }
 
     /// Removes images that are neither named nor used by a VM.

@@ -26,6 +26,7 @@ use crate::error;
 use crate::io::data::{Change, Data, Loaded, SsconfMark};
 use crate::io::facts;
 use crate::io::images::Images;
+use crate::io::room;
 use crate::io::uploads::Uploads;
 use crate::metrics::Metrics;
 use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, NodeUuid};
@@ -129,8 +130,8 @@ impl Member {
     ) -> std::io::Result<Arc<Self>> {
         let boot_id = facts::boot_id()?;
         let drivers = drivers(&settings, &role, &boot_id)?;
-        let images = Images::open(&settings.root)?;
-        let uploads = Uploads::open(&settings.root.lib().join("put"))?;
+        let images = Images::open(&settings.root, room::RESERVE_BYTES)?;
+        let uploads = Uploads::open(&settings.root.lib().join("put"), room::RESERVE_BYTES)?;
         let live = loaded.slots.iter().filter(|(_, record)| record.state == slot::State::Live);
         uploads.keep(&live.map(|(slot, record)| put::name(*slot, record.generation)).collect())?;
         let slots = loaded.slots.into_iter().map(|(slot, record)| {

@@ -3,7 +3,7 @@
 use super::{Member, Place, Slot, lock, shut};
 use crate::core::Rules;
 use crate::core::slot::{self, Action, Answer, Record, State, Step, Verb};
-use crate::driver::{CallKind, Class, Driver, DriverError, bounded};
+use crate::driver::{CallKind, Class, Driver, DriverError, Seen, bounded};
 use crate::error;
 use crate::io::data::Change;
 use gantry_model::ids::{Fence, InstanceUuid};
@@ -115,14 +115,18 @@ impl Member {
     async fn carry_out(&self, slot: &Slot, work: Work) -> Result<Answer, Fail> {
         let _turn = slot.turn.lock().await;
         let _pass = self.gate.enter(work.fence).map_err(shut)?;
-        match work.verb {
+        let seen = match work.verb {
             // What these do rests on a living VM.
-            Verb::Create { .. } | Verb::Open { .. } => self.observe(work.slot, slot).await?,
-            Verb::Destroy { .. } | Verb::Close { .. } => {}
-        }
+            Verb::Create { .. } | Verb::Open { .. } => self.look(work.slot, slot).await?,
+            Verb::Destroy { .. } | Verb::Close { .. } => None,
+        };
         let record = slot.record();
         let plan = slot::decide(Rules::ALL, &record, &work.verb)
             .map_err(|refusal| self.refusal(work.slot, &record, &refusal))?;
+        // Before anything is stored: a VM that was never touched must not count as opened.
+        if let (Some(seen), Some(limits)) = (seen, work.limits) {
+            seen.fits(limits).map_err(|why| error::driver(&why))?;
+        }
         for step in plan.steps {
             match step {
                 Step::Store(next) => self.store(work.slot, slot, next).await?,
@@ -149,23 +153,32 @@ impl Member {
 
     /// Looks whether a live VM still runs, and stores that it is lost if not. The caller has the slot's turn.
     pub(super) async fn observe(&self, id: InstanceUuid, slot: &Slot) -> Result<(), Fail> {
+        self.look(id, slot).await.map(drop)
+    }
+
+    /// As [`Member::observe`]; what the driver says of a live one.
+    async fn look(&self, id: InstanceUuid, slot: &Slot) -> Result<Option<Seen>, Fail> {
         let record = slot.record();
         if record.state != State::Live {
-            return Ok(());
+            return Ok(None);
         }
         let driver = self.driver(&record.driver)?;
         let vm = self.vm(id, record.generation);
-        let runs = match bounded(&**driver, CallKind::Info, driver.info(&vm)).await {
-            Ok(seen) => seen.running && is_alive(&**driver, &vm).await?,
-            Err(DriverError { class: Class::NotFound | Class::Lost, .. }) => false,
+        let seen = match bounded(&**driver, CallKind::Info, driver.info(&vm)).await {
+            Ok(seen) => Some(seen),
+            Err(DriverError { class: Class::NotFound | Class::Lost, .. }) => None,
             Err(why) => return Err(error::driver(&why)),
+        };
+        let runs = match &seen {
+            Some(seen) => seen.running && is_alive(&**driver, &vm).await?,
+            None => false,
         };
         if let Some(lost) = slot::observe(&record, runs) {
             tracing::warn!(%vm, "a VM is lost");
             self.metrics.lost();
             self.store(id, slot, lost).await?;
         }
-        Ok(())
+        Ok(seen)
     }
 
     pub(super) fn driver(&self, name: &str) -> Result<&Arc<dyn Driver>, Fail> {

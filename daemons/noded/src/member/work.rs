@@ -293,8 +293,10 @@ impl Member {
     async fn settle(&self, at: VmLeaseRef) -> Result<(), Fail> {
         let inside = self.inside(at, Need::Look).await?;
         let record = inside.slot.record();
-        if record.state == slot::State::Live && !record.settled {
-            self.store(at.vm.slot, &inside.slot, Record { settled: true, ..record }).await?;
+        let news = slot::settle(&record, at.vm.generation, at.lease)
+            .map_err(|refusal| self.refusal(at.vm.slot, &record, &refusal))?;
+        if let Some(settled) = news {
+            self.store(at.vm.slot, &inside.slot, settled).await?;
         }
         let driver = &*inside.driver;
         let stopped = bounded(driver, CallKind::Stop, driver.stop(&inside.vm, Duration::ZERO)).await;

@@ -3,6 +3,7 @@
 mod bed;
 mod crash;
 mod fence;
+mod hostile;
 mod image;
 mod join;
 mod node;

@@ -1,6 +1,7 @@
 //! What leases do in VMs, over the wire: commands, files, ends. With real VMs; what needs none uses the fake driver.
 
 use crate::bed::*;
+use crate::hostile::stray;
 use crate::oci::{self, Vmd, member, ready};
 use gantry_model::ids::InstanceUuid;
 use gantry_proto::envelope::Code;
@@ -31,7 +32,7 @@ pub fn exec_request(slot: InstanceUuid, exec: &str, script: &str) -> wire::VmExe
     }
 }
 
-async fn open(client: &Client, slot: InstanceUuid, limits: Option<OpenLimits>) -> Result<(), CallError> {
+pub async fn open(client: &Client, slot: InstanceUuid, limits: Option<OpenLimits>) -> Result<(), CallError> {
     client.call::<wire::VmOpen>(&wire::VmOpenRequest { at: at(slot, 1), limits }, PATIENCE).await
 }
 
@@ -67,7 +68,7 @@ async fn wait_from(
     }
 }
 
-async fn wait(client: &Client, slot: InstanceUuid, name: &str) -> (String, String, CommandEnd) {
+pub async fn wait(client: &Client, slot: InstanceUuid, name: &str) -> (String, String, CommandEnd) {
     wait_from(client, of(slot, name), (Some(0), Some(0))).await.expect("waited")
 }
 
@@ -78,7 +79,7 @@ pub async fn run(client: &Client, slot: InstanceUuid, name: &str, script: &str) 
 }
 
 /// Waits until the command has said something.
-async fn begun(client: &Client, slot: InstanceUuid, name: &str) {
+pub async fn begun(client: &Client, slot: InstanceUuid, name: &str) {
     let request = wire::VmWaitRequest { of: of(slot, name), out: Some(0), err: None };
     let mut stream = client.open::<wire::VmWait>(&request).await.expect("opened");
     let event = tokio::time::timeout(PATIENCE, stream.next()).await.expect("in time").expect("an item");
@@ -92,7 +93,7 @@ pub async fn opened(client: &Client, number: u128) -> InstanceUuid {
     slot
 }
 
-fn tar(files: &[(&str, &str)]) -> Vec<u8> {
+pub fn tar(files: &[(&str, &str)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, text) in files {
         let mut header = tar::Header::new_gnu();
@@ -103,7 +104,7 @@ fn tar(files: &[(&str, &str)]) -> Vec<u8> {
     builder.into_inner().expect("whole")
 }
 
-async fn put(
+pub async fn put(
     client: &Client,
     slot: InstanceUuid,
     upload: &str,
@@ -127,7 +128,7 @@ async fn put(
     Ok(reply)
 }
 
-async fn get(
+pub async fn get(
     client: &Client,
     slot: InstanceUuid,
     path: &str,
@@ -176,6 +177,8 @@ async fn a_lease_works_in_its_vm() {
     let limits = |memory_mib, pids, disk_mib| Some(OpenLimits { memory_mib, pids, disk_mib });
     for above in [limits(129, 64, 16), limits(128, 65, 16), limits(128, 64, 17), limits(0, 64, 16)] {
         assert_eq!(code(open(&client, one, above).await), Code::BadRequest, "{above:?}");
+        let facts = facts(&client, fence(1), one).await.expect("known");
+        assert_eq!((facts.opened, facts.holder), (false, None), "a refused lease has not touched it");
     }
     open(&client, one, limits(64, 32, 4)).await.expect("opened");
     let hungry = "/usr/bin/python3 -c 'x = bytearray(90 << 20)'";
@@ -466,13 +469,13 @@ async fn strangers_are_killed_and_others_left() {
     let gone = db.execute("DELETE FROM slot WHERE key = ?1", [slot(2).to_string()]).expect("deleted");
     assert_eq!(gone, 1);
     drop(db);
-    // And a group nobody knows, with a process in it.
-    let mut stray = std::process::Command::new("sleep").arg("1000").spawn().expect("starts");
-    let group = std::path::PathBuf::from(format!("/sys/fs/cgroup/pids/gantry/{}/gantry-stray", node.node));
-    std::fs::create_dir(&group).expect("made");
-    std::fs::write(group.join("cgroup.procs"), stray.id().to_string()).expect("moved");
+    // And groups nobody knows, with a process in each: one goes when noded starts.
+    let (first, mut process) = stray(&node, "gantry-first");
     node.kill_and_start();
     let client = cluster.connect(&node).await;
+    wait_for("the sweep", async || (!first.exists()).then_some(())).await;
+    assert!(!process.wait().expect("waited").success());
+    let (group, mut stray) = stray(&node, "gantry-stray");
     let reply = client.call::<wire::Audit>(&fence(1), PATIENCE).await.expect("audited");
     assert_eq!(reply.killed.len(), 2, "{reply:?}");
     assert!(

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "cpuacct"];
 /// The same on version 2, where `cpu` counts too.
 const CONTROLLERS_V2: [&str; 3] = ["memory", "pids", "cpu"];
+/// What counts bytes of block devices, by version; only used where it is there.
+const IO: &str = "blkio";
+const IO_V2: &str = "io";
 /// Period of the CPU quota, µs: the kernel's default.
 const PERIOD_US: u64 = 100_000;
 /// Smallest quota the kernel takes, µs.
@@ -50,6 +53,8 @@ pub struct Counts {
     pub pids: u64,
     /// Forks refused.
     pub forks_refused: u64,
+    /// Read from and written to block devices, bytes; 0 where the kernel does not count it.
+    pub io_bytes: u64,
 }
 
 /// The cgroup2 mounts of `mountinfo` (proc(5)).
@@ -80,13 +85,13 @@ impl Layout {
     pub fn find(mountinfo: &str, controllers: impl Fn(&Path) -> String) -> Option<Self> {
         let mut v1 = BTreeMap::new();
         for mount in mounts(mountinfo).filter(|mount| mount.kind == "cgroup") {
-            for name in CONTROLLERS {
+            for name in CONTROLLERS.into_iter().chain([IO]) {
                 if mount.options.split(',').any(|option| option == name) {
                     v1.entry(name).or_insert_with(|| mount.at.clone());
                 }
             }
         }
-        if v1.len() == CONTROLLERS.len() {
+        if CONTROLLERS.iter().all(|name| v1.contains_key(name)) {
             return Some(Self::V1(v1));
         }
         cgroup2_mounts(mountinfo).into_iter().find_map(|mount| {
@@ -137,6 +142,26 @@ fn read_number(path: &Path) -> u64 {
     std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
+/// Bytes of all devices in a file of `DEVICE Read BYTES` and `DEVICE Write BYTES` lines.
+fn read_blkio(path: &Path) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let bytes = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, "Read" | "Write", bytes] => bytes.parse::<u64>().ok(),
+        _ => None,
+    };
+    text.lines().filter_map(bytes).fold(0, u64::saturating_add)
+}
+
+/// Bytes of all devices in a file of `DEVICE rbytes=BYTES wbytes=BYTES ...` lines.
+fn read_io(path: &Path) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let bytes = |word: &str| match word.split_once('=')? {
+        ("rbytes" | "wbytes", bytes) => bytes.parse::<u64>().ok(),
+        _ => None,
+    };
+    text.split_whitespace().filter_map(bytes).fold(0, u64::saturating_add)
+}
+
 /// The number after `key` in a file of `KEY NUMBER` lines.
 fn read_key(path: &Path, key: &str) -> u64 {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -183,7 +208,10 @@ impl Cgroup {
             let wanted = CONTROLLERS_V2.map(|name| format!("+{name}")).join(" ");
             let mut at = mount.clone();
             for part in Path::new(&self.path).components() {
-                write(at.join("cgroup.subtree_control"), &wanted)?;
+                let control = at.join("cgroup.subtree_control");
+                // A machine may not have it: then nothing is counted.
+                let _ = write(control.clone(), format!("+{IO_V2}"));
+                write(control, &wanted)?;
                 at.push(part);
             }
         }
@@ -236,18 +264,22 @@ impl Cgroup {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let (memory, pids) = (self.of("memory"), self.of("pids"));
-        let (cpu_us, now, peak, oom_kills) = match self.layout {
-            Layout::V1(_) => (
+        let (cpu_us, now, peak, oom_kills, io_bytes) = match &self.layout {
+            Layout::V1(mounts) => (
                 read_number(&self.of("cpuacct").join("cpuacct.usage")) / 1000,
                 "memory.usage_in_bytes",
                 "memory.max_usage_in_bytes",
                 read_key(&memory.join("memory.oom_control"), "oom_kill"),
+                mounts
+                    .get(IO)
+                    .map_or(0, |at| read_blkio(&at.join(&self.path).join("blkio.throttle.io_service_bytes"))),
             ),
             Layout::V2(_) => (
                 read_key(&memory.join("cpu.stat"), "usage_usec"),
                 "memory.current",
                 "memory.peak",
                 read_key(&memory.join("memory.events"), "oom_kill"),
+                read_io(&memory.join("io.stat")),
             ),
         };
         Counts {
@@ -257,6 +289,7 @@ impl Cgroup {
             oom_kills,
             pids: read_number(&pids.join("pids.current")),
             forks_refused: read_key(&pids.join("pids.events"), "max"),
+            io_bytes,
         }
     }
 

@@ -92,7 +92,7 @@ pub fn log(vm: &str) -> PathBuf {
 /// Makes what is missing of a VM's bundle, root and scratch room. After a stop the scratch room is as it was.
 ///
 /// # Errors
-/// The kernel's; what was made stays for [`remove`].
+/// The kernel's; what was made stays for [`clear`].
 pub fn prepare(vm: &CreateRequest) -> io::Result<()> {
     let bundle = bundle(&vm.vm);
     fs::create_dir_all(&bundle)?;
@@ -159,11 +159,18 @@ fn own_dir(path: &Path, mode: u32, user: u32) -> io::Result<()> {
     Ok(chown(path, Some(Uid::from_raw(user)), Some(Gid::from_raw(user)))?)
 }
 
-/// Removes all of a VM from the stage; nothing there is fine. What it wrote is never walked: it goes with its mount.
+/// Removes all of a VM from the stage, beside vmd's own thread: the kernel needs a second for a scratch room with some
+/// 100,000 files, and no other VM shall wait for that.
 ///
 /// # Errors
 /// The kernel's.
-pub fn remove(vm: &str) -> io::Result<()> {
+pub async fn clear(vm: &str) -> io::Result<()> {
+    let vm = vm.to_owned();
+    tokio::task::spawn_blocking(move || remove(&vm)).await.map_err(io::Error::other)?
+}
+
+/// Nothing there is fine. What a VM wrote is never walked: it goes with its mount.
+fn remove(vm: &str) -> io::Result<()> {
     let dir = place::vm(vm);
     if !Path::new(&dir).exists() {
         return Ok(());

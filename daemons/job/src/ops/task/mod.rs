@@ -15,7 +15,7 @@ use crate::ops::{Args, Cx, Locks};
 use gantry_model::error::Ecode;
 use gantry_model::ids::{Generation, InstanceUuid, LeaseUuid};
 use gantry_model::task::{
-    ARTIFACT_BYTES_MAX, RunReport, Step, StepResult, TaskResult, TaskSpec, TaskState, exec_name,
+    ARTIFACT_BYTES_MAX, EndWhy, RunReport, Step, StepResult, TaskResult, TaskSpec, TaskState, exec_name,
 };
 use gantry_proto::noded::{
     OpenLimits, VmCommandRef, VmExec, VmExecRequest, VmGetRequest, VmLeaseRef, VmOpen, VmOpenRequest, VmPut,
@@ -180,15 +180,27 @@ impl Runner<'_, '_> {
             }
             let result = self.step(number, step).await?;
             let failed = (!result.is_ok()).then(|| report::reason(&result));
+            let over = self.spec_stops(number) || self.took_the_vm(&result).await?;
             results.push(result);
             let Some(reason) = failed else { continue };
             why.get_or_insert_with(|| format!("{}: {reason}", report::label(number, step)));
             state = if number == 0 { TaskState::CompileFailed } else { TaskState::RunFailed };
-            if number == 0 || !self.attempt.spec.keep_going {
+            if over {
                 break;
             }
         }
         Ok((state, why, results))
+    }
+
+    /// Whether a failure of that step is the end.
+    fn spec_stops(&self, number: usize) -> bool {
+        number == 0 || !self.attempt.spec.keep_going
+    }
+
+    /// Whether the VM ended with the step, because the kernel took its PID 1 for memory: the user's doing, after which
+    /// no further step can run.
+    async fn took_the_vm(&self, result: &StepResult) -> Result<bool, OpFail> {
+        Ok(result.why == EndWhy::Memory && !self.node.has(&self.at.vm).await?)
     }
 
     async fn step(&mut self, number: usize, step: &Step) -> Result<StepResult, OpFail> {
@@ -212,10 +224,12 @@ impl Runner<'_, '_> {
     async fn finish(&mut self, steps: Vec<StepResult>) -> Result<TaskResult, OpFail> {
         let usage = self.node.steady::<VmUsage>(&self.at.vm).await?;
         let peak = steps.iter().map(|step| step.memory_peak_bytes).max().unwrap_or(0);
+        let memory = steps.iter().any(|step| step.why == EndWhy::Memory);
         let mut result = TaskResult {
             wall_ms: steps.iter().map(|step| step.wall_ms).sum(),
             cpu_us: usage.cpu_us,
             memory_peak_bytes: usage.memory_peak_bytes.max(peak),
+            io_bytes: usage.io_bytes,
             steps,
             ..TaskResult::default()
         };
@@ -235,8 +249,8 @@ impl Runner<'_, '_> {
                 result.refused = got.refused + u64::try_from(got.files.len()).unwrap_or(u64::MAX);
             }
             Got::Unfit => result.refused = 1,
-            // A node says the same of a VM that is gone.
-            Got::Nothing if !self.node.has(&self.at.vm).await? => {
+            // A node says the same of a VM that is gone; one that memory ended is the user's.
+            Got::Nothing if !memory && !self.node.has(&self.at.vm).await? => {
                 return Err(self.node.failed("the VM is gone".to_owned()));
             }
             Got::Nothing => {}

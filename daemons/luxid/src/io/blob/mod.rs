@@ -93,6 +93,12 @@ impl Store {
     /// A wrong request, a whole body that is not what its digest says, no place, a disk that fails.
     pub async fn put(&self, connection: u64, request: BlobPutRequest) -> Result<PieceReply, Fail> {
         check(&request)?;
+        // The place is queued for before anything is waited for: pieces sent in a row are taken in their order.
+        let shared = self.partial(connection, &request);
+        let place = match &shared {
+            Ok(Some(shared)) => Some(Arc::clone(shared).lock_owned().await),
+            _ => None,
+        };
         if let Some(bytes) = self.keep(&request.digest).await.map_err(|why| broken(&why))? {
             self.lock().remove(&(connection, request.digest));
             if bytes != request.total {
@@ -101,11 +107,10 @@ impl Store {
             }
             return Ok(PieceReply { next: request.total, done: true });
         }
-        let Some(shared) = self.partial(connection, &request)? else {
+        let (Some(shared), Some(mut place)) = (shared?, place) else {
             return Ok(PieceReply { next: 0, done: false });
         };
         let (own, key) = (self.clone(), (connection, request.digest.clone()));
-        let mut place = Arc::clone(&shared).lock_owned().await;
         if !self.lock().get(&key).is_some_and(|current| Arc::ptr_eq(current, &shared)) {
             // While this piece waited for the one before it, the upload ended.
             return Ok(PieceReply { next: 0, done: false });

@@ -48,7 +48,7 @@ fn mounts(name: &str, host_dirs: &[&str]) -> Vec<Value> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
         ),
-        bind("/dev/shm", &format!("{scratch}/shm"), &["rw", "noexec"]),
+        bind("/dev/shm", &format!("{scratch}/shm"), &["rw"]),
         bind("/tmp", &format!("{scratch}/tmp"), &["rw"]),
         bind(HOME, &format!("{scratch}/home"), &["rw"]),
         bind(INIT, &place::init(), &["ro"]),

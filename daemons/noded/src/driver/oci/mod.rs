@@ -334,6 +334,7 @@ fn seen(label: &Label, facts: &VmFacts) -> Seen {
         memory_mib: label.spec.memory_mib,
         vcpus: label.spec.vcpus,
         disk_mib: label.spec.disk_mib,
+        pids: label.spec.pids,
         image_digest: label.spec.image_digest.clone(),
     }
 }

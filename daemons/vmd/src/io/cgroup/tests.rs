@@ -57,6 +57,10 @@ fn version_2_is_told_its_values() {
         ("gantry/n/vm/cpu.stat", "usage_usec 77\nuser_usec 1\n"),
         ("gantry/n/vm/pids.current", "5\n"),
         ("gantry/n/vm/pids.events", "max 6\n"),
+        (
+            "gantry/n/vm/io.stat",
+            "8:0 rbytes=1000 wbytes=200 rios=7 wios=7 dbytes=5\n253:1 rbytes=30 wbytes=4\n",
+        ),
     ]);
     let group = Cgroup::new(&Layout::V2(dir.path().to_owned()), "gantry/n/vm");
     group.create(&LIMITS).expect("created");
@@ -70,8 +74,15 @@ fn version_2_is_told_its_values() {
     assert!(read(&dir, "gantry/n/vm/pids.max").starts_with("64"));
     group.enter(123).expect("entered");
     assert_eq!(read(&dir, "gantry/n/vm/cgroup.procs"), "123");
-    let counts =
-        Counts { cpu_us: 77, memory: 4096, memory_peak: 8192, oom_kills: 2, pids: 5, forks_refused: 6 };
+    let counts = Counts {
+        cpu_us: 77,
+        memory: 4096,
+        memory_peak: 8192,
+        oom_kills: 2,
+        pids: 5,
+        forks_refused: 6,
+        io_bytes: 1234,
+    };
     assert_eq!((group.counts(), group.cpu_us()), (counts, 77));
 }
 
@@ -89,17 +100,32 @@ fn version_1_is_told_its_values() {
         ("pids/g/pids.max", ""),
         ("pids/g/pids.current", "5\n"),
         ("pids/g/pids.events", "max 6\n"),
+        (
+            "blkio/g/blkio.throttle.io_service_bytes",
+            "254:0 Read 1000\n254:0 Write 200\n254:0 Sync 1200\n7:1 Read 34\n7:1 Total 34\nTotal 1234\n",
+        ),
     ]);
-    let mounts = CONTROLLERS.map(|name| (name, dir.path().join(name)));
-    let group = Cgroup::new(&Layout::V1(mounts.into()), "g");
+    let mounts: BTreeMap<_, _> =
+        CONTROLLERS.into_iter().chain([IO]).map(|name| (name, dir.path().join(name))).collect();
+    let group = Cgroup::new(&Layout::V1(mounts.clone()), "g");
     group.create(&VmLimits { cpu_percent: 0, ..LIMITS }).expect("created");
     assert_eq!(read(&dir, "memory/g/memory.limit_in_bytes"), "268435456");
     assert_eq!(read(&dir, "memory/g/memory.memsw.limit_in_bytes"), "268435456");
     assert_eq!(read(&dir, "cpu/g/cpu.cfs_quota_us"), "1000");
     assert_eq!(read(&dir, "pids/g/pids.max"), "64");
-    let counts =
-        Counts { cpu_us: 77, memory: 4096, memory_peak: 8192, oom_kills: 2, pids: 5, forks_refused: 6 };
+    let counts = Counts {
+        cpu_us: 77,
+        memory: 4096,
+        memory_peak: 8192,
+        oom_kills: 2,
+        pids: 5,
+        forks_refused: 6,
+        io_bytes: 1234,
+    };
     assert_eq!(group.counts(), counts);
+    let mut without = mounts;
+    without.remove(IO);
+    assert_eq!(Cgroup::new(&Layout::V1(without), "g").counts(), Counts { io_bytes: 0, ..counts });
     assert!(
         group.remove().is_err(),
         "it is not empty of files here, and nothing but empty groups is removed"

@@ -27,7 +27,7 @@ pub struct Bed {
     pub vmd: Child,
 }
 
-/// The runtimes that are there.
+/// The runtimes that are there, best first; `GANTRY_OCI_RUNTIME=runc` has all of these tests use that one.
 pub fn runtimes() -> Vec<&'static str> {
     let there = |name: &&str| ["/usr/bin", "/usr/sbin"].iter().any(|dir| Path::new(dir).join(name).exists());
     ["crun", "runc"].into_iter().filter(there).collect()
@@ -39,7 +39,14 @@ fn programs() -> &'static Path {
     DIR.get_or_init(|| {
         assert!(nix::unistd::geteuid().is_root(), "containers need root: run these tests as root");
         assert!(!runtimes().is_empty(), "no OCI runtime: apt-get install crun");
-        let status = Command::new(env!("CARGO"))
+        let mut cargo = Command::new(env!("CARGO"));
+        // What cargo told this test of itself would have it build ring anew, and again for the next test.
+        for (name, _) in std::env::vars()
+            .filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST"))
+        {
+            cargo.env_remove(name);
+        }
+        let status = cargo
             .args(["build", "--quiet", "--package", "gantry-vmd", "--package", "gantry-init"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
@@ -121,6 +128,12 @@ impl Bed {
         command.arg("--root").arg(node.root.path()).env("GANTRY_LOG", "warn");
         command.args(runtime.iter().flat_map(|name| ["--runtime", name]));
         command.spawn().expect("vmd starts")
+    }
+
+    /// The runtime in use.
+    pub fn runtime(&self) -> String {
+        let named = || std::env::var("GANTRY_OCI_RUNTIME").ok();
+        self.runtime.map(str::to_owned).or_else(named).unwrap_or_else(|| runtimes()[0].to_owned())
     }
 
     async fn ready(&self) {

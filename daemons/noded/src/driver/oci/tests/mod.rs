@@ -2,6 +2,8 @@
 //! say so.
 
 mod bed;
+mod calls;
 mod crash;
+mod ends;
 mod hostile;
 mod life;

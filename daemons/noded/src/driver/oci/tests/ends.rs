@@ -1,0 +1,166 @@
+//! How hostile commands end, and that the node and other VMs do not notice (`spec/drivers.md` §6): memory that no
+//! process seems to have, daemons that outlive their command, floods of files, of processes and of words.
+
+use super::bed::*;
+use crate::driver::{Class, Driver, Ended, ExecSpec};
+use gantry_proto::noded::VmSpec;
+use std::time::{Duration, Instant};
+
+fn python(script: &str) -> String {
+    format!("/usr/bin/python3 -c '{script}'")
+}
+
+/// Takes most of the VM's memory as shared memory, which stays when its maker has ended.
+const HOLD: &str = "import ctypes\n\
+    libc = ctypes.CDLL(None)\n\
+    libc.shmat.restype = ctypes.c_void_p\n\
+    for i in range(26):\n  \
+      at = libc.shmat(libc.shmget(0, 4 << 20, 0o1600), None, 0)\n  \
+      ctypes.memset(ctypes.c_void_p(at), 1, 4 << 20)\n";
+
+/// A shell that takes the rest for a file, itself smaller than PID 1, and no more to be killed than that.
+const REST: &str = "echo 0 > /proc/self/oom_score_adj || exit 7\n\
+    while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done > /dev/shm/x";
+
+#[tokio::test]
+async fn memory_is_the_reason_also_when_the_kernel_takes_pid_1() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    bed.start(2).await;
+    let ran = sh(&oci, 1, "hold", &python(HOLD)).await;
+    assert_eq!(ran.ended, Ended::Exit(0), "{ran:?}");
+    let ran = sh(&oci, 1, "rest", REST).await;
+    assert_eq!(ran.ended, Ended::Memory, "{ran:?}");
+    let next = class(oci.exec(&vm(1), &command("next", "true")).await.map(drop));
+    assert!(matches!(next, Some(Class::NotRunning | Class::Lost)), "PID 1 was the victim: {next:?}");
+    assert!(oci.usage(&vm(1)).await.expect("usage").oom_kills > 0);
+    assert_eq!(sh(&oci, 2, "neighbour", "exit 3").await.ended, Ended::Exit(3));
+    for slot in [1, 2] {
+        oci.destroy(&vm(slot)).await.expect("destroyed");
+    }
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn memory_is_the_reason_for_many_small_victims_and_hidden_memory() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    bed.start(2).await;
+    let small = "import os\n\
+        open(\"/proc/self/oom_score_adj\", \"w\").write(\"0\")\n\
+        for i in range(50):\n  \
+          if os.fork() == 0:\n    \
+            x = bytearray(8 << 20)\n    \
+            while True: x[os.getpid() % 4096] = 1\n\
+        while True:\n  \
+          if os.wait()[1]: os._exit(1)\n";
+    // Files in memory without a name: no process has them mapped.
+    let hidden = "import os\n\
+        for i in range(20):\n  \
+          f = os.memfd_create(\"x\")\n  \
+          for j in range(30): os.write(f, b\"x\" * (1 << 20))\n";
+    for (id, script) in [("small", small), ("hidden", hidden)] {
+        let spec = ExecSpec { wall_ms: 20_000, ..command(id, &python(script)) };
+        let ran = run(&oci, 1, &spec).await;
+        assert_eq!(ran.ended, Ended::Memory, "{id}: {ran:?}");
+        assert_eq!(sh(&oci, 2, id, "exit 3").await.ended, Ended::Exit(3), "the neighbour");
+    }
+    for slot in [1, 2] {
+        oci.destroy(&vm(slot)).await.expect("destroyed");
+    }
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_daemon_changes_no_result_after_the_stop() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    // Twice forked, in a session of its own: the end of its command does not end it.
+    let daemon = "(setsid sh -c \"i=0; while :; do i=\\$((i+1)); echo \\$i >> out/late; [ \\$((i % 100)) = 0 ] && : > out/f\\$i; done\" \
+        > /dev/null 2>&1 < /dev/null &) & wait; while ! [ -s out/late ]; do :; done";
+    let ran = sh(&oci, 1, "daemon", daemon).await;
+    assert_eq!(ran.ended, Ended::Exit(0), "{ran:?}");
+    let home = oci.home(&vm(1)).await.expect("a home");
+    let size = || home.open_file("out/late").map_or(0, |(_, bytes)| bytes);
+    let before = size();
+    until("the daemon writes on", async || size() > before).await;
+    oci.stop(&vm(1), Duration::ZERO).await.expect("stopped");
+    let (listing, text) = (home.list_out().expect("listed"), home.read("out/late", 32 << 20).expect("read"));
+    assert!(!text.is_empty() && oci.usage(&vm(1)).await.expect("usage").pids == 0);
+    // What would still write had time enough while another VM was made and removed.
+    bed.start(2).await;
+    oci.destroy(&vm(2)).await.expect("destroyed");
+    assert_eq!(home.list_out().expect("listed"), listing);
+    assert_eq!(home.read("out/late", 32 << 20).expect("read"), text);
+    drop(home);
+    oci.destroy(&vm(1)).await.expect("destroyed");
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_million_files_are_the_disk_s_limit_and_hold_up_nobody() {
+    let bed = Bed::new().await;
+    let oci = bed.oci();
+    let large = VmSpec { memory_mib: 1024, disk_mib: 900, ..spec() };
+    oci.create(&vm(1), &large).await.expect("created");
+    oci.start(&vm(1)).await.expect("started");
+    bed.start(2).await;
+    let script =
+        "import os\nos.chdir(\"out\")\nfor i in range(1000000): os.close(os.open(str(i), os.O_CREAT))";
+    let ran = sh(&oci, 1, "files", &python(script)).await;
+    assert!(matches!(ran.ended, Ended::Disk | Ended::Memory), "{:?}", ran.ended);
+    let home = oci.home(&vm(1)).await.expect("a home");
+    let begun = Instant::now();
+    let listing = home.list_out().expect("listed");
+    assert!(listing.truncated && listing.files.len() == 10_000, "{}", listing.files.len());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop(home);
+    let destroying = tokio::spawn({
+        let oci = bed.oci();
+        async move { oci.destroy(&vm(1)).await }
+    });
+    let mut longest = Duration::ZERO;
+    let mut looks = 0;
+    while !destroying.is_finished() {
+        let begun = Instant::now();
+        oci.alive(&vm(2)).await.expect("the neighbour answers");
+        longest = longest.max(begun.elapsed());
+        looks += 1;
+    }
+    destroying.await.expect("joined").expect("destroyed");
+    assert!(looks > 0 && longest < Duration::from_millis(500), "{looks} looks, one took {longest:?}");
+    oci.destroy(&vm(2)).await.expect("destroyed");
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn floods_meet_their_own_limit() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    let zombies = "import os\nfor i in range(200):\n  if os.fork() == 0: os._exit(0)\n";
+    let threads = "import threading,time\nfor i in range(200): threading.Thread(target=time.sleep, args=(9,), daemon=True).start()";
+    for (id, script, wanted) in [
+        ("zombies", python(zombies), Ended::Pids),
+        ("threads", python(threads), Ended::Pids),
+        // One file: the kernel's own limit for files of a process, which is the size of the disk.
+        ("file", "cat /dev/zero > out/x".to_owned(), Ended::Disk),
+    ] {
+        let ran = run(&oci, 1, &ExecSpec { wall_ms: 20_000, ..command(id, &script) }).await;
+        assert_eq!(ran.ended, wanted, "{id}: {ran:?}");
+        let after = sh(&oci, 1, &format!("{id}-after"), "rm -f out/x; exit 3").await;
+        assert_eq!(after.ended, Ended::Exit(3), "{id}: {after:?}");
+    }
+    // CPU time is the VM's, not a process's: four that each stay below it pass it together.
+    let four = "for i in 1 2 3 4; do (while :; do :; done) & done; wait";
+    let cpu = ExecSpec { cpu_ms: 400, wall_ms: 20_000, ..command("cpu", four) };
+    assert_eq!(run(&oci, 1, &cpu).await.ended, Ended::Cpu);
+    let end = oci.wait(&vm(1), "cpu").await.expect("ended");
+    assert!(end.cpu_us < 1_500_000, "{end:?}");
+    // Words: what does not fit a packet is refused before it starts.
+    let env = (0..10_000).map(|i| (format!("V{i}"), "x".repeat(100))).collect();
+    let huge = ExecSpec { env, ..command("env", "true") };
+    assert_eq!(class(oci.exec(&vm(1), &huge).await.map(drop)), Some(Class::BadImage));
+    assert_eq!(sh(&oci, 1, "alive", "exit 3").await.ended, Ended::Exit(3));
+    oci.destroy(&vm(1)).await.expect("destroyed");
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
