@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
-/// How long a report that says of no end waits for what follows it: most jobs end sooner, and each report is a commit.
+/// How long a report that says of no end waits for what follows it: short jobs end sooner, and each report is a commit.
 const GATHER: Duration = Duration::from_millis(25);
 
 /// What luxid and the executing half share.
@@ -95,9 +95,8 @@ impl Desk {
     /// Waits until the job is over, or for [`GATHER`].
     async fn gather(&self) {
         let mut changes = self.changes();
-        let over = async {
-            while self.read(Board::is_over) == Some(false) && changes.changed().await.is_ok() {}
-        };
+        let over =
+            async { while self.read(Board::is_over) == Some(false) && changes.changed().await.is_ok() {} };
         let _ = tokio::time::timeout(GATHER, over).await;
     }
 
