@@ -9,6 +9,7 @@ use crate::core::list::List;
 use crate::core::row::{Batch, Index, Position, Row, RowKind, Term};
 use crate::error::StoreError;
 use rusqlite::{Connection, OptionalExtension, params};
+use std::cmp::Ordering;
 use uuid::Uuid;
 
 /// Where the kept rows begin: everything up to here was compacted away.
@@ -261,8 +262,14 @@ pub fn append(
     let base = base(&tx, file)?;
     let count = append.rows.len() as u64 + 1;
     let (last, from) = (last(&tx, file, &base)?, append.prev.idx);
-    let terms = terms(&tx, file, from.max(base.at.idx.next()), count)?;
-    let view = View { base: base.at, last, applied, from: from.max(base.at.idx.next()), terms };
+    let from = from.max(base.at.idx.next());
+    // Rows that follow the own end, which is the rule, meet at most the last one.
+    let terms = match from.cmp(&last.idx) {
+        Ordering::Greater => Vec::new(),
+        Ordering::Equal => vec![last.term],
+        Ordering::Less => terms(&tx, file, from, count)?,
+    };
+    let view = View { base: base.at, last, applied, from, terms };
     let refuse = |why| StoreError::Refused { term: append.claim.term, why };
     let plan = admit_own(&vote(&tx, file)?, &view, append, rules).map_err(refuse)?;
     if let Some(vote) = &plan.vote {

@@ -238,7 +238,7 @@ impl Runner<'_, '_> {
         let (root, owner) = (self.node.cx.root().clone(), self.node.cx.owner());
         self.bodies += 1;
         let number = self.bodies;
-        let archive = || Writer::new(&root, owner, number).map_err(output::broken);
+        let archive = || Writer::new(&root, owner, number);
         match self.node.get(&request, archive, ARCHIVE_BYTES_MAX).await? {
             Got::Files(got, Some(archive)) if !got.files.is_empty() => {
                 result.archive = Some(archive.finish().map_err(output::broken)?);

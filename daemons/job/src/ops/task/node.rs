@@ -225,12 +225,12 @@ impl<'r, 'a> VmNode<'r, 'a> {
     pub async fn get(
         &self,
         request: &VmGetRequest,
-        archive: impl Fn() -> Result<Writer, OpFail>,
+        archive: impl Fn() -> Writer,
         bytes_max: u64,
     ) -> Result<Got, OpFail> {
         let mut patience = Patience::default();
         loop {
-            let mut into = Some(Box::new(archive()?));
+            let mut into = Some(Box::new(archive()));
             match self.unless_cancelled(self.fetch(request, &mut into, bytes_max)).await? {
                 Ok(reply) => return Ok(Got::Files(reply, into)),
                 Err(why) if why.code() == Some(Code::NotFound) => return Ok(Got::Nothing),
