@@ -314,7 +314,7 @@ fn files_are_sent_into_a_machine() {
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("a"), "aa").unwrap();
     let ended = stage.run(&format!("gnt-lease put {LEASE} {} work", dir.display()));
-    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Sent 1 files, 2 bytes to work\n"), "{ended:?}");
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Sent 1 file, 2 bytes to work\n"), "{ended:?}");
     streamd.acts(|acts| {
         let (requests, bytes) = &acts.uploads;
         assert_eq!((requests[0].path.as_str(), requests.last().unwrap().last), ("work", true));

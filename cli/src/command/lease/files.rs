@@ -80,7 +80,7 @@ pub async fn put(session: &mut Session, put: Put) -> Result<(), CliError> {
     })
     .await?;
     let place = if to.is_empty() { "the home" } else { &to };
-    session.screen.line(&format!("Sent {} files, {} bytes to {place}", packed.files, packed.bytes))
+    session.screen.line(&format!("Sent {}, {} bytes to {place}", files(packed.files), packed.bytes))
 }
 
 /// What is sent and where to. The last of several paths is the directory there if nothing of that name is here.
@@ -97,6 +97,10 @@ fn places(put: &Put) -> (Vec<PathBuf>, String) {
         (None, None) => String::new(),
     };
     (paths, if to == "." { String::new() } else { to })
+}
+
+fn files(count: u64) -> String {
+    format!("{count} file{}", if count == 1 { "" } else { "s" })
 }
 
 fn told(error: &PackError) -> CliError {
@@ -128,7 +132,7 @@ pub async fn get(session: &mut Session, get: Get) -> Result<(), CliError> {
             .screen
             .note(&format!("{} entries were left out: no regular files, or over the limit", reply.refused));
     }
-    session.screen.line(&format!("Fetched {} files, {} bytes", done.files, done.bytes))
+    session.screen.line(&format!("Fetched {}, {} bytes", files(done.files), done.bytes))
 }
 
 type Got = Result<(std::fs::File, LeaseGetReply), gantry_rpc::CallError>;

@@ -112,12 +112,22 @@ fn number(text: &str) -> Result<u64, String> {
 const DASH: fn(&Value, &jiff::tz::TimeZone) -> String =
     |value, _| if value.is_null() || value == "" { "-".to_owned() } else { plain(value) };
 
+const SPENT: fn(&Value, &jiff::tz::TimeZone) -> String =
+    |value, _| value.as_f64().map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.2}s"));
+
 const LIST: Listing = Listing {
     what: "task",
     fields: &["id", "name", "pool", "status", "why", "slot", "attempts", "wall", "cpu", "memory"],
     key: "id",
     numeric: true,
-    overrides: &[("labels", JOINED), ("why", DASH), ("slot", DASH), ("name", DASH)],
+    overrides: &[
+        ("labels", JOINED),
+        ("why", DASH),
+        ("slot", DASH),
+        ("name", DASH),
+        ("wall", SPENT),
+        ("cpu", SPENT),
+    ],
 };
 
 /// Runs one command.
