@@ -79,9 +79,10 @@ struct Add {
         default_value = "memory=256M,vcpus=1"
     )]
     backend: String,
-    // What many try first is told how it is written.
+    /// Told how it is written: many try it first
     #[arg(long, hide = true, value_name = "SIZE", value_parser = |text: &str| in_backend("memory", text))]
     memory: Option<String>,
+    /// Told how it is written
     #[arg(long, hide = true, value_name = "N", value_parser = |text: &str| in_backend("vcpus", text))]
     vcpus: Option<String>,
     /// Room for files
@@ -110,8 +111,10 @@ struct Modify {
     /// Memory and CPUs
     #[arg(short = 'B', long = "backend-parameters", value_name = "memory=SIZE,vcpus=N")]
     backend: Option<String>,
+    /// Told how it is written
     #[arg(long, hide = true, value_name = "SIZE", value_parser = |text: &str| in_backend("memory", text))]
     memory: Option<String>,
+    /// Told how it is written
     #[arg(long, hide = true, value_name = "N", value_parser = |text: &str| in_backend("vcpus", text))]
     vcpus: Option<String>,
     /// Room for files
@@ -281,6 +284,19 @@ fn blueprint_info(row: &Map<String, Value>, zone: &jiff::tz::TimeZone) -> Info {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_a_backend_parameter_is_told_so() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            add: Add,
+        }
+        for (option, want) in [("--memory=1G", "write -B memory=1G"), ("--vcpus=2", "write -B vcpus=2")] {
+            let error = <Line as clap::Parser>::try_parse_from(["add", "py", option]).err().unwrap();
+            assert!(error.to_string().contains(want), "{error}");
+        }
+    }
 
     #[test]
     fn backend_parameters_are_fields() {

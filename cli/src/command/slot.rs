@@ -83,7 +83,10 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
         Slot::List { names, list } => match names.as_slice() {
             [pool] if gantry_model::pool::is_name(pool) && !list.forces_filter() => {
                 let either = json!(["|", ["==", "pool", pool], ["==", "name", pool]]);
-                session.list_filtered(&LIST, &list, either).await
+                match session.list_filtered(&LIST, &list, either).await? {
+                    0 => none_of(session, pool).await,
+                    _ => Ok(()),
+                }
             }
             _ => session.list(&LIST, &list, &names).await,
         },
@@ -102,6 +105,22 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
             session.run_op("OP_SLOT_RECYCLE", given, &job).await.map(drop)
         }
     }
+}
+
+/// What is said of a name that no slot bears and no slot's pool: a pool without slots is told, another name refused.
+async fn none_of(session: &mut Session, name: &str) -> Result<(), CliError> {
+    // With a field that is no name in it, it is a filter, to which no row is an answer.
+    let filter = json!(["&", ["==", "name", name], [">=", "amount", 0]]);
+    let rows = session.rows("pool", &["name", "why"], filter).await?;
+    let Some(row) = rows.first() else {
+        return Err(CliError::plain(format!(
+            "No pool and no slot is called '{name}'; look with \"{}\"",
+            session.typed("pool", "list")
+        )));
+    };
+    let why = row["why"].as_str().map_or_else(String::new, |why| format!(": {why}"));
+    session.screen.note(&crate::output::text::safe(&format!("Pool {name} has no slots{why}")));
+    Ok(())
 }
 
 /// The slots of a pool; those that are leased only with `force`, and it says which it leaves out.

@@ -96,12 +96,27 @@ fn pools_are_made_changed_drained_and_removed() {
     );
 }
 
-const COUNTS: [&str; 9] =
-    ["state", "wanted", "slots", "absent", "creating", "clean", "leased", "dirty", "stuck"];
+const COUNTS: [&str; 10] =
+    ["state", "wanted", "slots", "absent", "creating", "clean", "leased", "dirty", "stuck", "why"];
 
 fn counts(state: &str, creating: u64, clean: u64, stuck: u64) -> Turn {
     let slots = creating + clean + stuck;
-    table(&COUNTS, json!([[state, 2, slots, 0, creating, clean, 0, 0, stuck]]))
+    table(&COUNTS, json!([[state, 2, slots, 0, creating, clean, 0, 0, stuck, null]]))
+}
+
+#[test]
+fn waiting_ends_when_there_is_no_room() {
+    let stage = Stage::new(Role::Master);
+    let mut script = job(1, done());
+    let short = json!([["active", 2, 1, 0, 0, 1, 0, 0, 0, "not enough memory on node1"]]);
+    // Until it has stood still for long enough, and some more.
+    script.extend((0..40).map(|_| table(&COUNTS, short.clone())));
+    let _luxid = stage.luxid(script);
+    let ended = stage.run("gnt-pool resize py 2 --wait");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    for part in ["only 1 of 2 ready", "no room for more: not enough memory on node1", "gnt-pool resize py 1"] {
+        assert!(ended.err.contains(part), "{ended:?}");
+    }
 }
 
 #[test]
@@ -183,6 +198,19 @@ py-2 py   node2.x dirty  12         -                waiting for job 9
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), want), "{ended:?}");
     let filter = json!(["|", ["==", "pool", "py"], ["==", "name", "py"]]);
     assert_eq!(luxid.heard(), [("Query".to_owned(), json!(["slot", fields, filter]))]);
+
+    let stage = Stage::new(Role::Master);
+    let nothing = json!([]);
+    let _luxid = stage.luxid(vec![
+        table(&fields, nothing.clone()),
+        table(&["name", "why"], nothing.clone()),
+        table(&fields, nothing),
+        table(&["name", "why"], json!([["py", "no room"]])),
+    ]);
+    let ended = stage.run("gnt-slot list nosuch");
+    assert!(ended.code == Some(1) && ended.err.contains("No pool and no slot is called 'nosuch'"), "{ended:?}");
+    let ended = stage.run("gnt-slot list py");
+    assert!(ended.code == Some(0) && ended.err == "Pool py has no slots: no room\n", "{ended:?}");
 
     let stage = Stage::new(Role::Master);
     let luxid = stage.luxid(vec![table(&["name"], json!([["py"]])), table(&["name"], json!([["py"]]))]);

@@ -174,25 +174,27 @@ fn tasks_are_listed_cancelled_and_run_again() {
     let fields = ["id", "name", "pool", "status", "why", "slot", "attempts", "wall", "cpu", "memory"];
     let row = json!([[7, "hello", "py", "pending", "no clean slot", null, 0, null, null, null]]);
     let luxid = stage.luxid(vec![
+        table(&["id", "status"], json!([[7, "pending"], [8, null]])),
         table(&fields, row),
         Turn::Ok(json!([true, "Task 7 is cancelled"])),
         Turn::Ok(json!([false, "Task 8 has ended"])),
         Turn::Ok(json!([[true, 9], [false, "it has not ended"]])),
     ]);
-    let ended = stage.run("gnt-task list 7");
+    let ended = stage.run("gnt-task list 7 8");
     let want = "\
 id name  pool status  why           slot attempts wall cpu  memory
-7  hello py   pending no clean slot -    0        None None None
+7  hello py   pending no clean slot -    0        -    -    None
 ";
     assert_eq!(ended.out, want, "{ended:?}");
+    assert_eq!((ended.code, ended.err.as_str()), (Some(1), "Task 8 does not exist\n"));
     let ended = stage.run("gnt-task cancel 7 8");
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), "Task 7 is cancelled\nTask 8 has ended\n"));
     let ended = stage.run("gnt-task rerun 7 8");
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), "TaskID: 9 (task 7 again)\n"));
     assert_eq!(ended.err, "Task 8 is not run again: it has not ended\n");
     let heard = luxid.heard();
-    assert_eq!(heard[0].1, json!(["task", fields, ["|", ["==", "id", 7]]]));
-    assert_eq!(heard[3], ("RerunTasks".to_owned(), json!([[7, 8]])));
+    assert_eq!(heard[1].1, json!(["task", fields, ["|", ["==", "id", 7]]]));
+    assert_eq!(heard[4], ("RerunTasks".to_owned(), json!([[7, 8]])));
     assert_eq!(stage.run("gnt-task cancel x").code, Some(2));
 }
 
@@ -273,9 +275,9 @@ fn info_shows_attempts_steps_and_artifacts() {
     for part in [
         "- Task: 7\n  Name: hello\n  Status: success\n",
         "    - Attempt: 1 of 3\n      Outcome: user-ok\n      Why: -\n      Slot: py-1\n",
-        "    - Step: 0 make\n      End: exit (0)\n      Use: wall 1.500 s, cpu 0.250 s, memory 3M\n",
+        "    - Step: 0 make\n      End: exit (0)\n      Use: wall 1.500 s, cpu 0.250 s, memory 3.0 MiB\n",
         "    - Step: 1 run\n",
-        "      Output: 2000 bytes out, 5 bytes err\n",
+        "      Output: 2.0 KiB out, 5 bytes err\n",
         "  Artifacts: \n    - r/result.txt (3 bytes)\n",
     ] {
         assert!(ended.out.contains(part), "{part}\n{}", ended.out);
@@ -298,7 +300,7 @@ fn results_are_fetched_into_files_and_overwrite_none() {
     let line = format!("gnt-task fetch 7 {}", dir.display());
     let ended = stage.run(&line);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.starts_with("Fetched 2 steps' outputs and 1 artifacts into "), "{ended:?}");
+    assert!(ended.out.starts_with("Fetched the outputs of 2 steps and 1 artifact into "), "{ended:?}");
     assert_eq!(std::fs::read_to_string(dir.join("out/r/result.txt")).unwrap(), "ok\n");
     assert_eq!(std::fs::read(dir.join("step-1.stdout")).unwrap(), vec![0xff; 2000]);
     assert_eq!(std::fs::read_to_string(dir.join("step-0.stderr")).unwrap(), "warn\n");

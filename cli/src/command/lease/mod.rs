@@ -68,7 +68,7 @@ enum Lease {
     Exec(exec::Exec),
     /// Copy files and directories into a leased machine
     #[command(
-        after_help = "Example:\n  gnt-lease put 3f0c src/ tests/ work\n\nThe last of several arguments is the directory below the machine's home if nothing of that name is here; else files go to the home itself. Give it with --to when in doubt."
+        after_help = "Example:\n  gnt-lease put 3f0c src/ tests/ work\n\nAs with cp, the last of several arguments is where to: a directory below the machine's home, made if need be. A single one goes to the home itself, and several with --to . do."
     )]
     Put(files::Put),
     /// Copy a file or a directory out of a leased machine

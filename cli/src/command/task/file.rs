@@ -13,6 +13,8 @@ use std::fmt;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+/// How keys begin that are drawn here.
+pub const DRAWN: &str = "gnt-task-";
 /// The task file of a directory.
 const IN_DIR: &str = "task.toml";
 /// Largest task file: 256 steps of 64 KiB.
@@ -162,7 +164,7 @@ pub async fn run(session: &mut Session, submit: Submit) -> Result<(), CliError> 
         spec.input = Some(send_input(session, &path, &input).await?);
     }
     // Drawn when not given: a repeated call after a broken connection makes no second task.
-    spec.key.get_or_insert_with(|| format!("gnt-task-{}", uuid::Uuid::new_v4()));
+    spec.key.get_or_insert_with(|| format!("{DRAWN}{}", uuid::Uuid::new_v4()));
     let answer = session.call("SubmitTask", json!([spec])).await?;
     let Some(id) = answer.as_u64().or_else(|| answer.as_str()?.parse().ok()) else {
         return Err(CliError::Protocol(format!("SubmitTask answered {answer}, no task number")));
@@ -203,7 +205,7 @@ fn spec(file: File, submit: &Submit, path: &Path) -> Result<TaskSpec, CliError> 
             path.display()
         )));
     };
-    let user = file.user.or_else(|| std::env::var("USER").ok()).unwrap_or_default();
+    let user = file.user.unwrap_or_else(crate::local::user);
     let spec = TaskSpec {
         name: file.name,
         pool,
