@@ -37,11 +37,35 @@ fn unpacked(bytes: &[u8]) -> BTreeMap<String, String> {
     archive.entries().unwrap().map(one).collect()
 }
 
+/// Limits that leave nothing to ask the server for.
+const LIMITS: &str = "limits = {wall_s = 5, memory_mib = 64, pids = 9, disk_mib = 9}\n";
+
+#[test]
+fn limits_not_given_are_those_of_the_pools_machines() {
+    let stage = Stage::new(Role::Master);
+    let dir = stage.root.path().join("t");
+    write(&dir, "task.toml", "pool = 'py'\nexecute = 'true'\ninput = []\n");
+    let _streamd = Streamd::new(&stage, Acts::default());
+    let fields = ["wall_max", "memory", "pids", "disk"];
+    let luxid = stage.luxid(vec![
+        table(&["blueprint"], json!([["small"]])),
+        table(&fields, json!([[3600, 128, 64, 32]])),
+        Turn::Ok(json!(7)),
+    ]);
+    let ended = stage.run(&format!("gnt-task submit {}", dir.display()));
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "TaskID: 7\n"), "{ended:?}");
+    let heard = luxid.heard();
+    assert_eq!(heard[1].1, json!(["blueprint", fields, ["&", ["==", "name", "small"], [">=", "pids", 0]]]));
+    let limits = &heard[2].1[0]["limits"];
+    assert_eq!((&limits["memory_mib"], &limits["disk_mib"]), (&json!(128), &json!(32)), "{limits}");
+}
+
 #[test]
 fn a_directory_is_packed_uploaded_and_submitted() {
     let stage = Stage::new(Role::Master);
     let dir = stage.root.path().join("t");
-    write(&dir, "task.toml", "pool = 'py'\nname = 'hello'\nexecute = 'python3 a.py'\nlabels = ['x']\n");
+    let text = "pool = 'py'\nname = 'hello'\nexecute = 'python3 a.py'\nlabels = ['x']\n";
+    write(&dir, "task.toml", &format!("{text}{LIMITS}"));
     write(&dir, "a.py", "print(1)");
     write(&dir, "sub/task.toml", "kept");
     let streamd = Streamd::new(&stage, Acts::default());
@@ -50,7 +74,8 @@ fn a_directory_is_packed_uploaded_and_submitted() {
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), "TaskID: 7\n"), "{ended:?}");
     let ended = stage.run(&format!("gnt-task submit --json --key k --pool other {}", dir.display()));
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), "{\"id\":8}\n"), "{ended:?}");
-    write(&dir, "b.toml", "pool = 'py'\nexecute = ['true', {command = 'false'}]\ninput = ['sub']\n");
+    let text = "pool = 'py'\nexecute = ['true', {command = 'false'}]\ninput = ['sub']\n";
+    write(&dir, "b.toml", &format!("{text}{LIMITS}"));
     assert_eq!(stage.run(&format!("gnt-task submit {}/b.toml", dir.display())).out, "TaskID: 9\n");
     let heard = luxid.heard();
     assert!(heard.iter().all(|(method, _)| method == "SubmitTask"));
@@ -78,7 +103,7 @@ fn a_directory_is_packed_uploaded_and_submitted() {
 fn a_broken_upload_goes_on_where_it_was() {
     let stage = Stage::new(Role::Master);
     let dir = stage.root.path().join("t");
-    write(&dir, "task.toml", "pool = 'py'\nexecute = 'true'\n");
+    write(&dir, "task.toml", &format!("pool = 'py'\nexecute = 'true'\n{LIMITS}"));
     write(&dir, "big", &"x".repeat(5 << 19));
     let streamd = Streamd::new(&stage, Acts { break_at: Some(3), ..Acts::default() });
     let luxid = stage.luxid(vec![Turn::Ok(json!(7))]);
@@ -182,8 +207,8 @@ fn tasks_are_listed_cancelled_and_run_again() {
     ]);
     let ended = stage.run("gnt-task list 7 8");
     let want = "\
-id name  pool status  why           slot attempts wall cpu  memory
-7  hello py   pending no clean slot -    0        -    -    None
+id name  pool status  why           slot attempts wall cpu memory
+7  hello py   pending no clean slot -    0        -    -   None
 ";
     assert_eq!(ended.out, want, "{ended:?}");
     assert_eq!((ended.code, ended.err.as_str()), (Some(1), "Task 8 does not exist\n"));
