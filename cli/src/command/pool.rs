@@ -170,7 +170,13 @@ const LIST: Listing = Listing {
     ],
     key: "name",
     numeric: false,
-    overrides: &[("tags", JOINED), ("why", DASH)],
+    overrides: &[("tags", JOINED), ("why", SHORT)],
+};
+
+/// The reason without what each node said, which 'info' shows.
+const SHORT: fn(&Value, &jiff::tz::TimeZone) -> String = |value, zone| {
+    let text = DASH(value, zone);
+    text.split_once(" (").map_or(text.clone(), |(short, _)| short.to_owned())
 };
 
 const DASH: fn(&Value, &jiff::tz::TimeZone) -> String =
@@ -329,7 +335,8 @@ async fn failing(session: &mut Session, pool: &str) -> Result<String, CliError> 
     let rows = session.rows("slot", &["name", "failures", "why"], filter).await?;
     let Some(row) = rows.first() else { return Ok(String::new()) };
     let why = row["why"].as_str().unwrap_or("its jobs say why");
-    let times = if row["failures"] == 1 { "once".to_owned() } else { format!("{} times", plain(&row["failures"])) };
+    let times =
+        if row["failures"] == 1 { "once".to_owned() } else { format!("{} times", plain(&row["failures"])) };
     Ok(safe(&format!("; {} failed {times}: {why}", plain(&row["name"]))))
 }
 

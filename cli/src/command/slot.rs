@@ -7,6 +7,7 @@ use crate::output::info::Info;
 use crate::output::text::plain;
 use crate::output::time::from_epoch;
 use crate::session::Session;
+use gantry_model::config::SlotState;
 use serde_json::{Map, Value, json};
 
 /// A pool's places and the machines in them
@@ -19,7 +20,7 @@ pub struct Family {
 #[derive(Debug, clap::Subcommand)]
 enum Slot {
     /// List slots
-    #[command(after_help = "Example:\n  gnt-slot list py\n  gnt-slot list -F 'state == \"dirty\"'")]
+    #[command(after_help = "Example:\n  gnt-slot list py\n  gnt-slot list -F 'state == \"DIRTY\"'")]
     List {
         /// Only this pool's; or names of slots, or one filter
         names: Vec<String>,
@@ -129,7 +130,8 @@ async fn of_pool(session: &mut Session, pool: &str, force: bool) -> Result<Vec<S
     if rows.is_empty() {
         session.screen.note(&format!("Pool {pool} has no slots; nothing to do"));
     }
-    let (leased, free): (Vec<_>, Vec<_>) = rows.iter().partition(|row| !force && row["state"] == "leased");
+    let (leased, free): (Vec<_>, Vec<_>) =
+        rows.iter().partition(|row| !force && row["state"] == SlotState::Leased.as_str());
     for row in leased {
         session.screen.note(&format!(
             "{} is leased by {} and left alone; give --force to break its lease",

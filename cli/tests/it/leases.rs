@@ -359,7 +359,7 @@ fn files_come_out_of_a_machine_but_no_links_and_over_no_file() {
     let line = format!("gnt-lease get {LEASE} work/result {}", to.display());
     let ended = stage.run(&line);
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Fetched 1 file, 2 bytes\n"), "{ended:?}");
-    assert!(ended.err.contains("2 entries were left out"), "{ended:?}");
+    assert!(ended.err.contains("Left out: 2 things"), "{ended:?}");
     assert_eq!(std::fs::read_to_string(to.join("result")).unwrap(), "hi");
     let ended = stage.run(&line);
     assert!(ended.code == Some(1) && ended.err.contains("is there already"), "{ended:?}");

@@ -114,7 +114,8 @@ fn waiting_ends_when_there_is_no_room() {
     let _luxid = stage.luxid(script);
     let ended = stage.run("gnt-pool resize py 2 --wait");
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    for part in ["only 1 of 2 ready", "no room for more: not enough memory on node1", "gnt-pool resize py 1"] {
+    for part in ["only 1 of 2 ready", "no room for more: not enough memory on node1", "gnt-pool resize py 1"]
+    {
         assert!(ended.err.contains(part), "{ended:?}");
     }
 }
@@ -185,15 +186,15 @@ fn lists_are_tables() {
     let stage = Stage::new(Role::Master);
     let fields = ["name", "pool", "node", "state", "generation", "owner", "why"];
     let rows = json!([
-        ["py-1", "py", "node1.x", "leased", 3, "task 7 attempt 1", null],
-        ["py-2", "py", "node2.x", "dirty", 12, null, "waiting for job 9"]
+        ["py-1", "py", "node1.x", "LEASED", 3, "task 7 attempt 1", null],
+        ["py-2", "py", "node2.x", "DIRTY", 12, null, "waiting for job 9"]
     ]);
     let luxid = stage.luxid(vec![table(&fields, rows)]);
     let ended = stage.run("gnt-slot list py");
     let want = "\
 name pool node    state  generation owner            why
-py-1 py   node1.x leased 3          task 7 attempt 1 -
-py-2 py   node2.x dirty  12         -                waiting for job 9
+py-1 py   node1.x LEASED 3          task 7 attempt 1 -
+py-2 py   node2.x DIRTY  12         -                waiting for job 9
 ";
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), want), "{ended:?}");
     let filter = json!(["|", ["==", "pool", "py"], ["==", "name", "py"]]);
@@ -208,7 +209,10 @@ py-2 py   node2.x dirty  12         -                waiting for job 9
         table(&["name", "why"], json!([["py", "no room"]])),
     ]);
     let ended = stage.run("gnt-slot list nosuch");
-    assert!(ended.code == Some(1) && ended.err.contains("No pool and no slot is called 'nosuch'"), "{ended:?}");
+    assert!(
+        ended.code == Some(1) && ended.err.contains("No pool and no slot is called 'nosuch'"),
+        "{ended:?}"
+    );
     let ended = stage.run("gnt-slot list py");
     assert!(ended.code == Some(0) && ended.err == "Pool py has no slots: no room\n", "{ended:?}");
 
@@ -275,7 +279,7 @@ fn info_shows_all_and_tells_what_is_missing() {
 #[test]
 fn a_pools_slots_are_recycled_but_leased_ones_are_left_alone() {
     let stage = Stage::new(Role::Master);
-    let rows = json!([["py-1", "clean", null], ["py-2", "leased", "ann"]]);
+    let rows = json!([["py-1", "CLEAN", null], ["py-2", "LEASED", "ann"]]);
     let mut script = vec![table(&["name", "state", "owner"], rows)];
     script.extend(job(1, done()));
     let luxid = stage.luxid(script);

@@ -143,9 +143,10 @@ pub async fn get(session: &mut Session, get: Get) -> Result<(), CliError> {
     let done = unpack(file, &get.local, INPUT_BYTES_MAX, get.force)
         .map_err(|error| CliError::plain(error.to_string()))?;
     if reply.refused > 0 {
-        session
-            .screen
-            .note(&format!("{} entries were left out: no regular files, or over the limit", reply.refused));
+        session.screen.note(&format!(
+            "Left out: {}, no regular files or over the limit",
+            counted(reply.refused, "thing")
+        ));
     }
     session.screen.line(&format!("Fetched {}, {} bytes", files(done.files), done.bytes))
 }

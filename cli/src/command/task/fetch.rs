@@ -43,8 +43,8 @@ pub async fn run(session: &mut Session, id: u64, dir: &Path, force: bool) -> Res
     }
     if result.refused > 0 {
         session.screen.note(&format!(
-            "{} entries of out/ were left out: no regular files, or over the limit",
-            result.refused
+            "Left out of out/: {}, no regular files or over the limit",
+            counted(result.refused, "thing")
         ));
     }
     session.screen.line(&format!(

@@ -126,7 +126,12 @@ async fn sizes(session: &mut Session, pool: &str) -> Result<Sizes, CliError> {
     let fields = ["wall_max", "memory", "pids", "disk"];
     let rows = session.rows("blueprint", &fields, named(blueprint, "pids")).await?;
     let size = |name: &str| rows.first().and_then(|row| row[name].as_u64()).unwrap_or(u64::MAX);
-    Ok(Sizes { wall_s: size("wall_max"), memory_mib: size("memory"), pids: size("pids"), disk_mib: size("disk") })
+    Ok(Sizes {
+        wall_s: size("wall_max"),
+        memory_mib: size("memory"),
+        pids: size("pids"),
+        disk_mib: size("disk"),
+    })
 }
 
 /// A step: a command alone, or a table.
@@ -349,7 +354,11 @@ mod tests {
         let sizes = Sizes { wall_s: 30, memory_mib: 128, pids: 1000, disk_mib: 32 };
         let usual = Limits::default();
         let limits = file.limits.over(sizes);
-        assert_eq!((limits.memory_mib, limits.disk_mib), (512, 8), "given ones stay, also those that do not fit");
+        assert_eq!(
+            (limits.memory_mib, limits.disk_mib),
+            (512, 8),
+            "given ones stay, also those that do not fit"
+        );
         assert_eq!((limits.wall_s, limits.pids, limits.cpu_s), (30, usual.pids, usual.cpu_s));
         assert_eq!(parse("execute = 'x'").unwrap().limits.over(ANY), usual);
     }

@@ -165,9 +165,11 @@ fn step_info(step: &StepResult, number: usize) -> Info {
         (None, Some(signal)) => format!("{} ({signal})", step.why.as_str()),
         (None, None) => step.why.as_str().to_owned(),
     };
+    let number = number.to_string();
+    let named = if step.name == number { number } else { format!("{number} {}", step.name) };
     let cut = if step.truncated { ", cut" } else { "" };
     Info::named([
-        ("Step", Info::text(safe(&format!("{number} {}", step.name)))),
+        ("Step", Info::text(safe(&named))),
         ("End", Info::text(why)),
         (
             "Use",

@@ -92,7 +92,11 @@ async fn pools_are_added_changed_resized_and_drained() {
     plain.as_object_mut().unwrap().remove("max");
     bed.succeeds(&plain).await;
     let all = |bed: &Bed| bed.master.state().all::<Pool>(kind::POOL).remove(0);
-    assert_eq!((all(&bed).max, all(&bed).amount), (POOL_SLOTS_MAX, 3), "without a word there is no own bound");
+    assert_eq!(
+        (all(&bed).max, all(&bed).amount),
+        (POOL_SLOTS_MAX, 3),
+        "without a word there is no own bound"
+    );
     let resize = |amount: u64| with(on("OP_POOL_RESIZE"), json!({"amount": amount}));
     let modify = |set: Value| with(on("OP_POOL_MODIFY"), json!({"set": set}));
     bed.succeeds(&modify(json!({"max": 3, "group": "default"}))).await;

@@ -245,11 +245,21 @@ impl<R: Resource> Bindable for Select<R> {
         let live = filter_is_live || self.columns.iter().any(column_is_live);
         let nodes: BTreeSet<NodeUuid> =
             if live { rows.iter().filter_map(|row| R::asks(row, config)).collect() } else { BTreeSet::new() };
-        let OwnNeeds { jobs, locks, tasks, why, requests, waiting, short } = R::needs(&self.pick, self.mentions);
+        let OwnNeeds { jobs, locks, tasks, why, requests, waiting, short } =
+            R::needs(&self.pick, self.mentions);
         // Rows of the configuration were filtered for good unless the filter waits for live fields.
         let filter = self.filter.clone().filter(|_| filter_is_live || R::LATE);
         Ok(Plan {
-            needs: Needs { nodes: nodes.into_iter().collect(), jobs, locks, tasks, why, requests, waiting, short },
+            needs: Needs {
+                nodes: nodes.into_iter().collect(),
+                jobs,
+                locks,
+                tasks,
+                why,
+                requests,
+                waiting,
+                short,
+            },
             rest: Box::new(Selected::<R> {
                 config: Arc::clone(config),
                 cluster,

@@ -186,7 +186,8 @@ fn over(lease: &Lease) -> Option<Fail> {
     if lease.state == LeaseState::Active {
         return None;
     }
-    let how = lease.why.as_ref().map_or_else(|| lease.state.as_str().to_owned(), |why| format!("over: {why}"));
+    let how =
+        lease.why.as_ref().map_or_else(|| lease.state.as_str().to_owned(), |why| format!("over: {why}"));
     let text = format!("lease {} is {how}", lease.uuid);
     Some(GanetiError::prereq(text, Ecode::WrongState).into())
 }

@@ -175,7 +175,11 @@ mod tests {
         waiting.stock("py".to_owned(), Some(Stock { active: true, ..Stock::default() }));
         let why = waiting.why("py", (0, Ts::default(), Who::Task(TaskId(1))), 1);
         assert_eq!(why, "waiting for a clean VM in pool py, which has no slots: full (0 ahead)");
-        waiting.job(&expand(12, Class::Reconcile, json!({"added": 0, "missing": 0, "why": "has all its slots"})));
+        waiting.job(&expand(
+            12,
+            Class::Reconcile,
+            json!({"added": 0, "missing": 0, "why": "has all its slots"}),
+        ));
         assert_eq!(waiting.short("py"), None);
         waiting.job(&expand(13, Class::Reconcile, short("full")));
         waiting.stock("py".to_owned(), None);

@@ -89,8 +89,7 @@ fn wanted() -> Vec<F> {
 /// What the newest attempt to add slots found, as long as some are missing.
 fn why<'a>(pool: &'a Row, ctx: &Ctx<'a>) -> Cell<'a> {
     let counts = ctx.config.pool_counts(&pool.name);
-    let there =
-        counts.absent + counts.creating + counts.clean + counts.leased + counts.dirty + counts.stuck;
+    let there = counts.absent + counts.creating + counts.clean + counts.leased + counts.dirty + counts.stuck;
     let why = ctx.live.short(&pool.name).filter(|_| there < pool.wanted(counts.leased));
     Cell::str_or_unavail(why)
 }
