@@ -33,6 +33,16 @@ pub fn role(root: &Root) -> Result<Option<RoleFile>, CliError> {
         .map_err(|error| CliError::plain(format!("{} is damaged: {error}", path.display())))
 }
 
+/// Who calls: what the environment says, else this system's name of the user, else the number.
+#[must_use]
+pub fn user() -> String {
+    let named = || {
+        let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+        user.map_or_else(|| format!("uid {}", nix::unistd::getuid()), |user| user.name)
+    };
+    std::env::var("USER").ok().filter(|name| !name.is_empty()).unwrap_or_else(named)
+}
+
 /// The value of an ssconf file, without its line end.
 #[must_use]
 pub fn ssconf(root: &Root, key: &str) -> Option<String> {
