@@ -101,7 +101,7 @@ struct Add {
     /// Fewest that 'resize' may ask for
     #[arg(long, value_name = "N", default_value_t = 0)]
     min: u64,
-    /// Most there may be; without it no bound but Gantry's own
+    /// Most there may be, and the most that one lease can ask for; without it the size, so that --spare adds none
     #[arg(long, value_name = "N")]
     max: Option<u64>,
     /// Clean machines to keep beyond the leased ones
@@ -186,7 +186,7 @@ const DASH: fn(&Value, &jiff::tz::TimeZone) -> String =
 const GIVEN: &[(&str, &str)] = &[
     ("amount", "the size"),
     ("min", "--min"),
-    ("max", "--max"),
+    ("max", "--max (without it the size)"),
     ("spare", "--spare"),
     ("lifetime_s", "--lifetime, in seconds,"),
     ("connect_timeout_s", "--connect-timeout, in seconds,"),

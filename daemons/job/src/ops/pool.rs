@@ -40,7 +40,7 @@ pub async fn add(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         blueprint: blueprint.uuid,
         group,
         min: number("min", 0),
-        max: number("max", POOL_SLOTS_MAX),
+        max: number("max", amount),
         amount,
         spare: number("spare", 0),
         lifetime_s: number("lifetime_s", 0),

@@ -5,7 +5,7 @@ use crate::master::Side;
 use gantry_model::config::{Instance, Node, Slot, SlotState, kind};
 use gantry_model::ids::{Generation, InstanceUuid};
 use gantry_model::job::Status;
-use gantry_model::pool::{Blueprint, Image, POOL_SLOTS_MAX, Pool, PoolState};
+use gantry_model::pool::{Blueprint, Image, Pool, PoolState};
 use gantry_model::task::BodyRef;
 use gantry_noded::core::slot::Verb;
 use serde_json::{Value, json};
@@ -92,17 +92,12 @@ async fn pools_are_added_changed_resized_and_drained() {
     plain.as_object_mut().unwrap().remove("max");
     bed.succeeds(&plain).await;
     let all = |bed: &Bed| bed.master.state().all::<Pool>(kind::POOL).remove(0);
-    assert_eq!(
-        (all(&bed).max, all(&bed).amount),
-        (POOL_SLOTS_MAX, 3),
-        "without a word there is no own bound"
-    );
+    assert_eq!((all(&bed).max, all(&bed).amount), (3, 3), "without a word max is the amount");
     let resize = |amount: u64| with(on("OP_POOL_RESIZE"), json!({"amount": amount}));
-    let modify = |set: Value| with(on("OP_POOL_MODIFY"), json!({"set": set}));
-    bed.succeeds(&modify(json!({"max": 3, "group": "default"}))).await;
     let (_, text, code) = bed.fails(&resize(4)).await;
     assert!(code == "wrong_input" && text.contains("may have 0 to 3 slots, not 4"), "{text}");
-    bed.succeeds(&modify(json!({"max": 5}))).await;
+    let modify = |set: Value| with(on("OP_POOL_MODIFY"), json!({"set": set}));
+    bed.succeeds(&modify(json!({"max": 5, "group": "default"}))).await;
     assert!(all(&bed).group.is_some());
     bed.succeeds(&resize(4)).await;
     assert_eq!(all(&bed).amount, 4);
