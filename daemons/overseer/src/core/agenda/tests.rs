@@ -165,7 +165,7 @@ proptest! {
                     absent.clear();
                 }
             }
-            prop_assert!(dirty.values().all(|since| now <= since + DEBOUNCE_MS));
+            prop_assert!(dirty.values().all(|since| now <= since + GATHER_MS));
             prop_assert!(absent.values().all(|since| now <= since + ABSENT_MS + SPACING_MS));
         }
     }
