@@ -183,7 +183,7 @@ fn done_meanwhile(cluster: &VirtualCluster, disk: &Disk) -> Result<()> {
     let mut luxi = cluster.luxi()?;
     let mut ids = Vec::new();
     for number in 0..SIZE {
-        ids.push(task::submit(&mut luxi, &spec(number, "sleep 3;"))?);
+        ids.push(task::submit(&mut luxi, &spec(number, "sleep 15;"))?);
     }
     for id in &ids {
         let id = id.to_string();
