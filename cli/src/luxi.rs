@@ -56,8 +56,9 @@ impl Luxi {
                     return Err(CliError::Permission(error.to_string()));
                 }
                 Err(error) => {
+                    // Each time: a master that came back and was replaced meanwhile is told so by its nodes.
+                    local::check_master(root)?;
                     if patience.is_none() {
-                        local::check_master(root)?;
                         if let Some(stopped) = local::luxid_stopped(root).await {
                             return Err(stopped);
                         }

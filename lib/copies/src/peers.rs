@@ -57,13 +57,14 @@ impl Peers {
         self.lock().peers.insert(node, peer);
     }
 
-    /// One of them. Reads a small file now and then.
+    /// One of them. Reads a small file now and then, and always for one that is not known: it may just have been added.
     #[must_use]
     pub fn of(&self, node: NodeUuid) -> Option<Peer> {
         let mut known = self.lock();
         let now = gantry_rt::clock::millis();
         if let Some(file) = &self.file
-            && known.read_at.is_none_or(|at| now.saturating_sub(at) > FRESH_MS)
+            && (!known.peers.contains_key(&node)
+                || known.read_at.is_none_or(|at| now.saturating_sub(at) > FRESH_MS))
         {
             known.read_at = Some(now);
             match read(file) {

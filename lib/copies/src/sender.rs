@@ -39,9 +39,9 @@ const SMALL_MS: u64 = 5_000;
 const COMMIT_TOLD: Duration = Duration::from_millis(20);
 /// A sign of life at least this often: five fit the time after which a copy counts as silent.
 const ALIVE: Duration = Duration::from_millis(1_000);
-/// Pauses after failures: from the first to the last, doubled each time.
+/// Pauses after failures: from the first to the last, doubled each time. Short, so that a node that returns has copies at once.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_millis(5_000);
+const PAUSE_MAX: Duration = Duration::from_millis(1_500);
 
 /// Why a session with a copy ended.
 pub(crate) enum End {

@@ -127,17 +127,28 @@ pub async fn ping(session: &mut Session) -> Result<(), CliError> {
 /// # Errors
 /// As [`ping`] on the master; no cluster elsewhere.
 pub async fn name(session: &mut Session) -> Result<(), CliError> {
-    let role = local::role(&session.root)?.map(|file| file.role);
-    if role == Some(Role::Master) {
+    if is_master(session)? {
         session.command = "getmaster".to_owned();
-        session.call("ConfirmMaster", json!([])).await?;
-        let answer = session.call("QueryConfigValues", json!([["master_node"]])).await?;
-        let name =
-            answer[0].as_str().ok_or_else(|| CliError::Protocol(format!("{answer} names no master")))?;
-        return session.screen.line(name);
+        match confirmed(session).await {
+            Ok(name) => return session.screen.line(&name),
+            Err(why) if is_master(session)? => return Err(why),
+            // Replaced while it was asked: as on any other node.
+            Err(_) => {}
+        }
     }
     match local::ssconf(&session.root, "master_node") {
         Some(master) => session.screen.line(&master),
         None => Err(local::no_cluster(&session.root)),
     }
+}
+
+fn is_master(session: &Session) -> Result<bool, CliError> {
+    Ok(local::role(&session.root)?.is_some_and(|file| file.role == Role::Master))
+}
+
+async fn confirmed(session: &mut Session) -> Result<String, CliError> {
+    session.call("ConfirmMaster", json!([])).await?;
+    let answer = session.call("QueryConfigValues", json!([["master_node"]])).await?;
+    let name = answer[0].as_str();
+    name.map(str::to_owned).ok_or_else(|| CliError::Protocol(format!("{answer} names no master")))
 }

@@ -28,9 +28,9 @@ const LOST: Duration = Duration::from_secs(40);
 /// How often a claimed node is asked for its inventory again.
 const PING: Duration = Duration::from_secs(10);
 /// First pause after a failed contact.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest pause: a node that came back is found within this.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Nodes connected to and asked at once: a whole cluster that restarts must not stampede the master.
 const CALLS_MAX: usize = 32;
 

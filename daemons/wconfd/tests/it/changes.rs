@@ -120,7 +120,7 @@ async fn refusals_are_ganetis_and_change_nothing() {
     let world = World::start().await;
     let client = world.client().await;
     let before = meta_serial(&client).await;
-    let set = json!({"candidate_pool_size": 5}).as_object().unwrap().clone();
+    let set = json!({"candidate_pool_size": 11}).as_object().unwrap().clone();
     let error = apply(&client, vec![tag("x"), Command::ClusterSet { rev: None, set }]).await.unwrap_err();
     let gantry_rpc::CallError::Fail(fail) = error else { panic!("{error}") };
     assert_eq!(fail.as_ganeti().unwrap().ecode(), Some("wrong_input"));

@@ -13,8 +13,8 @@ pub const GROUP_NAME: &str = "default";
 pub const RUNNING_JOBS_MAX: u64 = 20;
 /// Most jobs followed at once; kept for Ganeti's clients.
 pub const TRACKED_JOBS_MAX: u64 = 25;
-/// Wanted master candidates. One until copies exist (DESIGN §9).
-pub const CANDIDATE_POOL_SIZE: u64 = 1;
+/// Wanted master candidates, as Ganeti has them: nodes that are added become candidates until there are so many.
+pub const CANDIDATE_POOL_SIZE: u64 = 10;
 /// First three bytes of generated MACs.
 pub const MAC_PREFIX: &str = "aa:00:00";
 /// The disk templates that a new cluster allows; the first is the default.

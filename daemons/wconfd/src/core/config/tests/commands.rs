@@ -132,8 +132,8 @@ fn the_masters_role_and_copies_are_guarded() {
         refusal(run(&mut c, &[Command::NodeAdd { node: Box::new(candidate) }])),
         prereq("wrong_state")
     );
-    let error = run(&mut c, &[cluster_set(json!({"candidate_pool_size": 2}))]).unwrap_err();
-    assert!(error.to_string().contains("no copies"), "{error}");
+    let error = run(&mut c, &[cluster_set(json!({"candidate_pool_size": 11}))]).unwrap_err();
+    assert!(error.to_string().contains("10 copies"), "{error}");
     let moved = cluster_set(json!({"master_node": node_uuid(2)}));
     assert_eq!(refusal(run(&mut c, &[moved])), prereq("wrong_input"));
 }
