@@ -71,6 +71,26 @@ impl CliError {
         }
     }
 
+    /// Calls by what the user gave them the numbers that the server refuses: per name of the server's, that of the
+    /// option. Its texts begin `NAME must be`, after a colon or not.
+    #[must_use]
+    pub fn naming(self, given: &[(&str, &str)]) -> Self {
+        let Self::Ganeti(mut error) = self else { return self };
+        if let Some(Value::String(text)) = error.args.first_mut() {
+            for verb in [" must be ", " is above "] {
+                let Some((before, after)) = text.split_once(verb) else { continue };
+                let start = before.rfind(": ").map_or(0, |at| at + 2);
+                let (head, subject) = before.split_at(start);
+                let (name, rest) = subject.split_once(' ').unwrap_or((subject, ""));
+                let Some((_, option)) = given.iter().find(|(own, _)| *own == name) else { continue };
+                let gap = if rest.is_empty() { "" } else { " " };
+                *text = format!("{head}{option}{gap}{rest}{verb}{after}");
+                break;
+            }
+        }
+        Self::Ganeti(error)
+    }
+
     /// A failure whose text is made from a cause: "what: why".
     pub fn plain(text: impl Into<String>) -> Self {
         Self::Plain(text.into())
@@ -143,6 +163,12 @@ mod tests {
             "Failure: prerequisites not met for this operation:\nerror type: unknown_entity, error details:\nNode name x not found"
         );
         assert_eq!(error.exit_code(), 1);
+        let error = |text: &str| CliError::Ganeti(GanetiError::prereq(text, Ecode::WrongInput));
+        let said = |text: &str| error(text).naming(&[("max", "--max"), ("wall_s", "--wall")]).to_string();
+        assert!(said("Pool x: max must be 0 to 4, not 5").ends_with("\nPool x: --max must be 0 to 4, not 5"));
+        assert!(said("wall_s must be 1 to 4").ends_with("\n--wall must be 1 to 4"));
+        assert!(said("max 3 is above 2").ends_with("\n--max 3 is above 2"));
+        assert!(said("maximum must be x").ends_with("\nmaximum must be x"));
         let error = CliError::Ganeti(GanetiError::new("ConfigurationError", "x"));
         assert_eq!(error.exit_code(), 2);
         let error = CliError::Ganeti(GanetiError { class: "JobQueueFull".to_owned(), args: vec![] });

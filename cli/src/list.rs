@@ -48,6 +48,12 @@ impl ListOptions {
     pub fn forces_filter(&self) -> bool {
         self.filter
     }
+
+    /// Whether the table is for people: units that fit, with their letters.
+    #[must_use]
+    pub fn is_human(&self) -> bool {
+        self.units.map_or(self.table.separator.is_none(), |units| units == Units::H)
+    }
 }
 
 /// What a list command shows.
@@ -98,10 +104,10 @@ impl Session {
         names: &[String],
     ) -> Result<(), CliError> {
         let filter = filter::from_args(names, options.filter, listing.key, listing.numeric)?;
-        self.list_filtered(listing, options, filter).await
+        self.list_filtered(listing, options, filter).await.map(drop)
     }
 
-    /// As [`Session::list`], with the filter made already.
+    /// As [`Session::list`], with the filter made already; how many rows there were.
     ///
     /// # Errors
     /// As [`Session::list`].
@@ -110,7 +116,7 @@ impl Session {
         listing: &Listing,
         options: &ListOptions,
         filter: Value,
-    ) -> Result<(), CliError> {
+    ) -> Result<usize, CliError> {
         let fields = listing.fields(options.output.as_deref())?;
         let raw = self.call("Query", json!([listing.what, fields, filter])).await?;
         let answer = answer(&raw)?;
@@ -133,7 +139,7 @@ impl Session {
                 self.screen.line(&line)?;
             }
         }
-        if unknown.is_empty() { Ok(()) } else { Err(CliError::Told(EXIT_UNKNOWN_FIELD)) }
+        if unknown.is_empty() { Ok(answer.data.len()) } else { Err(CliError::Told(EXIT_UNKNOWN_FIELD)) }
     }
 
     /// Queries rows as objects by field name; what is missing is null.

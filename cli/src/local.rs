@@ -33,6 +33,16 @@ pub fn role(root: &Root) -> Result<Option<RoleFile>, CliError> {
         .map_err(|error| CliError::plain(format!("{} is damaged: {error}", path.display())))
 }
 
+/// Who calls: what the environment says, else this system's name of the user, else the number.
+#[must_use]
+pub fn user() -> String {
+    let named = || {
+        let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+        user.map_or_else(|| format!("uid {}", nix::unistd::getuid()), |user| user.name)
+    };
+    std::env::var("USER").ok().filter(|name| !name.is_empty()).unwrap_or_else(named)
+}
+
 /// The value of an ssconf file, without its line end.
 #[must_use]
 pub fn ssconf(root: &Root, key: &str) -> Option<String> {
@@ -71,8 +81,12 @@ pub fn no_cluster(root: &Root) -> CliError {
 }
 
 /// "luxid does not answer", with what to do.
-#[must_use]
-pub fn luxid_away(root: &Root, error: &io::Error) -> CliError {
+pub async fn luxid_away(root: &Root, error: &io::Error) -> CliError {
+    match luxid_status(root).await {
+        Some(luxid) if luxid.state == DaemonState::Stopped => return stopped(root),
+        Some(luxid) => return does_not_stay_up(root, &luxid),
+        None => {}
+    }
     CliError::plain(format!(
         "Cannot communicate with the master daemon.\nIs the process running and listening for connections?\n\
          ({}: {error})\nStart the node's daemons with \"gantry-boot --root {} --daemonize\"; the logs are in {}.",
@@ -84,16 +98,33 @@ pub fn luxid_away(root: &Root, error: &io::Error) -> CliError {
 
 /// "luxid was stopped on purpose", with what to do; none when it was not, or boot can't say.
 pub async fn luxid_stopped(root: &Root) -> Option<CliError> {
+    let luxid = luxid_status(root).await?;
+    (luxid.state == DaemonState::Stopped).then(|| stopped(root))
+}
+
+fn stopped(root: &Root) -> CliError {
+    CliError::plain(format!(
+        "Cannot communicate with the master daemon: luxid was stopped.\n\
+         Start this node's daemons with \"gantry daemon start --root {}\".",
+        root.path().display()
+    ))
+}
+
+fn does_not_stay_up(root: &Root, luxid: &DaemonStatus) -> CliError {
+    CliError::plain(format!(
+        "Cannot communicate with the master daemon: luxid does not stay up ({}; started {} times by boot).\n\
+         The last lines of {} say why; boot starts it again until it lives.",
+        if luxid.why.is_empty() { "no reason known" } else { &luxid.why },
+        luxid.starts,
+        root.log().join("luxid.log").display()
+    ))
+}
+
+/// What boot says of luxid; none when no boot answers.
+async fn luxid_status(root: &Root) -> Option<DaemonStatus> {
     let boot = boot(root).await.ok()??;
     let all = boot.call::<Status>(&(), BOOT_ANSWER).await.ok()?;
-    let stopped = |daemon: &DaemonStatus| daemon.name == "luxid" && daemon.state == DaemonState::Stopped;
-    all.iter().any(stopped).then(|| {
-        CliError::plain(format!(
-            "Cannot communicate with the master daemon: luxid was stopped.\n\
-             Start this node's daemons with \"gantry daemon start --root {}\".",
-            root.path().display()
-        ))
-    })
+    all.into_iter().find(|daemon| daemon.name == "luxid")
 }
 
 /// Whether a boot runs on this root.

@@ -66,7 +66,7 @@ impl Luxi {
                             Some(if local::boot_answers(root).await { CONNECT } else { CONNECT_UNATTENDED });
                     }
                     if patience.is_some_and(|p| began.elapsed() >= p) {
-                        return Err(local::luxid_away(root, &error));
+                        return Err(local::luxid_away(root, &error).await);
                     }
                 }
             }

@@ -13,7 +13,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Client, socket, server. `job/` stands for any job's socket, `admin/` for any daemon's.
-const ARROWS: [(&str, &str, &str); 11] = [
+const ARROWS: [(&str, &str, &str); 12] = [
     ("gantry-luxid", "wconfd.sock", "gantry-wconfd"),
     ("gantry-luxid", "job/", "gantry-job"),
     ("gantry-job", "wconfd.sock", "gantry-wconfd"),
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &str, &str); 11] = [
     ("gantry", "stream.sock", "gantry-luxid"),
     ("gantry-overseer", "luxi.sock", "gantry-luxid"),
     ("gantry-overseer", "stream.sock", "gantry-luxid"),
+    ("gantry-job", "noded.sock", "gantry-noded"),
     ("gantry-noded", "vmd.sock", "gantry-vmd"),
     ("gantry", "boot.sock", "gantry-boot"),
     ("gantry-boot", "admin/", "any"),
@@ -34,7 +35,7 @@ const LISTENERS: [(&str, &[&str]); 7] = [
     ("gantry-overseer", &["admin/overseer.sock"]),
     ("gantry-vmd", &["vmd.sock", "admin/vmd.sock"]),
     ("gantry-wconfd", &["wconfd.sock", "admin/wconfd.sock"]),
-    ("gantry-noded", &["admin/noded.sock"]),
+    ("gantry-noded", &["noded.sock", "admin/noded.sock"]),
     ("gantry-boot", &["boot.sock", "admin/boot.sock"]),
     ("gantry-job", &["job/"]),
 ];

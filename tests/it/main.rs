@@ -6,7 +6,9 @@ mod bad_input;
 mod chaos;
 mod commands;
 mod compat;
+mod disk;
 mod failover;
+mod proofs;
 mod runs;
 mod survival;
 

@@ -5,6 +5,7 @@ use crate::run::{cargo, run, top};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The programs of the one call.
 const PROGRAMS: [&str; 7] = [
@@ -85,6 +86,14 @@ fn put(from: &Path, to: &Path) -> Result<()> {
     let new = to.with_extension("new");
     fs::copy(from, &new).with_context(|| from.display().to_string())?;
     fs::rename(&new, to).with_context(|| to.display().to_string())
+}
+
+/// Writes the manual pages of all commands.
+pub fn man(dir: &Path) -> Result<()> {
+    run(&mut cargo(&["build", "--workspace", "--bins"]))?;
+    run(Command::new(target_dir().join("debug/gantry")).arg("man").arg(dir))?;
+    println!("man -l {}/gantry.1", dir.display());
+    Ok(())
 }
 
 /// Runs the benches against programs built with optimisation.

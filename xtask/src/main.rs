@@ -1,4 +1,4 @@
-//! The doors of the project: `cargo xtask quickstart|build|test|ci|dev-cluster|bench|tidy`. What people and CI run is the same.
+//! The doors of the project: `cargo xtask quickstart|build|test|ci|dev-cluster|bench|man|tidy`. What people and CI run is the same.
 
 mod build;
 mod dev_cluster;
@@ -10,6 +10,7 @@ mod tidy;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -54,6 +55,12 @@ enum Door {
         /// Only figures whose names contain this
         filter: Option<String>,
     },
+    /// Write the manual pages of all commands
+    Man {
+        /// Where to
+        #[arg(default_value = "target/man")]
+        dir: PathBuf,
+    },
     /// Check the rules of the house that no compiler knows
     Tidy,
 }
@@ -77,6 +84,7 @@ fn open(door: Door) -> Result<()> {
         Door::Ci => test::ci(),
         Door::DevCluster { nodes } => dev_cluster::run(nodes),
         Door::Bench { filter } => build::bench(filter.as_deref()),
+        Door::Man { dir } => build::man(&dir),
         Door::Tidy => tidy::check(),
     }
 }

@@ -79,6 +79,12 @@ struct Add {
         default_value = "memory=256M,vcpus=1"
     )]
     backend: String,
+    /// Told how it is written: many try it first
+    #[arg(long, hide = true, value_name = "SIZE", value_parser = |text: &str| in_backend("memory", text))]
+    memory: Option<String>,
+    /// Told how it is written
+    #[arg(long, hide = true, value_name = "N", value_parser = |text: &str| in_backend("vcpus", text))]
+    vcpus: Option<String>,
     /// Room for files
     #[arg(long, value_name = "SIZE", value_parser = parse_mib, default_value = "64M")]
     disk: u64,
@@ -105,6 +111,12 @@ struct Modify {
     /// Memory and CPUs
     #[arg(short = 'B', long = "backend-parameters", value_name = "memory=SIZE,vcpus=N")]
     backend: Option<String>,
+    /// Told how it is written
+    #[arg(long, hide = true, value_name = "SIZE", value_parser = |text: &str| in_backend("memory", text))]
+    memory: Option<String>,
+    /// Told how it is written
+    #[arg(long, hide = true, value_name = "N", value_parser = |text: &str| in_backend("vcpus", text))]
+    vcpus: Option<String>,
     /// Room for files
     #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
     disk: Option<u64>,
@@ -131,6 +143,16 @@ const LIST: Listing = Listing {
     numeric: false,
     overrides: &[("pools", JOINED), ("tags", JOINED)],
 };
+
+/// What the server calls what is given here, and what it is given as.
+const GIVEN: &[(&str, &str)] = &[
+    ("memory_mib", "-B memory, in MiB,"),
+    ("vcpus", "-B vcpus"),
+    ("disk_mib", "--disk, in MiB,"),
+    ("pids", "--pids"),
+    ("wall_s_max", "--wall-max, in seconds,"),
+    ("lease_s_max", "--lease-max, in seconds,"),
+];
 
 /// Runs one command.
 ///
@@ -162,7 +184,8 @@ async fn add(session: &mut Session, add: Add) -> Result<(), CliError> {
         "pids": add.pids, "wall_s_max": add.wall_max, "lease_s_max": add.lease_max,
     });
     given.extend(rest.as_object().cloned().unwrap_or_default());
-    session.run_op("OP_BLUEPRINT_ADD", given.into(), &add.job).await.map(drop)
+    let done = session.run_op("OP_BLUEPRINT_ADD", given.into(), &add.job).await;
+    done.map(drop).map_err(|error| error.naming(GIVEN))
 }
 
 async fn modify(session: &mut Session, change: Modify) -> Result<(), CliError> {
@@ -184,8 +207,14 @@ async fn modify(session: &mut Session, change: Modify) -> Result<(), CliError> {
         return Err(CliError::Usage("Please give at least one of the parameters; see --help".to_owned()));
     }
     let given = json!({"blueprint_name": change.blueprint, "set": set});
-    let result = session.run_op("OP_BLUEPRINT_MODIFY", given, &change.job).await?;
+    let result = session.run_op("OP_BLUEPRINT_MODIFY", given, &change.job).await;
+    let result = result.map_err(|error| error.naming(GIVEN))?;
     print_changes(session, &format!("Modified blueprint {}", change.blueprint), result.as_ref())
+}
+
+/// Refuses an option that is written otherwise, as Ganeti's are.
+fn in_backend(name: &str, text: &str) -> Result<String, String> {
+    Err(format!("write -B {name}={text}"))
 }
 
 /// `memory=256M,vcpus=1` as fields of a blueprint.
@@ -255,6 +284,19 @@ fn blueprint_info(row: &Map<String, Value>, zone: &jiff::tz::TimeZone) -> Info {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_a_backend_parameter_is_told_so() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            add: Add,
+        }
+        for (option, want) in [("--memory=1G", "write -B memory=1G"), ("--vcpus=2", "write -B vcpus=2")] {
+            let error = <Line as clap::Parser>::try_parse_from(["add", "py", option]).err().unwrap();
+            assert!(error.to_string().contains(want), "{error}");
+        }
+    }
 
     #[test]
     fn backend_parameters_are_fields() {

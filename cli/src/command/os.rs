@@ -68,7 +68,8 @@ fn size(bytes: f64) -> String {
     if bytes < 1024.0 * 1024.0 {
         format!("{:.0}K", (bytes / 1024.0).ceil())
     } else {
-        shown(bytes / 1024.0 / 1024.0, Units::H)
+        // Rounded up, as in the list.
+        shown((bytes / 1024.0 / 1024.0).ceil(), Units::H)
     }
 }
 

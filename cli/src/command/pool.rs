@@ -10,7 +10,7 @@ use crate::output::time::{from_epoch, parse_span};
 use crate::progress::Progress;
 use crate::session::Session;
 use serde_json::{Map, Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many virtual machines are kept ready
 #[derive(Debug, clap::Args)]
@@ -101,7 +101,7 @@ struct Add {
     /// Fewest that 'resize' may ask for
     #[arg(long, value_name = "N", default_value_t = 0)]
     min: u64,
-    /// Most there may be; without it no bound but Gantry's own
+    /// Most there may be, and the most that one lease can ask for; without it the size, so that --spare adds none
     #[arg(long, value_name = "N")]
     max: Option<u64>,
     /// Clean machines to keep beyond the leased ones
@@ -166,14 +166,37 @@ const LIST: Listing = Listing {
         "dirty",
         "stuck",
         "waiting",
+        "why",
     ],
     key: "name",
     numeric: false,
-    overrides: &[("tags", JOINED)],
+    overrides: &[("tags", JOINED), ("why", SHORT)],
 };
+
+/// The reason without what each node said, which 'info' shows.
+const SHORT: fn(&Value, &jiff::tz::TimeZone) -> String = |value, zone| {
+    let text = DASH(value, zone);
+    text.split_once(" (").map_or(text.clone(), |(short, _)| short.to_owned())
+};
+
+const DASH: fn(&Value, &jiff::tz::TimeZone) -> String =
+    |value, _| if value.is_null() || value == "" { "-".to_owned() } else { plain(value) };
+
+/// What the server calls what is given here, and what it is given as.
+const GIVEN: &[(&str, &str)] = &[
+    ("amount", "the size"),
+    ("min", "--min"),
+    ("max", "--max (without it the size)"),
+    ("spare", "--spare"),
+    ("lifetime_s", "--lifetime, in seconds,"),
+    ("connect_timeout_s", "--connect-timeout, in seconds,"),
+];
 
 /// Between looks at a pool that is waited for.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long a pool that found no room may stand still before it is given up: what the server says may be of before a
+/// change, and the next look for room is due by then.
+const STILL: Duration = Duration::from_secs(5);
 
 /// Runs one command.
 ///
@@ -213,7 +236,7 @@ async fn add(session: &mut Session, add: Add) -> Result<(), CliError> {
         "amount": add.size, "spare": add.spare, "lifetime_s": add.lifetime,
         "connect_timeout_s": add.connect_timeout,
     });
-    session.run_op("OP_POOL_ADD", given, &add.job).await?;
+    session.run_op("OP_POOL_ADD", given, &add.job).await.map_err(|error| error.naming(GIVEN))?;
     if add.wait { wait_full(session, &add.pool, add.size).await } else { Ok(()) }
 }
 
@@ -236,12 +259,13 @@ async fn modify(session: &mut Session, change: Modify) -> Result<(), CliError> {
         return Err(CliError::Usage("Please give at least one of the parameters; see --help".to_owned()));
     }
     let given = json!({"pool_name": change.pool, "set": set});
-    let result = session.run_op("OP_POOL_MODIFY", given, &change.job).await?;
+    let result = session.run_op("OP_POOL_MODIFY", given, &change.job).await;
+    let result = result.map_err(|error| error.naming(GIVEN))?;
     print_changes(session, &format!("Modified pool {}", change.pool), result.as_ref())
 }
 
 const COUNTS: &[&str] =
-    &["state", "wanted", "slots", "absent", "creating", "clean", "leased", "dirty", "stuck"];
+    &["state", "wanted", "slots", "absent", "creating", "clean", "leased", "dirty", "stuck", "why"];
 
 /// Waits until `size` machines of the pool are clean or leased. Ctrl-C ends only the waiting.
 async fn wait_full(session: &mut Session, pool: &str, size: u64) -> Result<(), CliError> {
@@ -257,6 +281,7 @@ async fn wait_full(session: &mut Session, pool: &str, size: u64) -> Result<(), C
 
 async fn filled(session: &mut Session, pool: &str, size: u64) -> Result<(), CliError> {
     let mut progress = Progress::new(&session.screen);
+    let mut still: Option<Instant> = None;
     loop {
         let rows = session.rows("pool", COUNTS, json!(["==", "name", pool])).await?;
         let Some(row) = rows.first() else {
@@ -280,9 +305,39 @@ async fn filled(session: &mut Session, pool: &str, size: u64) -> Result<(), CliE
             drop(progress);
             return tell_stuck(session, pool, ready, size).await;
         }
-        progress.say(&waiting_text(pool, size, row));
+        let moving = count("creating") + count("absent") + count("dirty") > 0;
+        let short = row["why"].as_str().filter(|_| !moving).map(safe);
+        still = if short.is_some() { still.or_else(|| Some(Instant::now())) } else { None };
+        if let Some(short) = short.filter(|_| still.is_some_and(|since| since.elapsed() >= STILL)) {
+            drop(progress);
+            return Err(no_room(session, pool, (ready, size), &short));
+        }
+        let mut text = waiting_text(pool, size, row);
+        if count("creating") == 0 && count("absent") + count("dirty") > 0 {
+            text.push_str(&failing(session, pool).await?);
+        }
+        progress.say(&text);
         tokio::time::sleep(LOOK).await;
     }
+}
+
+fn no_room(session: &Session, pool: &str, (ready, size): (u64, u64), why: &str) -> CliError {
+    CliError::plain(format!(
+        "Pool {pool}: only {ready} of {size} ready, and there is no room for more: {why}\nIt is tried again by itself. \
+         Add nodes, or make the pool smaller with \"{}\".",
+        session.typed("pool", &format!("resize {pool} {ready}"))
+    ))
+}
+
+/// Why the first of those slots is not ready that failed, if one did.
+async fn failing(session: &mut Session, pool: &str) -> Result<String, CliError> {
+    let filter = json!(["&", ["==", "pool", pool], [">", "failures", 0]]);
+    let rows = session.rows("slot", &["name", "failures", "why"], filter).await?;
+    let Some(row) = rows.first() else { return Ok(String::new()) };
+    let why = row["why"].as_str().unwrap_or("its jobs say why");
+    let times =
+        if row["failures"] == 1 { "once".to_owned() } else { format!("{} times", plain(&row["failures"])) };
+    Ok(safe(&format!("; {} failed {times}: {why}", plain(&row["name"]))))
 }
 
 fn waiting_text(pool: &str, size: u64, row: &Map<String, Value>) -> String {
@@ -291,7 +346,10 @@ fn waiting_text(pool: &str, size: u64, row: &Map<String, Value>) -> String {
     let parts: Vec<String> =
         parts.iter().filter(|(_, n)| *n > 0).map(|(key, n)| format!("{n} {key}")).collect();
     let ready = count("clean") + count("leased");
-    let why = if parts.is_empty() { "no slots yet".to_owned() } else { parts.join(", ") };
+    let missing = row["why"].as_str().map(|why| format!("the others are missing: {}", safe(why)));
+    let parts: Vec<String> = parts.into_iter().chain(missing).collect();
+    let slots = if count("slots") == 0 { "no slots yet" } else { "the others are not there yet" };
+    let why = if parts.is_empty() { slots.to_owned() } else { parts.join(", ") };
     format!("Pool {pool}: {ready} of {size} ready, {why}")
 }
 
@@ -332,6 +390,7 @@ const INFO: &[&str] = &[
     "dirty",
     "stuck",
     "waiting",
+    "why",
     "lifetime",
     "connect_timeout",
     "serial_no",
@@ -371,6 +430,7 @@ fn pool_info(row: &Map<String, Value>, zone: &jiff::tz::TimeZone) -> Info {
                     .collect(),
             ),
         ),
+        ("Slots missing because", Info::text(DASH(&row["why"], zone))),
         ("Requests waiting", text("waiting")),
         ("Lifetime", Info::text(life.map_or_else(|| "for ever".to_owned(), |s| format!("{s} s")))),
         ("Connect timeout", Info::text(format!("{} s", plain(&row["connect_timeout"])))),

@@ -7,6 +7,7 @@ use crate::output::info::Info;
 use crate::output::text::plain;
 use crate::output::time::from_epoch;
 use crate::session::Session;
+use gantry_model::config::SlotState;
 use serde_json::{Map, Value, json};
 
 /// A pool's places and the machines in them
@@ -19,7 +20,7 @@ pub struct Family {
 #[derive(Debug, clap::Subcommand)]
 enum Slot {
     /// List slots
-    #[command(after_help = "Example:\n  gnt-slot list py\n  gnt-slot list -F 'state == \"dirty\"'")]
+    #[command(after_help = "Example:\n  gnt-slot list py\n  gnt-slot list -F 'state == \"DIRTY\"'")]
     List {
         /// Only this pool's; or names of slots, or one filter
         names: Vec<String>,
@@ -83,7 +84,10 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
         Slot::List { names, list } => match names.as_slice() {
             [pool] if gantry_model::pool::is_name(pool) && !list.forces_filter() => {
                 let either = json!(["|", ["==", "pool", pool], ["==", "name", pool]]);
-                session.list_filtered(&LIST, &list, either).await
+                match session.list_filtered(&LIST, &list, either).await? {
+                    0 => none_of(session, pool).await,
+                    _ => Ok(()),
+                }
             }
             _ => session.list(&LIST, &list, &names).await,
         },
@@ -104,13 +108,30 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
     }
 }
 
+/// What is said of a name that no slot bears and no slot's pool: a pool without slots is told, another name refused.
+async fn none_of(session: &mut Session, name: &str) -> Result<(), CliError> {
+    // With a field that is no name in it, it is a filter, to which no row is an answer.
+    let filter = json!(["&", ["==", "name", name], [">=", "amount", 0]]);
+    let rows = session.rows("pool", &["name", "why"], filter).await?;
+    let Some(row) = rows.first() else {
+        return Err(CliError::plain(format!(
+            "No pool and no slot is called '{name}'; look with \"{}\"",
+            session.typed("pool", "list")
+        )));
+    };
+    let why = row["why"].as_str().map_or_else(String::new, |why| format!(": {why}"));
+    session.screen.note(&crate::output::text::safe(&format!("Pool {name} has no slots{why}")));
+    Ok(())
+}
+
 /// The slots of a pool; those that are leased only with `force`, and it says which it leaves out.
 async fn of_pool(session: &mut Session, pool: &str, force: bool) -> Result<Vec<String>, CliError> {
     let rows = session.rows("slot", &["name", "state", "owner"], json!(["==", "pool", pool])).await?;
     if rows.is_empty() {
         session.screen.note(&format!("Pool {pool} has no slots; nothing to do"));
     }
-    let (leased, free): (Vec<_>, Vec<_>) = rows.iter().partition(|row| !force && row["state"] == "leased");
+    let (leased, free): (Vec<_>, Vec<_>) =
+        rows.iter().partition(|row| !force && row["state"] == SlotState::Leased.as_str());
     for row in leased {
         session.screen.note(&format!(
             "{} is leased by {} and left alone; give --force to break its lease",

@@ -104,7 +104,10 @@ struct Column<'a> {
 impl<'a> Column<'a> {
     fn new(field: &'a FieldDef, style: &'a Style, overrides: &[Override]) -> Self {
         let own = overrides.iter().find(|(name, _)| *name == field.name).map(|(_, show)| *show);
-        let right = own.is_none() && matches!(field.kind.as_str(), "number" | "unit" | "float");
+        let right = match field.kind.as_str() {
+            "float" => true,
+            kind => own.is_none() && matches!(kind, "number" | "unit"),
+        };
         Self { kind: &field.kind, style, own, right }
     }
 

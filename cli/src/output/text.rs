@@ -57,6 +57,12 @@ pub fn comma_list(value: &Value) -> String {
     }
 }
 
+/// A number of things: `1 file`, `2 files`.
+#[must_use]
+pub fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Text for a terminal: control characters that could move the cursor become visible.
 #[must_use]
 pub fn safe(text: &str) -> String {

@@ -314,7 +314,7 @@ fn files_are_sent_into_a_machine() {
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("a"), "aa").unwrap();
     let ended = stage.run(&format!("gnt-lease put {LEASE} {} work", dir.display()));
-    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Sent 1 files, 2 bytes to work\n"), "{ended:?}");
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Sent 1 file, 2 bytes to work/\n"), "{ended:?}");
     streamd.acts(|acts| {
         let (requests, bytes) = &acts.uploads;
         assert_eq!((requests[0].path.as_str(), requests.last().unwrap().last), ("work", true));
@@ -324,13 +324,19 @@ fn files_are_sent_into_a_machine() {
         entry.read_to_string(&mut text).unwrap();
         assert_eq!((entry.path().unwrap().to_str(), text.as_str()), (Some("src/a"), "aa"));
     });
+    let file = dir.join("a").display().to_string();
+    let ended = stage.run(&format!("gnt-lease put {LEASE} {file} {file}"));
+    assert!(ended.code == Some(2) && ended.err.contains("is a file here"), "{ended:?}");
+    let ended = stage.run(&format!("gnt-lease put {LEASE} {file} ./src/"));
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Sent 1 file, 2 bytes to src/\n"), "{ended:?}");
+    streamd.acts(|acts| assert_eq!(acts.uploads.0.last().unwrap().path, "src"));
     std::os::unix::fs::symlink("a", dir.join("l")).unwrap();
     let ended = stage.run(&format!("gnt-lease put {LEASE} {}", dir.display()));
     assert!(ended.code == Some(1) && ended.err.contains("src/l is a symbolic link"), "{ended:?}");
     assert!(ended.err.contains("--follow"), "{ended:?}");
     streamd.acts(|acts| acts.uploads = Default::default());
     let ended = stage.run(&format!("gnt-lease put {LEASE} {} --follow --to x", dir.display()));
-    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Sent 2 files, 4 bytes to x\n"), "{ended:?}");
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Sent 2 files, 4 bytes to x/\n"), "{ended:?}");
 }
 
 #[test]
@@ -352,8 +358,8 @@ fn files_come_out_of_a_machine_but_no_links_and_over_no_file() {
     let to = stage.root.path().join("to");
     let line = format!("gnt-lease get {LEASE} work/result {}", to.display());
     let ended = stage.run(&line);
-    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Fetched 1 files, 2 bytes\n"), "{ended:?}");
-    assert!(ended.err.contains("2 entries were left out"), "{ended:?}");
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Fetched 1 file, 2 bytes\n"), "{ended:?}");
+    assert!(ended.err.contains("Left out: 2 things"), "{ended:?}");
     assert_eq!(std::fs::read_to_string(to.join("result")).unwrap(), "hi");
     let ended = stage.run(&line);
     assert!(ended.code == Some(1) && ended.err.contains("is there already"), "{ended:?}");

@@ -96,12 +96,28 @@ fn pools_are_made_changed_drained_and_removed() {
     );
 }
 
-const COUNTS: [&str; 9] =
-    ["state", "wanted", "slots", "absent", "creating", "clean", "leased", "dirty", "stuck"];
+const COUNTS: [&str; 10] =
+    ["state", "wanted", "slots", "absent", "creating", "clean", "leased", "dirty", "stuck", "why"];
 
 fn counts(state: &str, creating: u64, clean: u64, stuck: u64) -> Turn {
     let slots = creating + clean + stuck;
-    table(&COUNTS, json!([[state, 2, slots, 0, creating, clean, 0, 0, stuck]]))
+    table(&COUNTS, json!([[state, 2, slots, 0, creating, clean, 0, 0, stuck, null]]))
+}
+
+#[test]
+fn waiting_ends_when_there_is_no_room() {
+    let stage = Stage::new(Role::Master);
+    let mut script = job(1, done());
+    let short = json!([["active", 2, 1, 0, 0, 1, 0, 0, 0, "not enough memory on node1"]]);
+    // Until it has stood still for long enough, and some more.
+    script.extend((0..40).map(|_| table(&COUNTS, short.clone())));
+    let _luxid = stage.luxid(script);
+    let ended = stage.run("gnt-pool resize py 2 --wait");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    for part in ["only 1 of 2 ready", "no room for more: not enough memory on node1", "gnt-pool resize py 1"]
+    {
+        assert!(ended.err.contains(part), "{ended:?}");
+    }
 }
 
 #[test]
@@ -170,19 +186,35 @@ fn lists_are_tables() {
     let stage = Stage::new(Role::Master);
     let fields = ["name", "pool", "node", "state", "generation", "owner", "why"];
     let rows = json!([
-        ["py-1", "py", "node1.x", "leased", 3, "task 7 attempt 1", null],
-        ["py-2", "py", "node2.x", "dirty", 12, null, "waiting for job 9"]
+        ["py-1", "py", "node1.x", "LEASED", 3, "task 7 attempt 1", null],
+        ["py-2", "py", "node2.x", "DIRTY", 12, null, "waiting for job 9"]
     ]);
     let luxid = stage.luxid(vec![table(&fields, rows)]);
     let ended = stage.run("gnt-slot list py");
     let want = "\
 name pool node    state  generation owner            why
-py-1 py   node1.x leased 3          task 7 attempt 1 -
-py-2 py   node2.x dirty  12         -                waiting for job 9
+py-1 py   node1.x LEASED 3          task 7 attempt 1 -
+py-2 py   node2.x DIRTY  12         -                waiting for job 9
 ";
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), want), "{ended:?}");
     let filter = json!(["|", ["==", "pool", "py"], ["==", "name", "py"]]);
     assert_eq!(luxid.heard(), [("Query".to_owned(), json!(["slot", fields, filter]))]);
+
+    let stage = Stage::new(Role::Master);
+    let nothing = json!([]);
+    let _luxid = stage.luxid(vec![
+        table(&fields, nothing.clone()),
+        table(&["name", "why"], nothing.clone()),
+        table(&fields, nothing),
+        table(&["name", "why"], json!([["py", "no room"]])),
+    ]);
+    let ended = stage.run("gnt-slot list nosuch");
+    assert!(
+        ended.code == Some(1) && ended.err.contains("No pool and no slot is called 'nosuch'"),
+        "{ended:?}"
+    );
+    let ended = stage.run("gnt-slot list py");
+    assert!(ended.code == Some(0) && ended.err == "Pool py has no slots: no room\n", "{ended:?}");
 
     let stage = Stage::new(Role::Master);
     let luxid = stage.luxid(vec![table(&["name"], json!([["py"]])), table(&["name"], json!([["py"]]))]);
@@ -247,7 +279,7 @@ fn info_shows_all_and_tells_what_is_missing() {
 #[test]
 fn a_pools_slots_are_recycled_but_leased_ones_are_left_alone() {
     let stage = Stage::new(Role::Master);
-    let rows = json!([["py-1", "clean", null], ["py-2", "leased", "ann"]]);
+    let rows = json!([["py-1", "CLEAN", null], ["py-2", "LEASED", "ann"]]);
     let mut script = vec![table(&["name", "state", "owner"], rows)];
     script.extend(job(1, done()));
     let luxid = stage.luxid(script);

@@ -37,11 +37,35 @@ fn unpacked(bytes: &[u8]) -> BTreeMap<String, String> {
     archive.entries().unwrap().map(one).collect()
 }
 
+/// Limits that leave nothing to ask the server for.
+const LIMITS: &str = "limits = {wall_s = 5, memory_mib = 64, pids = 9, disk_mib = 9}\n";
+
+#[test]
+fn limits_not_given_are_those_of_the_pools_machines() {
+    let stage = Stage::new(Role::Master);
+    let dir = stage.root.path().join("t");
+    write(&dir, "task.toml", "pool = 'py'\nexecute = 'true'\ninput = []\n");
+    let _streamd = Streamd::new(&stage, Acts::default());
+    let fields = ["wall_max", "memory", "pids", "disk"];
+    let luxid = stage.luxid(vec![
+        table(&["blueprint"], json!([["small"]])),
+        table(&fields, json!([[3600, 128, 64, 32]])),
+        Turn::Ok(json!(7)),
+    ]);
+    let ended = stage.run(&format!("gnt-task submit {}", dir.display()));
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "TaskID: 7\n"), "{ended:?}");
+    let heard = luxid.heard();
+    assert_eq!(heard[1].1, json!(["blueprint", fields, ["&", ["==", "name", "small"], [">=", "pids", 0]]]));
+    let limits = &heard[2].1[0]["limits"];
+    assert_eq!((&limits["memory_mib"], &limits["disk_mib"]), (&json!(128), &json!(32)), "{limits}");
+}
+
 #[test]
 fn a_directory_is_packed_uploaded_and_submitted() {
     let stage = Stage::new(Role::Master);
     let dir = stage.root.path().join("t");
-    write(&dir, "task.toml", "pool = 'py'\nname = 'hello'\nexecute = 'python3 a.py'\nlabels = ['x']\n");
+    let text = "pool = 'py'\nname = 'hello'\nexecute = 'python3 a.py'\nlabels = ['x']\n";
+    write(&dir, "task.toml", &format!("{text}{LIMITS}"));
     write(&dir, "a.py", "print(1)");
     write(&dir, "sub/task.toml", "kept");
     let streamd = Streamd::new(&stage, Acts::default());
@@ -50,7 +74,8 @@ fn a_directory_is_packed_uploaded_and_submitted() {
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), "TaskID: 7\n"), "{ended:?}");
     let ended = stage.run(&format!("gnt-task submit --json --key k --pool other {}", dir.display()));
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), "{\"id\":8}\n"), "{ended:?}");
-    write(&dir, "b.toml", "pool = 'py'\nexecute = ['true', {command = 'false'}]\ninput = ['sub']\n");
+    let text = "pool = 'py'\nexecute = ['true', {command = 'false'}]\ninput = ['sub']\n";
+    write(&dir, "b.toml", &format!("{text}{LIMITS}"));
     assert_eq!(stage.run(&format!("gnt-task submit {}/b.toml", dir.display())).out, "TaskID: 9\n");
     let heard = luxid.heard();
     assert!(heard.iter().all(|(method, _)| method == "SubmitTask"));
@@ -78,7 +103,7 @@ fn a_directory_is_packed_uploaded_and_submitted() {
 fn a_broken_upload_goes_on_where_it_was() {
     let stage = Stage::new(Role::Master);
     let dir = stage.root.path().join("t");
-    write(&dir, "task.toml", "pool = 'py'\nexecute = 'true'\n");
+    write(&dir, "task.toml", &format!("pool = 'py'\nexecute = 'true'\n{LIMITS}"));
     write(&dir, "big", &"x".repeat(5 << 19));
     let streamd = Streamd::new(&stage, Acts { break_at: Some(3), ..Acts::default() });
     let luxid = stage.luxid(vec![Turn::Ok(json!(7))]);
@@ -174,25 +199,27 @@ fn tasks_are_listed_cancelled_and_run_again() {
     let fields = ["id", "name", "pool", "status", "why", "slot", "attempts", "wall", "cpu", "memory"];
     let row = json!([[7, "hello", "py", "pending", "no clean slot", null, 0, null, null, null]]);
     let luxid = stage.luxid(vec![
+        table(&["id", "status"], json!([[7, "pending"], [8, null]])),
         table(&fields, row),
         Turn::Ok(json!([true, "Task 7 is cancelled"])),
         Turn::Ok(json!([false, "Task 8 has ended"])),
         Turn::Ok(json!([[true, 9], [false, "it has not ended"]])),
     ]);
-    let ended = stage.run("gnt-task list 7");
+    let ended = stage.run("gnt-task list 7 8");
     let want = "\
-id name  pool status  why           slot attempts wall cpu  memory
-7  hello py   pending no clean slot -    0        None None None
+id name  pool status  why           slot attempts wall cpu memory
+7  hello py   pending no clean slot -    0        -    -   None
 ";
     assert_eq!(ended.out, want, "{ended:?}");
+    assert_eq!((ended.code, ended.err.as_str()), (Some(1), "Task 8 does not exist\n"));
     let ended = stage.run("gnt-task cancel 7 8");
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), "Task 7 is cancelled\nTask 8 has ended\n"));
     let ended = stage.run("gnt-task rerun 7 8");
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), "TaskID: 9 (task 7 again)\n"));
     assert_eq!(ended.err, "Task 8 is not run again: it has not ended\n");
     let heard = luxid.heard();
-    assert_eq!(heard[0].1, json!(["task", fields, ["|", ["==", "id", 7]]]));
-    assert_eq!(heard[3], ("RerunTasks".to_owned(), json!([[7, 8]])));
+    assert_eq!(heard[1].1, json!(["task", fields, ["|", ["==", "id", 7]]]));
+    assert_eq!(heard[4], ("RerunTasks".to_owned(), json!([[7, 8]])));
     assert_eq!(stage.run("gnt-task cancel x").code, Some(2));
 }
 
@@ -273,9 +300,9 @@ fn info_shows_attempts_steps_and_artifacts() {
     for part in [
         "- Task: 7\n  Name: hello\n  Status: success\n",
         "    - Attempt: 1 of 3\n      Outcome: user-ok\n      Why: -\n      Slot: py-1\n",
-        "    - Step: 0 make\n      End: exit (0)\n      Use: wall 1.500 s, cpu 0.250 s, memory 3M\n",
+        "    - Step: 0 make\n      End: exit (0)\n      Use: wall 1.500 s, cpu 0.250 s, memory 3.0 MiB\n",
         "    - Step: 1 run\n",
-        "      Output: 2000 bytes out, 5 bytes err\n",
+        "      Output: 2.0 KiB out, 5 bytes err\n",
         "  Artifacts: \n    - r/result.txt (3 bytes)\n",
     ] {
         assert!(ended.out.contains(part), "{part}\n{}", ended.out);
@@ -298,7 +325,7 @@ fn results_are_fetched_into_files_and_overwrite_none() {
     let line = format!("gnt-task fetch 7 {}", dir.display());
     let ended = stage.run(&line);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.starts_with("Fetched 2 steps' outputs and 1 artifacts into "), "{ended:?}");
+    assert!(ended.out.starts_with("Fetched the outputs of 2 steps and 1 artifact into "), "{ended:?}");
     assert_eq!(std::fs::read_to_string(dir.join("out/r/result.txt")).unwrap(), "ok\n");
     assert_eq!(std::fs::read(dir.join("step-1.stdout")).unwrap(), vec![0xff; 2000]);
     assert_eq!(std::fs::read_to_string(dir.join("step-0.stderr")).unwrap(), "warn\n");

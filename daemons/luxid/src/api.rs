@@ -158,6 +158,11 @@ async fn rows(api: &Api, query: &Query, shape: Shape) -> Result<Vec<u8>> {
         let lines = config.pools().iter().map(|(place, _)| length(&place.name)).collect();
         inputs.live = inputs.live.with_waiting(lines);
     }
+    if needs.short {
+        let why = |name: &str| Some((name.to_owned(), api.view.why_short(name)?));
+        let short = config.pools().iter().filter_map(|(_, place)| why(&place.name)).collect();
+        inputs.live = inputs.live.with_short(short);
+    }
     let answer = plan.finish(inputs)?;
     let write = || match shape {
         Shape::Full => luxi::success(&answer.full()),

@@ -78,7 +78,8 @@ impl Service for Api {
         hello
     }
 
-    /// TLS has let in nodes of this cluster only; the hello must mean this node.
+    /// TLS has let in nodes of this cluster only, the local socket root and this daemon's own user; the hello must mean
+    /// this node.
     fn accept(&self, peer: &Peer) -> Result<(), String> {
         if let Some(cluster) = peer.hello.cluster.filter(|cluster| *cluster != self.0.cluster()) {
             return Err(format!("this node belongs to cluster {}, not to {cluster}", self.0.cluster()));
@@ -88,6 +89,7 @@ impl Service for Api {
         }
         match peer.node {
             Some((cluster, _)) if cluster == self.0.cluster() => Ok(()),
+            None if peer.is_own() => Ok(()),
             Some(_) | None => Err("only nodes of this cluster may call".to_owned()),
         }
     }

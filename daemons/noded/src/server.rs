@@ -9,10 +9,11 @@ use crate::member::Member;
 use crate::metrics::Metrics;
 use gantry_model::role::RoleFile;
 use gantry_rpc::tls::{self, Identity, TlsError, ca};
-use gantry_rpc::{Limits, serve_tls};
+use gantry_rpc::{Limits, serve_tls, serve_unix, unix};
 use gantry_rt::Tasks;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,15 @@ pub enum ServeError {
     Listen {
         /// Where.
         address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its socket for this machine's own jobs.
+    #[error("can't listen on {}", path.display())]
+    Local {
+        /// Where.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -201,8 +211,13 @@ impl Server {
             }
         });
         let api = Arc::new(Api::new(Arc::clone(&member)));
-        let serve =
-            serve_tls(self.listener()?, tls::server_config(&identity)?, api, Limits::default(), over.clone());
+        // For jobs of this machine, who could read this node's key as well: no handshake, no encryption.
+        let path = root.socket("noded.sock");
+        let local =
+            unix::bind(&path, 0o600).map_err(|source| ServeError::Local { path: path.clone(), source })?;
+        let local = serve_unix(local, Arc::clone(&api), Limits::default(), over.clone());
+        let tls = tls::server_config(&identity)?;
+        let serve = serve_tls(self.listener()?, tls, api, Limits::default(), over.clone());
         let ending = async {
             let ended = tokio::select! {
                 () = stop.cancelled() => Ok(Ended::Stopped),
@@ -212,7 +227,8 @@ impl Server {
             over.cancel();
             ended
         };
-        let (ended, ()) = tokio::join!(ending, serve);
+        let (ended, (), ()) = tokio::join!(ending, serve, local);
+        let _ = std::fs::remove_file(path);
         ended
     }
 }

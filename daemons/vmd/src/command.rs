@@ -209,7 +209,7 @@ impl Command {
     /// Takes one output to its end. What passes the cap is read and thrown away, so that the command does not hang.
     pub async fn drain(self: Arc<Self>, stream: Stream, mut pipe: pipe::Receiver) {
         let at = index(stream);
-        let mut file = File::create(spool::output(&self.dir, stream)).ok();
+        let mut file = None;
         let mut piece = vec![0; PIECE_BYTES];
         let over = self.until(|state| state.closed[at].then_some(()));
         tokio::pin!(over);
@@ -223,6 +223,9 @@ impl Command {
             }
             let room = self.caps.output_bytes.saturating_sub(self.state().kept[at]);
             let keep = usize::try_from(room).unwrap_or(usize::MAX).min(count);
+            if file.is_none() {
+                file = File::create(spool::output(&self.dir, stream)).ok();
+            }
             let written = file.as_mut().is_some_and(|file| file.write_all(&piece[..keep]).is_ok());
             self.change(|state| {
                 if written {

@@ -45,7 +45,8 @@ impl Load {
         Ok(())
     }
 
-    fn count(&self) -> (usize, usize) {
+    /// Acknowledged jobs and tags.
+    pub fn count(&self) -> (usize, usize) {
         (self.jobs.lock().expect("no panic").len(), self.tags.lock().expect("no panic").len())
     }
 

@@ -15,8 +15,9 @@ use std::time::Duration;
 const ROUNDS_ENV: &str = "GANTRY_FAILOVER_ROUNDS";
 const ROUNDS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the load blows before a master dies.
-const CALM: Duration = Duration::from_millis(1_500);
+/// What is acknowledged of each kind before a master dies, in the midst of more.
+const JOBS: usize = 60;
+const TAGS: usize = 4;
 /// How soon a node that comes back knows the new master: three times the longest pause between two tries, and its start.
 const RETURN: Duration = Duration::from_secs(10);
 /// Leases drawn until one is of a VM on another node than the master.
@@ -39,8 +40,12 @@ fn the_master_dies_under_load_again_and_again() {
             Ok(())
         });
         step(&format!("round {round}: node {} dies, node {} takes over", master + 1, next + 1), || {
+            let (jobs, tags) = load.count();
             load.blow(&cluster, round, || {
-                std::thread::sleep(CALM);
+                wait::until("enough is acknowledged", PATIENCE, || {
+                    let now = load.count();
+                    (now.0 >= jobs + JOBS && now.1 >= tags + TAGS).then_some(())
+                })?;
                 cluster.kill_node(master)
             })?;
             let said = cluster.run_on(next, &["cluster", "master-failover"])?;

@@ -6,6 +6,7 @@ mod leases;
 mod limits;
 mod many;
 mod rpc;
+mod still;
 mod storm;
 mod upkeep;
 

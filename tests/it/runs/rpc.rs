@@ -69,7 +69,7 @@ pub fn exec(bed: &Bed, lease: &str, name: &str, command: &str) -> Result<(String
 pub fn stray(node: &Node, name: &str, label: String, uid_base: u32) -> Result<()> {
     let vmd = node.root.join("var/lib/gantry/spool/vm");
     let any = std::fs::read_dir(vmd)?.next().context("the node has a VM to copy")??;
-    let request = std::fs::read(any.path().join("request"))?;
+    let request = std::fs::read(any.path().join("started"))?;
     let old: CreateRequest = gantry_proto::codec::decode(&request)?;
     let request = CreateRequest {
         vm: name.to_owned(),

@@ -187,12 +187,10 @@ impl<'a> Work<'a> {
             let open: Vec<&Record> = records.iter().filter(|record| !record.is_final()).collect();
             let now: Vec<String> =
                 open.iter().filter(|one| one.state() != "pending").map(|one| one.name().to_owned()).collect();
-            let said = format!(
-                "{} of {} tasks have ended; now: {}",
-                tasks.len() - open.len(),
-                tasks.len(),
-                now.join(", ")
-            );
+            let mut said = format!("{} of {} tasks have ended", tasks.len() - open.len(), tasks.len());
+            if !now.is_empty() {
+                said.push_str(&format!("; now: {}", now.join(", ")));
+            }
             let done = open.is_empty();
             Ok((said, done.then_some(records)))
         })

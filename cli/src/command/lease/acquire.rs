@@ -88,10 +88,10 @@ pub async fn run(session: &mut Session, acquire: Acquire) -> Result<(), CliError
     let lease = LeaseUuid(uuid::Uuid::new_v4());
     let held = !acquire.command.is_empty();
     let ttl = acquire.ttl.or(held.then_some(hold::TTL_S));
-    let user = acquire.user.clone().or_else(|| std::env::var("USER").ok().filter(|name| !name.is_empty()));
+    let user = acquire.user.clone().unwrap_or_else(crate::local::user);
     let request = json!({
         "uuid": lease, "pool": acquire.pool, "count": acquire.count, "for_s": acquire.span, "ttl_s": ttl,
-        "user": user.unwrap_or_else(|| format!("uid {}", nix::unistd::getuid())), "priority": acquire.priority,
+        "user": user, "priority": acquire.priority,
     });
     session.call("LeaseRequest", json!([request])).await?;
     let granted = match granted(session, &acquire, lease, &mut signals).await {

@@ -51,12 +51,21 @@ pub struct Exec {
     /// Its standard input, at most 1 MiB; - is ours. Without it there is none
     #[arg(long, value_name = "FILE")]
     stdin: Option<PathBuf>,
-    /// Longest time it may run
-    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "1h")]
+    /// Longest time it may run, at most 24h; the lease's end ends it too
+    #[arg(long, value_name = "TIME", value_parser = wall_span, default_value = "1h")]
     wall: u64,
     /// Program and arguments; no shell reads them
     #[arg(last = true, required = true, value_name = "CMD")]
     argv: Vec<String>,
+}
+
+fn wall_span(text: &str) -> Result<u64, String> {
+    let seconds = parse_span(text)?;
+    if (1..=WALL_S_MAX).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err(format!("a command runs 1s to 24h, not '{text}'"))
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

@@ -3,6 +3,7 @@
 use super::find;
 use crate::archive::{PackError, pack, sources, unpack};
 use crate::error::CliError;
+use crate::output::text::counted;
 use crate::session::Session;
 use crate::spool;
 use crate::stream::{self, PIECE, broke, failed, piece};
@@ -10,7 +11,7 @@ use gantry_model::task::INPUT_BYTES_MAX;
 use gantry_proto::stream::{LeaseGet, LeaseGetReply, LeaseGetRequest, LeasePut, LeasePutRequest};
 use gantry_rpc::Event;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub struct Put {
@@ -19,7 +20,7 @@ pub struct Put {
     /// Which of its machines, from 0
     #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
     vm: u32,
-    /// Files and directories here, then the directory there
+    /// Files and directories here, then the directory there that they come into
     #[arg(required = true, value_name = "LOCAL")]
     paths: Vec<PathBuf>,
     /// The directory below the machine's home, made if need be
@@ -40,6 +41,7 @@ pub struct Get {
     /// A file or a directory below the machine's home
     remote: String,
     /// Directory here that it comes into; made if need be
+    #[arg(default_value = ".")]
     local: PathBuf,
     /// Replace files that are there already
     #[arg(short, long)]
@@ -52,7 +54,7 @@ pub struct Get {
 /// What cannot be sent, by its path; the server's.
 pub async fn put(session: &mut Session, put: Put) -> Result<(), CliError> {
     session.command = "put".to_owned();
-    let (paths, to) = places(&put);
+    let (paths, to) = places(&put)?;
     let mut all = Vec::new();
     for path in &paths {
         let name = path.canonicalize().ok().and_then(|full| Some(full.file_name()?.to_str()?.to_owned()));
@@ -79,24 +81,34 @@ pub async fn put(session: &mut Session, put: Put) -> Result<(), CliError> {
         }
     })
     .await?;
-    let place = if to.is_empty() { "the home" } else { &to };
-    session.screen.line(&format!("Sent {} files, {} bytes to {place}", packed.files, packed.bytes))
+    let place = if to.is_empty() { "the home".to_owned() } else { format!("{to}/") };
+    session.screen.line(&format!("Sent {}, {} bytes to {place}", files(packed.files), packed.bytes))
 }
 
-/// What is sent and where to. The last of several paths is the directory there if nothing of that name is here.
-fn places(put: &Put) -> (Vec<PathBuf>, String) {
+/// What is sent and where to. As with cp the last of several paths is where to; but a file of that name here may be
+/// meant to be sent, so that it has to be said.
+fn places(put: &Put) -> Result<(Vec<PathBuf>, String), CliError> {
     let mut paths = put.paths.clone();
-    let to = match (&put.to, paths.last().filter(|last| paths.len() > 1 && last.symlink_metadata().is_err()))
-    {
-        (Some(to), _) => to.clone(),
-        (None, Some(last)) => {
-            let to = last.display().to_string();
-            paths.pop();
-            to
+    let to = match &put.to {
+        Some(to) => to.clone(),
+        None if paths.len() == 1 => String::new(),
+        None => {
+            let last = paths.pop().unwrap_or_default().display().to_string();
+            if !last.ends_with('/') && Path::new(&last).is_file() {
+                return Err(CliError::Usage(format!(
+                    "{last} is a file here; is it to be sent, or the name of the directory there? Say where to with --to DIR, \
+                     such as --to . for the home"
+                )));
+            }
+            last
         }
-        (None, None) => String::new(),
     };
-    (paths, if to == "." { String::new() } else { to })
+    let to = to.trim_start_matches("./").trim_end_matches('/');
+    Ok((paths, if to == "." { String::new() } else { to.to_owned() }))
+}
+
+fn files(count: u64) -> String {
+    counted(count, "file")
 }
 
 fn told(error: &PackError) -> CliError {
@@ -110,6 +122,13 @@ fn told(error: &PackError) -> CliError {
 /// The server's; what may not be unpacked.
 pub async fn get(session: &mut Session, get: Get) -> Result<(), CliError> {
     session.command = "get".to_owned();
+    if std::fs::metadata(&get.local).is_ok_and(|meta| !meta.is_dir()) {
+        return Err(CliError::plain(format!(
+            "{} is a file; name the directory that {} comes into",
+            get.local.display(),
+            get.remote
+        )));
+    }
     let lease = find(session, &get.lease).await?;
     let request = LeaseGetRequest { lease, vm: get.vm, path: get.remote, bytes_max: INPUT_BYTES_MAX };
     let mut fruitless = 0;
@@ -124,11 +143,12 @@ pub async fn get(session: &mut Session, get: Get) -> Result<(), CliError> {
     let done = unpack(file, &get.local, INPUT_BYTES_MAX, get.force)
         .map_err(|error| CliError::plain(error.to_string()))?;
     if reply.refused > 0 {
-        session
-            .screen
-            .note(&format!("{} entries were left out: no regular files, or over the limit", reply.refused));
+        session.screen.note(&format!(
+            "Left out: {}, no regular files or over the limit",
+            counted(reply.refused, "thing")
+        ));
     }
-    session.screen.line(&format!("Fetched {} files, {} bytes", done.files, done.bytes))
+    session.screen.line(&format!("Fetched {}, {} bytes", files(done.files), done.bytes))
 }
 
 type Got = Result<(std::fs::File, LeaseGetReply), gantry_rpc::CallError>;

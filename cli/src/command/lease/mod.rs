@@ -68,7 +68,7 @@ enum Lease {
     Exec(exec::Exec),
     /// Copy files and directories into a leased machine
     #[command(
-        after_help = "Example:\n  gnt-lease put 3f0c src/ tests/ work\n\nThe last of several arguments is the directory below the machine's home if nothing of that name is here; else files go to the home itself. Give it with --to when in doubt."
+        after_help = "Example:\n  gnt-lease put 3f0c src/ tests/ work\n\nAs with cp, the last of several arguments is where to: a directory below the machine's home, made if need be. A single one goes to the home itself, and several with --to . do."
     )]
     Put(files::Put),
     /// Copy a file or a directory out of a leased machine
@@ -102,7 +102,7 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
             session.call("LeaseRenew", json!([lease])).await.map(drop)
         }
         Lease::Release { leases } => release(session, &leases).await,
-        Lease::List { leases, list } => session.list(&LIST, &list, &leases).await,
+        Lease::List { leases, list } => self::list(session, leases, &list).await,
         Lease::ListFields { fields, table } => session.list_fields("lease", &fields, &table).await,
         Lease::Info { leases, json } => {
             let mut found = Vec::new();
@@ -115,6 +115,17 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
         Lease::Put(put) => files::put(session, put).await,
         Lease::Get(get) => files::get(session, get).await,
     }
+}
+
+/// Lists leases; those named may be named by the beginnings of their uuids.
+async fn list(session: &mut Session, mut leases: Vec<String>, list: &ListOptions) -> Result<(), CliError> {
+    let is_name = |text: &String| text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    if !list.forces_filter() && leases.iter().all(is_name) {
+        for lease in &mut leases {
+            *lease = find(session, lease).await?.to_string();
+        }
+    }
+    session.list(&LIST, list, &leases).await
 }
 
 /// The lease that a uuid or its beginning names.

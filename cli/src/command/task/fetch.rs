@@ -3,6 +3,7 @@
 use super::{not_found, query, state_line};
 use crate::archive::unpack;
 use crate::error::CliError;
+use crate::output::text::counted;
 use crate::session::Session;
 use crate::stream;
 use gantry_model::task::{ARTIFACT_BYTES_MAX, Output};
@@ -42,13 +43,14 @@ pub async fn run(session: &mut Session, id: u64, dir: &Path, force: bool) -> Res
     }
     if result.refused > 0 {
         session.screen.note(&format!(
-            "{} entries of out/ were left out: no regular files, or over the limit",
-            result.refused
+            "Left out of out/: {}, no regular files or over the limit",
+            counted(result.refused, "thing")
         ));
     }
     session.screen.line(&format!(
-        "Fetched {} steps' outputs and {files} artifacts into {}",
-        result.steps.len(),
+        "Fetched the outputs of {} and {} into {}",
+        counted(result.steps.len() as u64, "step"),
+        counted(files, "artifact"),
         dir.display()
     ))
 }

@@ -13,6 +13,8 @@ use std::fmt;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+/// How keys begin that are drawn here.
+pub const DRAWN: &str = "gnt-task-";
 /// The task file of a directory.
 const IN_DIR: &str = "task.toml";
 /// Largest task file: 256 steps of 64 KiB.
@@ -60,7 +62,7 @@ struct File {
     #[serde(default)]
     keep_going: bool,
     #[serde(default)]
-    limits: Limits,
+    limits: Given,
     #[serde(default)]
     env: BTreeMap<String, String>,
     #[serde(default)]
@@ -69,6 +71,67 @@ struct File {
     #[serde(default)]
     labels: BTreeSet<String>,
     key: Option<String>,
+}
+
+/// The limits that a task file gives.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Given {
+    wall_s: Option<u64>,
+    cpu_s: Option<u64>,
+    memory_mib: Option<u64>,
+    pids: Option<u64>,
+    disk_mib: Option<u64>,
+    output_kib: Option<u64>,
+}
+
+/// The most that the VMs of a pool have.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    wall_s: u64,
+    memory_mib: u64,
+    pids: u64,
+    disk_mib: u64,
+}
+
+/// No pool is known to have less.
+const ANY: Sizes = Sizes { wall_s: u64::MAX, memory_mib: u64::MAX, pids: u64::MAX, disk_mib: u64::MAX };
+
+impl Given {
+    /// All limits: what is not given is the default, or what the VMs have when that is less.
+    fn over(&self, sizes: Sizes) -> Limits {
+        let usual = Limits::default();
+        Limits {
+            wall_s: self.wall_s.unwrap_or(usual.wall_s.min(sizes.wall_s)),
+            cpu_s: self.cpu_s.unwrap_or(usual.cpu_s),
+            memory_mib: self.memory_mib.unwrap_or(usual.memory_mib.min(sizes.memory_mib)),
+            pids: self.pids.unwrap_or(usual.pids.min(sizes.pids)),
+            disk_mib: self.disk_mib.unwrap_or(usual.disk_mib.min(sizes.disk_mib)),
+            output_kib: self.output_kib.unwrap_or(usual.output_kib),
+        }
+    }
+
+    /// Whether the sizes matter.
+    fn open(&self) -> bool {
+        [self.wall_s, self.memory_mib, self.pids, self.disk_mib].contains(&None)
+    }
+}
+
+/// What the VMs of a pool have; a pool that is not there is told when the task is submitted.
+async fn sizes(session: &mut Session, pool: &str) -> Result<Sizes, CliError> {
+    // Filters, not names: no row is an answer.
+    let named = |name: &str, number: &str| json!(["&", ["==", "name", name], [">=", number, 0]]);
+    let pools = session.rows("pool", &["blueprint"], named(pool, "amount")).await?;
+    let Some(blueprint) = pools.first().and_then(|row| row["blueprint"].as_str()) else { return Ok(ANY) };
+    let fields = ["wall_max", "memory", "pids", "disk"];
+    let rows = session.rows("blueprint", &fields, named(blueprint, "pids")).await?;
+    let size = |name: &str| rows.first().and_then(|row| row[name].as_u64()).unwrap_or(u64::MAX);
+    Ok(Sizes {
+        wall_s: size("wall_max"),
+        memory_mib: size("memory"),
+        pids: size("pids"),
+        disk_mib: size("disk"),
+    })
 }
 
 /// A step: a command alone, or a table.
@@ -155,14 +218,18 @@ impl<'de> Deserialize<'de> for Input {
 pub async fn run(session: &mut Session, submit: Submit) -> Result<(), CliError> {
     session.command = "submit".to_owned();
     let path = if submit.path.is_dir() { submit.path.join(IN_DIR) } else { submit.path.clone() };
-    let file = read(&path)?;
+    let mut file = read(&path)?;
     let input = input_sources(&path, file.input.as_ref())?;
-    let mut spec = spec(file, &submit, &path)?;
+    let given = std::mem::take(&mut file.limits);
+    let mut spec = spec(file, &given, &submit, &path)?;
     if !input.is_empty() {
         spec.input = Some(send_input(session, &path, &input).await?);
     }
+    if given.open() {
+        spec.limits = given.over(sizes(session, &spec.pool).await?);
+    }
     // Drawn when not given: a repeated call after a broken connection makes no second task.
-    spec.key.get_or_insert_with(|| format!("gnt-task-{}", uuid::Uuid::new_v4()));
+    spec.key.get_or_insert_with(|| format!("{DRAWN}{}", uuid::Uuid::new_v4()));
     let answer = session.call("SubmitTask", json!([spec])).await?;
     let Some(id) = answer.as_u64().or_else(|| answer.as_str()?.parse().ok()) else {
         return Err(CliError::Protocol(format!("SubmitTask answered {answer}, no task number")));
@@ -196,14 +263,14 @@ fn read(path: &Path) -> Result<File, CliError> {
         .map_err(|error| CliError::plain(format!("{}: {}", path.display(), error.to_string().trim_end())))
 }
 
-fn spec(file: File, submit: &Submit, path: &Path) -> Result<TaskSpec, CliError> {
+fn spec(file: File, given: &Given, submit: &Submit, path: &Path) -> Result<TaskSpec, CliError> {
     let Some(pool) = submit.pool.clone().or(file.pool) else {
         return Err(CliError::plain(format!(
             "{} names no pool; add a line pool = \"NAME\", or give --pool NAME",
             path.display()
         )));
     };
-    let user = file.user.or_else(|| std::env::var("USER").ok()).unwrap_or_default();
+    let user = file.user.unwrap_or_else(crate::local::user);
     let spec = TaskSpec {
         name: file.name,
         pool,
@@ -212,7 +279,7 @@ fn spec(file: File, submit: &Submit, path: &Path) -> Result<TaskSpec, CliError> 
         compile: file.compile.map(|step| step.0),
         execute: file.execute.0,
         keep_going: file.keep_going,
-        limits: file.limits,
+        limits: given.over(ANY),
         env: file.env,
         priority: file.priority,
         max_attempts: file.max_attempts.unwrap_or(gantry_model::task::ATTEMPTS_DEFAULT),
@@ -280,6 +347,21 @@ async fn send_input(session: &Session, path: &Path, input: &[Source]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_not_given_are_what_the_machines_have_at_most() {
+        let file = parse("execute = 'x'\n[limits]\nmemory_mib = 512\ndisk_mib = 8\n").unwrap();
+        let sizes = Sizes { wall_s: 30, memory_mib: 128, pids: 1000, disk_mib: 32 };
+        let usual = Limits::default();
+        let limits = file.limits.over(sizes);
+        assert_eq!(
+            (limits.memory_mib, limits.disk_mib),
+            (512, 8),
+            "given ones stay, also those that do not fit"
+        );
+        assert_eq!((limits.wall_s, limits.pids, limits.cpu_s), (30, usual.pids, usual.cpu_s));
+        assert_eq!(parse("execute = 'x'").unwrap().limits.over(ANY), usual);
+    }
 
     fn parse(text: &str) -> Result<File, String> {
         toml::from_str(text).map_err(|error| error.to_string())

@@ -1,11 +1,11 @@
 //! `gnt-task info`: everything that is known of tasks.
 
+use super::file::DRAWN;
 use super::query;
 use crate::error::{CliError, EXIT_FAILURE};
 use crate::output::info::Info;
 use crate::output::text::safe;
 use crate::output::time::from_ts;
-use crate::output::units::{Units, shown};
 use crate::session::Session;
 use gantry_model::task::{Attempt, Step, StepResult, Task, TaskResult};
 use gantry_model::time::Ts;
@@ -50,9 +50,16 @@ fn seconds(count: u64, per_second: f64) -> String {
     format!("{:.3} s", count as f64 / per_second)
 }
 
+/// Bytes in the units of the limits beside them.
 #[allow(clippy::cast_precision_loss, reason = "shown with a few digits")]
 fn size(bytes: u64) -> String {
-    if bytes < 1 << 20 { format!("{bytes} bytes") } else { shown(bytes as f64 / 1_048_576.0, Units::H) }
+    let kib = bytes as f64 / 1024.0;
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        1024..1_048_576 => format!("{kib:.1} KiB"),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", kib / 1024.0),
+        _ => format!("{:.1} GiB", kib / 1_048_576.0),
+    }
 }
 
 fn task_info(task: &Task, zone: &TimeZone) -> Info {
@@ -65,7 +72,7 @@ fn task_info(task: &Task, zone: &TimeZone) -> Info {
         ("Why", text(task.why.as_deref().unwrap_or_default())),
         ("Pool", text(&spec.pool)),
         ("User", text(&spec.user)),
-        ("Key", text(spec.key.as_deref().unwrap_or_default())),
+        ("Key", text(spec.key.as_deref().filter(|key| !key.starts_with(DRAWN)).unwrap_or_default())),
         ("Labels", text(&spec.labels.iter().cloned().collect::<Vec<_>>().join(","))),
         ("Priority", Info::text(spec.priority.to_string())),
         ("Received", at(Some(task.received), zone)),
@@ -130,7 +137,7 @@ fn result_info(result: &TaskResult, compiled: bool) -> Vec<(&'static str, Info)>
     let steps = result.steps.iter().enumerate().map(|(i, step)| step_info(step, i + first)).collect();
     let artifacts =
         result.artifacts.iter().map(|a| Info::text(safe(&format!("{} ({})", a.path, size(a.bytes)))));
-    vec![
+    let mut pieces = vec![
         ("Steps", Info::List(steps)),
         (
             "Use",
@@ -142,9 +149,14 @@ fn result_info(result: &TaskResult, compiled: bool) -> Vec<(&'static str, Info)>
                 size(result.io_bytes)
             )),
         ),
-        ("Artifacts", Info::List(artifacts.collect())),
-        ("Artifacts left out", Info::text(result.refused.to_string())),
-    ]
+    ];
+    if artifacts.len() > 0 {
+        pieces.push(("Artifacts", Info::List(artifacts.collect())));
+    }
+    if result.refused > 0 {
+        pieces.push(("Artifacts left out", Info::text(result.refused.to_string())));
+    }
+    pieces
 }
 
 fn step_info(step: &StepResult, number: usize) -> Info {
@@ -153,9 +165,11 @@ fn step_info(step: &StepResult, number: usize) -> Info {
         (None, Some(signal)) => format!("{} ({signal})", step.why.as_str()),
         (None, None) => step.why.as_str().to_owned(),
     };
+    let number = number.to_string();
+    let named = if step.name == number { number } else { format!("{number} {}", step.name) };
     let cut = if step.truncated { ", cut" } else { "" };
     Info::named([
-        ("Step", Info::text(safe(&format!("{number} {}", step.name)))),
+        ("Step", Info::text(safe(&named))),
         ("End", Info::text(why)),
         (
             "Use",

@@ -112,12 +112,25 @@ fn number(text: &str) -> Result<u64, String> {
 const DASH: fn(&Value, &jiff::tz::TimeZone) -> String =
     |value, _| if value.is_null() || value == "" { "-".to_owned() } else { plain(value) };
 
+const SPENT: fn(&Value, &jiff::tz::TimeZone) -> String =
+    |value, _| value.as_f64().map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.2}s"));
+
+/// For programs: numbers alone.
+const PLAIN: Listing = Listing { overrides: &[("labels", JOINED)], ..LIST };
+
 const LIST: Listing = Listing {
     what: "task",
     fields: &["id", "name", "pool", "status", "why", "slot", "attempts", "wall", "cpu", "memory"],
     key: "id",
     numeric: true,
-    overrides: &[("labels", JOINED), ("why", DASH), ("slot", DASH), ("name", DASH)],
+    overrides: &[
+        ("labels", JOINED),
+        ("why", DASH),
+        ("slot", DASH),
+        ("name", DASH),
+        ("wall", SPENT),
+        ("cpu", SPENT),
+    ],
 };
 
 /// Runs one command.
@@ -128,7 +141,7 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
     let session = &mut session;
     match family.command {
         Task::Submit(submit) => file::run(session, submit).await,
-        Task::List { tasks, list } => session.list(&LIST, &list, &tasks).await,
+        Task::List { tasks, list } => self::list(session, tasks, &list).await,
         Task::ListFields { fields, table } => session.list_fields("task", &fields, &table).await,
         Task::Info { tasks, json } => info::run(session, &tasks, json).await,
         Task::Log(log) => log::run(session, &log).await,
@@ -137,6 +150,29 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
         Task::Rerun { tasks } => rerun(session, &tasks).await,
         Task::Fetch { task, dir, force } => fetch::run(session, task, &dir, force).await,
     }
+}
+
+/// Lists tasks; those asked for that do not exist are told and make the command fail.
+async fn list(session: &mut Session, mut tasks: Vec<String>, list: &ListOptions) -> Result<(), CliError> {
+    let listing = if list.is_human() { &LIST } else { &PLAIN };
+    let named = !list.forces_filter() && tasks.iter().all(|task| task.parse::<u64>().is_ok());
+    if tasks.is_empty() || !named {
+        return session.list(listing, list, &tasks).await;
+    }
+    let filter = crate::filter::from_args(&tasks, false, LIST.key, LIST.numeric)?;
+    let rows = session.rows("task", &["id", "status"], filter).await?;
+    let gone = |task: &String| {
+        let id = task.parse::<u64>().ok();
+        rows.iter().all(|row| row["id"].as_u64() != id || row["status"].is_null())
+    };
+    let missing: Vec<String> = tasks.extract_if(.., |task| gone(task)).collect();
+    if !tasks.is_empty() {
+        session.list(listing, list, &tasks).await?;
+    }
+    for task in &missing {
+        session.screen.note(&format!("Task {task} does not exist"));
+    }
+    if missing.is_empty() { Ok(()) } else { Err(CliError::Told(EXIT_FAILURE)) }
 }
 
 /// A task and its revision; none if there is none of that number.

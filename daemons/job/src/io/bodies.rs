@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 const PIECE_BYTES: usize = 256 << 10;
 /// Directory of bodies that are being written, in the store, so that a rename puts them in place.
 const UNFINISHED: &str = "tmp";
+/// Bytes kept in memory before a file is made for them: most archives of artifacts are empty, and are thrown away.
+const SMALL_BYTES: usize = 32 << 10;
 /// Answers to pieces that bring an upload no further, after which it is given up.
 const IDLE_ANSWERS_MAX: u32 = 8;
 
@@ -23,30 +25,42 @@ const IDLE_ANSWERS_MAX: u32 = 8;
 pub struct Writer {
     root: Root,
     temporary: PathBuf,
-    file: BufWriter<File>,
+    /// What came so far, while it is small.
+    small: Vec<u8>,
+    file: Option<Temporary>,
     hash: Sha256,
     bytes: u64,
-    finished: bool,
 }
 
 impl Writer {
     /// Begins a body. `number` tells apart those of one job.
-    pub fn new(root: &Root, owner: JobOwner, number: u64) -> io::Result<Self> {
-        let dir = root.blob_dir().join(UNFINISHED);
-        make_dir(&dir)?;
+    pub fn new(root: &Root, owner: JobOwner, number: u64) -> Self {
         // What a killed job leaves is swept by luxid when it is old, by this name.
-        let temporary = dir.join(format!(".{owner}-{number}.tmp"));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        let (file, hash) = (BufWriter::new(file), Sha256::new());
-        Ok(Self { root: root.clone(), temporary, file, hash, bytes: 0, finished: false })
+        let temporary = root.blob_dir().join(UNFINISHED).join(format!(".{owner}-{number}.tmp"));
+        let (small, hash) = (Vec::new(), Sha256::new());
+        Self { root: root.clone(), temporary, small, file: None, hash, bytes: 0 }
     }
 
     /// Adds bytes at the end.
     pub fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
+        if self.file.is_none() && self.small.len() + bytes.len() <= SMALL_BYTES {
+            self.small.extend_from_slice(bytes);
+        } else {
+            self.file()?.file.write_all(bytes)?;
+        }
         self.hash.update(bytes);
         self.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(())
+    }
+
+    /// The file, with all that came before.
+    fn file(&mut self) -> io::Result<&mut Temporary> {
+        if self.file.is_none() {
+            let mut made = Temporary::make(&self.temporary)?;
+            made.file.write_all(&std::mem::take(&mut self.small))?;
+            self.file = Some(made);
+        }
+        self.file.as_mut().ok_or_else(|| io::Error::other("no file was made"))
     }
 
     /// How many bytes there are.
@@ -57,23 +71,44 @@ impl Writer {
     /// The body is durable under its digest when this returns. One that was there before is replaced by its equal, so
     /// that it counts as new.
     pub fn finish(mut self) -> io::Result<BodyRef> {
-        self.file.flush()?;
-        self.file.get_ref().sync_all()?;
+        let file = self.file()?;
+        file.file.flush()?;
+        file.file.get_ref().sync_all()?;
         let digest = hex(&std::mem::take(&mut self.hash).finalize());
         let path = self.root.blob(&digest);
         let dir = path.parent().unwrap_or(&path);
         make_dir(dir)?;
-        fs::rename(&self.temporary, &path)?;
-        self.finished = true;
+        self.file()?.rename(&path)?;
         File::open(dir)?.sync_all()?;
         Ok(BodyRef { digest, bytes: self.bytes })
     }
 }
 
-impl Drop for Writer {
+/// A file that goes when it is dropped, unless it got its name.
+struct Temporary {
+    file: BufWriter<File>,
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Temporary {
+    fn make(path: &Path) -> io::Result<Self> {
+        make_dir(path.parent().unwrap_or(path))?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        Ok(Self { file: BufWriter::new(file), path: path.to_owned(), renamed: false })
+    }
+
+    fn rename(&mut self, to: &Path) -> io::Result<()> {
+        fs::rename(&self.path, to)?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.finished {
-            let _ = fs::remove_file(&self.temporary);
+        if !self.renamed {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
@@ -153,7 +188,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         for number in 0..2 {
-            let mut writer = Writer::new(&root, owner(), number).unwrap();
+            let mut writer = Writer::new(&root, owner(), number);
             writer.add(b"ab").unwrap();
             writer.add(b"c").unwrap();
             let body = writer.finish().unwrap();
@@ -167,7 +202,13 @@ mod tests {
     fn a_body_given_up_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        Writer::new(&root, owner(), 0).unwrap().add(b"x").unwrap();
+        Writer::new(&root, owner(), 0).add(b"x").unwrap();
+        assert!(!root.blob_dir().exists(), "a small one makes no file");
+        let mut large = Writer::new(&root, owner(), 0);
+        large.add(b"x").unwrap();
+        large.add(&vec![b'y'; SMALL_BYTES]).unwrap();
+        assert_eq!(unfinished(&root), 1);
+        drop(large);
         assert_eq!(unfinished(&root), 0);
     }
 

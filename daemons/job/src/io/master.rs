@@ -54,6 +54,8 @@ pub struct Master {
     seq: u64,
     /// It was looked for in vain.
     away: bool,
+    /// Locks were asked for, and may be held.
+    locks: bool,
     /// Whose log hears why it waits: the opcode at work.
     log: Option<(Arc<Desk>, usize)>,
 }
@@ -69,7 +71,7 @@ pub(super) struct Patience {
 impl Master {
     /// Nothing is connected yet.
     pub fn new(root: Root, owner: JobOwner, cluster: ClusterUuid) -> Self {
-        Self { root, owner, cluster, client: None, seq: 0, away: false, log: None }
+        Self { root, owner, cluster, client: None, seq: 0, away: false, locks: false, log: None }
     }
 
     /// From now on it works for the opcode at `index`.
@@ -172,6 +174,7 @@ impl Master {
         mut blocked: impl FnMut(LockBlocked),
     ) -> Result<(), OpFail> {
         let request = LockRequest { owner: self.owner, priority, wants };
+        self.locks = true;
         let mut patience = Patience::default();
         loop {
             let why = match self.client(&mut patience).await?.open::<LockUpdate>(&request).await {
@@ -207,13 +210,15 @@ impl Master {
         self.client.clone()
     }
 
-    /// Gives all locks back. A job that never took any does not even connect.
+    /// Gives all locks back. A job that never asked for any has none.
     pub async fn free_all(&mut self) -> Result<(), OpFail> {
-        if self.client.is_none() {
+        if !self.locks {
             return Ok(());
         }
         let request = LockFreeRequest { owner: self.owner, scope: FreeScope::All };
-        self.call::<LockFree>(&request).await
+        self.call::<LockFree>(&request).await?;
+        self.locks = false;
+        Ok(())
     }
 
     /// Reads objects and the index they stand at.

@@ -15,7 +15,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+
+/// How long a report that says of no end waits for what follows it: short jobs end sooner, and each report is a commit.
+const GATHER: Duration = Duration::from_millis(25);
 
 /// What luxid and the executing half share.
 pub struct Desk {
@@ -88,7 +92,15 @@ impl Desk {
             .map_err(|_| Fail::new(Code::NotReady, "this job is leaving: it was not told to go in time"))
     }
 
-    /// Sends every report that is news until the outcome is confirmed.
+    /// Waits until the job is over, or for [`GATHER`].
+    async fn gather(&self) {
+        let mut changes = self.changes();
+        let over =
+            async { while self.read(Board::is_over) == Some(false) && changes.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(GATHER, over).await;
+    }
+
+    /// Sends every report that is news until the outcome is confirmed; news within [`GATHER`] in one.
     async fn attend<V: Verb<Item = Json<Report>, Reply = ()>>(
         self: Arc<Self>,
         call: Call,
@@ -98,6 +110,9 @@ impl Desk {
         let mut changes = self.changes();
         let mut sent = 0;
         loop {
+            if self.read(|board| board.report().number > sent) == Some(true) {
+                self.gather().await;
+            }
             changes.borrow_and_update();
             let (news, over) = {
                 let board = self.lock();

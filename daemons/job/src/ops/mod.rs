@@ -47,7 +47,7 @@ use std::sync::Arc;
 pub async fn execute(root: &Root, desk: &Arc<Desk>, request: GoRequest) -> Result<(), RunError> {
     let ops = request.ops.read().unwrap_or_default(); // The desk has read them before.
     let mut master = Master::new(root.clone(), request.owner, request.cluster);
-    let nodes = Nodes::new(root.clone(), request.cluster, request.fence);
+    let nodes = Nodes::new(root.clone(), request.cluster, request.fence, request.master);
     for (index, op) in ops.iter().enumerate().filter(|(_, op)| !op.status.is_final()) {
         if *desk.cancelled().borrow() {
             desk.update(|board| board.canceled(time::now()));

@@ -54,6 +54,8 @@ pub struct Guests {
     pub lose: bool,
     /// Commands that end badly do so for memory.
     pub memory: bool,
+    /// Commands are started and their callers never hear of it.
+    pub mute: bool,
     /// What is said of an input instead of unpacking it: code, text, class.
     pub refuses_input: Option<(Code, &'static str, &'static str)>,
     /// Images that are here, and pieces that came.

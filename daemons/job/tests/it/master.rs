@@ -568,6 +568,12 @@ impl NodeService {
         answered(done).await
     }
 
+    async fn exec(&self, request: &node_wire::VmExecRequest) -> Result<node_wire::VmExecReply, Fail> {
+        let begun = self.inside("exec", |vms| vms.exec(request)).await;
+        let mute = self.guests().lock().unwrap().mute;
+        answered((!mute).then_some(begun)).await
+    }
+
     fn inventory(&self) -> Vec<node_wire::SlotFacts> {
         let state = self.state.lock().unwrap();
         let facts = |(slot, record): (&InstanceUuid, &Record)| node_wire::SlotFacts {
@@ -646,7 +652,7 @@ impl Service for NodeService {
                 node_wire::Audit => |_fence, _call| Ok(self.audit()),
                 node_wire::VmOpen => |request, _call| self.open(request).await,
                 node_wire::VmPut => |request, _call| self.inside("put", |vms| vms.put(&request)).await,
-                node_wire::VmExec => |request, _call| self.inside("exec", |vms| vms.exec(&request)).await,
+                node_wire::VmExec => |request, _call| self.exec(&request).await,
                 node_wire::VmCancel => |of, _call| self.inside("cancel", |vms| vms.cancel(&of)).await,
                 node_wire::VmUsage => |vm, _call| self.guests().lock().unwrap().usage(&vm),
                 node_wire::VmWait => |request, call| guest::wait(&self.guests(), request, call).await,

@@ -1,7 +1,7 @@
 //! VMs of pools through creates, destroys and checks, and through every crash of the job that does them.
 
 use crate::bed::{Bed, log};
-use crate::master::Side;
+use crate::master::{Side, State};
 use crate::pool::{blueprint, entries, on, pool, store, with};
 use gantry_model::config::{Node, Slot, SlotState, kind};
 use gantry_model::ids::{Generation, LeaseUuid};
@@ -206,6 +206,38 @@ async fn a_vm_that_is_leased_while_it_is_about_to_be_recycled_is_left_alone() {
     assert_eq!(bed.result(&recycle).await, json!([["py-1", "was leased meanwhile and is left alone"]]));
     let slot = bed.master.state().slots("py")["py-1"].clone();
     assert_eq!((slot.state, slot.drained), (SlotState::Leased, false));
+}
+
+/// A busy pool does not stand still while an operator recycles all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_changes_while_it_is_about_to_be_recycled_does_not_keep_the_others() {
+    let mut bed = Bed::new().await;
+    bed.with_pool(3).await;
+    bed.on_all(CREATE, json!({})).await;
+    let op =
+        |names: &[&str]| json!({"OP_ID": "OP_SLOT_RECYCLE", "slots": names, "why": "old", "force": true});
+    let second = bed.master.state().slots("py")["py-2"].uuid;
+    // As after a destroy and a create of another job.
+    let next = move |state: &mut State| {
+        state.meddle(kind::SLOT, second, |slot: &mut Slot| slot.generation.0 += 1);
+    };
+    bed.master.state().before_apply = Some(Box::new(next));
+    let told = bed.result(&op(&["py-1", "py-2", "py-3"])).await;
+    assert_eq!(
+        (&told[0], &told[2]),
+        (&json!(["py-1", "was CLEAN, is DIRTY"]), &json!(["py-3", "was CLEAN, is DIRTY"]))
+    );
+    let text = told[1][1].as_str().unwrap();
+    assert!(
+        text.starts_with("changed meanwhile and is left alone: ") && text.contains("generation"),
+        "{text}"
+    );
+    assert_eq!(bed.states(), [(SlotState::Dirty, 1), (SlotState::Clean, 2), (SlotState::Dirty, 1)]);
+    // Where nothing was done at all, that is no success.
+    bed.master.state().before_apply = Some(Box::new(next));
+    let (class, text, _) = bed.fails(&op(&["py-2"])).await;
+    assert!(class == "OpExecError" && text.contains("generation"), "{text}");
+    assert_eq!(bed.states()[1], (SlotState::Clean, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

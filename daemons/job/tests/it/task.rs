@@ -293,24 +293,30 @@ async fn a_noded_that_restarts_ends_no_attempt() {
     assert_eq!(bed.starts(), [1]);
 }
 
+/// Also when the answer to its start did not come yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn cancel_ends_the_running_command() {
     let mut bed = Bed::new().await;
-    let vm = bed.leased().await;
-    let (_gate, [begun, _]) = gates();
-    let command = format!("echo >{begun}; sleep 600");
-    let spec = json!({"pool": "py", "compile": {"command": "true"}, "execute": steps(&[&command])});
-    // The command begins soon after the stage is told.
-    let begun = |report: &Report| {
-        let stage = report.stage == Some(TaskState::Running);
-        if stage {
-            std::fs::read(&begun).unwrap();
-        }
-        stage
-    };
-    let (_, report) = bed.run_until(&op(&vm, spec), None, begun).await;
-    assert_eq!(report.unwrap().ops[0].status, Status::Canceled);
-    assert_eq!(bed.master.state().steps.last(), Some(&"cancel"));
+    for mute in [false, true] {
+        bed.master.reset();
+        let vm = bed.leased().await;
+        bed.master.state().guests.lock().unwrap().mute = mute;
+        let (_gate, [begun, _]) = gates();
+        let spec = json!({"pool": "py", "execute": steps(&[&format!("echo >{begun}; sleep 600")])});
+        // The command begins soon after the stage is told.
+        let begun = |report: &Report| {
+            let stage = report.stage == Some(TaskState::Running);
+            if stage {
+                std::fs::read(&begun).unwrap();
+            }
+            stage
+        };
+        let (owner, report) = bed.run_until(&op(&vm, spec), None, begun).await;
+        let report = report.unwrap();
+        assert_eq!((report.ops[0].status, log(&report)), (Status::Canceled, vec![]), "mute: {mute}");
+        assert_eq!(bed.master.state().steps.last(), Some(&"cancel"), "mute: {mute}");
+        bed.master.state().owner_gone(owner);
+    }
 }
 
 /// Killed anywhere, the same attempt again (its job never began, for luxid) attaches: nothing runs twice. And an order

@@ -37,8 +37,20 @@ fn process() {
     let [_, root, job, start, cluster] = words[..] else { exit(2) };
     let owner = JobOwner { job: job.parse().unwrap(), start: start.parse().unwrap() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    runtime.block_on(run(Root::new(root), owner, cluster.parse().unwrap()));
-    exit(0);
+    let root = Root::new(root);
+    runtime.block_on(async {
+        tokio::select! {
+            () = run(root.clone(), owner, cluster.parse().unwrap()) => exit(0),
+            () = gone(root.path()) => exit(1),
+        }
+    });
+}
+
+/// Its test is over and has taken the directory away: nobody will say any more what this waits for.
+async fn gone(root: &Path) {
+    while root.exists() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// What the stages of the process share.

@@ -6,6 +6,7 @@ use gantry_proto::codec;
 use gantry_proto::noded::{self as wire, VmState};
 use gantry_rpc::tls::{Identity, ca};
 use gantry_rpc::{Client, Code, ConnectError};
+use std::os::unix::fs::PermissionsExt;
 use uuid::Uuid;
 
 #[tokio::test]
@@ -28,6 +29,36 @@ async fn lower_epochs_and_other_ballots_are_refused_and_told_the_current_one() {
     let early = create_request(fence(6), slot(1), 1);
     assert_eq!(code(client.call::<wire::VmCreate>(&early, PATIENCE).await), Code::NotReady);
     assert!(facts(&client, fence(5), slot(1)).await.is_none(), "nothing was recorded");
+}
+
+#[tokio::test]
+async fn the_local_socket_is_roots_and_keeps_the_same_fence() {
+    let cluster = Cluster::new();
+    let (node, client) = cluster.member("n1").await;
+    let path = node.root.socket("noded.sock");
+    let mode = std::fs::metadata(&path).expect("it listens").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "nobody else connects");
+    let local = Client::unix(&path, &hello()).await.expect("connected");
+    claim(&client, &cluster, &node, fence(5)).await.expect("claimed by TLS");
+    let rival = Fence { epoch: 5, ballot: [8; 16] };
+    for old in [fence(1), fence(4), rival] {
+        let refused = fail(local.call::<wire::VmCreate>(&create_request(old, slot(1), 1), PATIENCE).await);
+        assert_eq!(refused.code, Code::Fenced);
+        assert_eq!(code(claim(&local, &cluster, &node, old).await), Code::Fenced);
+        assert_eq!(code(local.call::<wire::Leave>(&old, PATIENCE).await), Code::Fenced);
+    }
+    let early = create_request(fence(6), slot(1), 1);
+    assert_eq!(code(local.call::<wire::VmCreate>(&early, PATIENCE).await), Code::NotReady);
+    // what is claimed here is fenced there
+    claim(&local, &cluster, &node, fence(6)).await.expect("claimed locally");
+    assert_eq!(code(client.call::<wire::Inventory>(&fence(5), PATIENCE).await), Code::Fenced);
+    // the hello must mean this node and this cluster
+    let mut meant = hello();
+    meant.node = Some(NodeUuid(Uuid::new_v4()));
+    assert!(matches!(Client::unix(&path, &meant).await, Err(ConnectError::Refused(_))));
+    let mut meant = hello();
+    meant.cluster = Some(ClusterUuid(Uuid::new_v4()));
+    assert!(matches!(Client::unix(&path, &meant).await, Err(ConnectError::Refused(_))));
 }
 
 #[tokio::test]

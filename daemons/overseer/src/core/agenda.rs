@@ -12,6 +12,8 @@ use uuid::Uuid;
 /// Time for further news to arrive, so that slots that become DIRTY together are one lot. While one lot is submitted the
 /// next gathers by itself.
 pub const DEBOUNCE_MS: u64 = 1;
+/// Between two looks at DIRTY slots: a single one is looked at at once, many in a row in lots, for each lot is a process.
+pub const GATHER_MS: u64 = 25;
 /// Between two runs of a pass that news bring forward: under load news are continuous, and a pass reads whole pools.
 pub const SPACING_MS: u64 = 250;
 /// How long a slot stays ABSENT before it counts as forgotten: the job that destroyed it makes it anew, and is faster.
@@ -67,6 +69,8 @@ pub struct Agenda {
     ran: BTreeMap<Pass, u64>,
     dirty: BTreeMap<InstanceUuid, Look>,
     absent: BTreeMap<InstanceUuid, u64>,
+    /// When DIRTY slots were looked at last.
+    looked: Option<u64>,
     nodes: bool,
     /// Whether some CLEAN VM is outdated: then news of CLEAN slots make room for the next.
     pub rolling: bool,
@@ -88,6 +92,7 @@ impl Agenda {
             ran: BTreeMap::new(),
             dirty: BTreeMap::new(),
             absent: BTreeMap::new(),
+            looked: None,
             nodes: true,
             rolling: false,
             spare: false,
@@ -117,7 +122,8 @@ impl Agenda {
         self.dirty.remove(&slot);
         self.absent.remove(&slot);
         if state == SlotState::Dirty.as_str() {
-            self.look(slot, Look { at: now + DEBOUNCE_MS, again: AGAIN_MS });
+            let next = self.looked.map_or(0, |looked| looked + GATHER_MS);
+            self.look(slot, Look { at: next.max(now + DEBOUNCE_MS), again: AGAIN_MS });
         } else if state == SlotState::Absent.as_str() {
             self.absent.insert(slot, now + ABSENT_MS);
             if self.absent.len() > SLOTS_MAX {
@@ -206,6 +212,9 @@ impl Agenda {
             .collect();
         self.dirty.retain(|_, look| look.at > now);
         work.dirty = due.keys().copied().collect();
+        if !work.dirty.is_empty() {
+            self.looked = Some(now);
+        }
         (work, due)
     }
 }

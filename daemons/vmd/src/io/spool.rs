@@ -1,6 +1,7 @@
-//! What outlives vmd: `spool/vm/VM/` with the VM's request, a mark once it was started, and for each command its
-//! outputs and its end. Written before the effect it tells of. Not flushed: at a crash of the machine the VMs die too,
-//! and a VM nobody knows is lost as one whose commands are not known.
+//! What outlives vmd: `spool/vm/VM/` with the VM's request in the file `created`, named `started` once it was, and for each
+//! command a directory with its outputs and its end. Written before the effect it tells of. Not flushed: at a crash of the
+//! machine the VMs die too, and a VM nobody knows is lost as one whose commands are not known. Every run makes these
+//! files and removes them, so there are few: outputs have one only when they have a byte.
 
 use gantry_proto::codec;
 use gantry_proto::vmd::{CommandEnd, CreateRequest, Stream};
@@ -30,11 +31,12 @@ fn private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(path)
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    fs::write(&new, bytes)?;
-    fs::rename(&new, path)
-}
+/// A VM's request, until it is started.
+const CREATED: &str = "created";
+/// The same from then on.
+const STARTED: &str = "started";
+/// Before the names of commands.
+const COMMAND: &str = "c-";
 
 impl Spool {
     /// The one below `spool` (the node's spool directory).
@@ -54,7 +56,7 @@ impl Spool {
     /// A command's directory.
     #[must_use]
     pub fn command(&self, vm: &str, command: &str) -> PathBuf {
-        self.vm(vm).join("commands").join(command)
+        self.vm(vm).join(format!("{COMMAND}{command}"))
     }
 
     /// Notes a VM.
@@ -65,8 +67,7 @@ impl Spool {
         let dir = self.vm(&request.vm);
         let bytes = codec::encode(request).map_err(io::Error::other)?;
         private_dir(&dir)?;
-        private_dir(&dir.join("commands"))?;
-        replace(&dir.join("request"), &bytes)
+        fs::write(dir.join(CREATED), &bytes)
     }
 
     /// Notes that a VM is about to start.
@@ -74,7 +75,12 @@ impl Spool {
     /// # Errors
     /// The disk's.
     pub fn start(&self, vm: &str) -> io::Result<()> {
-        File::create(self.vm(vm).join("started")).map(drop)
+        let dir = self.vm(vm);
+        match fs::rename(dir.join(CREATED), dir.join(STARTED)) {
+            // Not its first start.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && dir.join(STARTED).exists() => Ok(()),
+            other => other,
+        }
     }
 
     /// Notes a command that is about to begin.
@@ -87,12 +93,12 @@ impl Spool {
         Ok(dir)
     }
 
-    /// Notes a command's end.
+    /// Notes a command's end. One that is not whole when vmd dies is none.
     ///
     /// # Errors
     /// The disk's.
     pub fn end(dir: &Path, end: &CommandEnd) -> io::Result<()> {
-        replace(&dir.join("end"), &codec::encode(end).map_err(io::Error::other)?)
+        fs::write(dir.join("end"), codec::encode(end).map_err(io::Error::other)?)
     }
 
     /// Removes a VM; not there is fine.
@@ -114,12 +120,10 @@ impl Spool {
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let dir = entry?.path();
-            let request = fs::read(dir.join("request")).ok();
-            match request.and_then(|bytes| codec::decode::<CreateRequest>(&bytes).ok()) {
-                Some(request) => {
-                    let started = dir.join("started").exists();
-                    all.push(Found { request, started, commands: commands(&dir.join("commands"))? });
-                }
+            let read = |name: &str| codec::decode::<CreateRequest>(&fs::read(dir.join(name)).ok()?).ok();
+            let found = read(STARTED).map(|request| (request, true));
+            match found.or_else(|| Some((read(CREATED)?, false))) {
+                Some((request, started)) => all.push(Found { request, started, commands: commands(&dir)? }),
                 None => fs::remove_dir_all(&dir)?,
             }
         }
@@ -131,9 +135,11 @@ fn commands(dir: &Path) -> io::Result<Vec<(String, Option<CommandEnd>)>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(name) = name.strip_prefix(COMMAND) else { continue };
         let end = fs::read(entry.path().join("end")).ok();
         let end = end.and_then(|bytes| codec::decode(&bytes).ok());
-        all.push((entry.file_name().to_string_lossy().into_owned(), end));
+        all.push((name.to_owned(), end));
     }
     Ok(all)
 }

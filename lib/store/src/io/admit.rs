@@ -12,6 +12,7 @@ use crate::core::copy::{Append, Claim, LogView, Plan, Vote, admit_own, fit, prom
 use crate::core::row::{Batch, Index, Position, Row, Term};
 use crate::error::StoreError;
 use rusqlite::{Connection, Transaction};
+use std::cmp::Ordering;
 use std::path::Path;
 
 /// What decides over an append, read in its transaction.
@@ -34,8 +35,14 @@ impl View {
         count: u64,
     ) -> Result<View, StoreError> {
         let from = from.max(base.at.idx.next());
-        let terms = terms(conn, file, from, count)?;
-        Ok(View { base: base.at, last: last(conn, file, base)?, applied, from, terms })
+        let last = last(conn, file, base)?;
+        // Rows that follow the own end, which is the rule, meet at most the last one.
+        let terms = match from.cmp(&last.idx) {
+            Ordering::Greater => Vec::new(),
+            Ordering::Equal => vec![last.term],
+            Ordering::Less => terms(conn, file, from, count)?,
+        };
+        Ok(View { base: base.at, last, applied, from, terms })
     }
 }
 

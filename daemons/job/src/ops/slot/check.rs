@@ -124,7 +124,8 @@ pub async fn drain(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     Ok(results.told(&entries))
 }
 
-/// Makes slots DIRTY on an operator's word, and lets stuck ones be tried again. Result: `[[name, text], …]`.
+/// Makes slots DIRTY on an operator's word, and lets stuck ones be tried again. Result: `[[name, text], …]`; in error
+/// when nothing was done to any of them.
 pub async fn recycle(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let names = args.texts("slots");
     if names.is_empty() {
@@ -143,12 +144,19 @@ pub async fn recycle(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> 
         chosen.insert(instance.name.clone(), (instance, slot));
     }
     let why = short(args.str("why").filter(|why| !why.is_empty()).unwrap_or("recycled by operator"));
-    let commands = chosen.values().flat_map(|(_, slot)| recycling(slot, args.bool("force"), &why)).collect();
-    cx.apply(commands).await?;
+    let commands = chosen.values().map(|(_, slot)| recycling(slot, args.bool("force"), &why)).collect();
+    let stored = cx.apply_each(commands).await?;
+    if let Some(Err(why)) = stored.iter().find(|_| stored.iter().all(Result::is_err)) {
+        return Err(OpFail::exec(why.clone()));
+    }
     let mut told = Vec::new();
-    for (name, (instance, slot)) in &chosen {
-        let now = cx.master.slot(instance.uuid).await?;
-        told.push(json!([name, recycled(slot, &now)]));
+    for ((name, (instance, slot)), stored) in chosen.iter().zip(stored) {
+        // One that is another VM's by now does not keep the others.
+        let text = match stored {
+            Ok(_) => recycled(slot, &cx.master.slot(instance.uuid).await?),
+            Err(why) => format!("changed meanwhile and is left alone: {why}"),
+        };
+        told.push(json!([name, text]));
     }
     cx.say(format!("{}: {why}", chosen.keys().map(String::as_str).collect::<Vec<_>>().join(", ")));
     Ok(Value::Array(told))

@@ -18,7 +18,7 @@ use gantry_model::task::{
     ARTIFACT_BYTES_MAX, EndWhy, RunReport, Step, StepResult, TaskResult, TaskSpec, TaskState, exec_name,
 };
 use gantry_proto::noded::{
-    OpenLimits, VmCommandRef, VmExec, VmExecRequest, VmGetRequest, VmLeaseRef, VmOpen, VmOpenRequest, VmPut,
+    OpenLimits, VmCommandRef, VmExecRequest, VmGetRequest, VmLeaseRef, VmOpen, VmOpenRequest, VmPut,
     VmPutRequest, VmRef, VmUsage,
 };
 use node::{Got, VmNode};
@@ -205,7 +205,7 @@ impl Runner<'_, '_> {
 
     async fn step(&mut self, number: usize, step: &Step) -> Result<StepResult, OpFail> {
         let command = self.attempt.command(self.at, number, step);
-        self.node.steady::<VmExec>(&command).await?;
+        self.node.exec(&command).await?;
         let (mut out, mut err) = (self.output(&command), self.output(&command));
         let end = self.node.wait(&command.of, self.attempt.wall(step), &mut out, &mut err).await?;
         let (out, err) = (out.told(&mut self.room)?, err.told(&mut self.room)?);
@@ -238,7 +238,7 @@ impl Runner<'_, '_> {
         let (root, owner) = (self.node.cx.root().clone(), self.node.cx.owner());
         self.bodies += 1;
         let number = self.bodies;
-        let archive = || Writer::new(&root, owner, number).map_err(output::broken);
+        let archive = || Writer::new(&root, owner, number);
         match self.node.get(&request, archive, ARCHIVE_BYTES_MAX).await? {
             Got::Files(got, Some(archive)) if !got.files.is_empty() => {
                 result.archive = Some(archive.finish().map_err(output::broken)?);

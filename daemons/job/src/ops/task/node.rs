@@ -9,8 +9,8 @@ use crate::ops::Cx;
 use gantry_model::config::Node;
 use gantry_proto::envelope::Code;
 use gantry_proto::noded::{
-    CommandEnd, Inventory, SlotFacts, Stream, VmCancel, VmCommandRef, VmGet, VmGetReply, VmGetRequest, VmRef,
-    VmState, VmWait, VmWaitRequest,
+    CommandEnd, Inventory, SlotFacts, Stream, VmCancel, VmCommandRef, VmExec, VmExecRequest, VmGet,
+    VmGetReply, VmGetRequest, VmRef, VmState, VmWait, VmWaitRequest,
 };
 use gantry_proto::verb::Verb;
 use gantry_rpc::Event;
@@ -113,6 +113,18 @@ impl<'r, 'a> VmNode<'r, 'a> {
         self.unless_cancelled(tokio::time::sleep(patience.pause)).await
     }
 
+    /// Starts a command. Cancelled meanwhile, the command may run all the same, for its start is not taken back: it is
+    /// ended.
+    pub async fn exec(&self, command: &VmExecRequest) -> Result<(), OpFail> {
+        match self.steady::<VmExec>(command).await {
+            Err(OpFail::Canceled) => {
+                self.end(&command.of).await?;
+                Err(OpFail::Canceled)
+            }
+            done => done.map(drop),
+        }
+    }
+
     /// Takes a command's output until it has ended, through any number of broken connections. Cancelled or overdue it
     /// is ended first.
     pub async fn wait(
@@ -137,16 +149,26 @@ impl<'r, 'a> VmNode<'r, 'a> {
                 wall.as_secs(), WALL_MARGIN.as_secs()
             )),
         };
-        let cancel = self.cx.nodes.call::<VmCancel>(self.node, of, CANCEL);
-        match tokio::time::timeout(CANCEL, cancel).await {
-            Ok(Err(OpFail::Fenced(why))) => return Err(OpFail::Fenced(why)),
-            Ok(Err(OpFail::Error(why))) => {
-                self.cx.warn(format!("the command was not ended: {why}; it goes with its VM"));
-            }
-            Err(_) => self.cx.warn("the command was not ended in time; it goes with its VM"),
-            Ok(Ok(()) | Err(OpFail::Canceled)) => {}
-        }
+        self.end(of).await?;
         Err(gone)
+    }
+
+    /// Ends a command that is not waited for any more. What can't be ended goes with its VM.
+    async fn end(&self, of: &VmCommandRef) -> Result<(), OpFail> {
+        let cancel = self.cx.nodes.ask::<VmCancel>(self.node, of, CANCEL);
+        match tokio::time::timeout(CANCEL, cancel).await {
+            Ok(Ok(())) => {}
+            // It never began.
+            Ok(Err(why)) if why.code() == Some(Code::NotFound) => {}
+            Ok(Err(why)) => match why.into_op(self.node) {
+                OpFail::Error(why) => {
+                    self.cx.warn(format!("the command was not ended: {why}; it goes with its VM"));
+                }
+                fenced => return Err(fenced),
+            },
+            Err(_) => self.cx.warn("the command was not ended in time; it goes with its VM"),
+        }
+        Ok(())
     }
 
     async fn follow_on(
@@ -203,12 +225,12 @@ impl<'r, 'a> VmNode<'r, 'a> {
     pub async fn get(
         &self,
         request: &VmGetRequest,
-        archive: impl Fn() -> Result<Writer, OpFail>,
+        archive: impl Fn() -> Writer,
         bytes_max: u64,
     ) -> Result<Got, OpFail> {
         let mut patience = Patience::default();
         loop {
-            let mut into = Some(Box::new(archive()?));
+            let mut into = Some(Box::new(archive()));
             match self.unless_cancelled(self.fetch(request, &mut into, bytes_max)).await? {
                 Ok(reply) => return Ok(Got::Files(reply, into)),
                 Err(why) if why.code() == Some(Code::NotFound) => return Ok(Got::Nothing),

@@ -58,7 +58,7 @@ impl Output {
 
     fn spill(&mut self) -> io::Result<&mut Writer> {
         if self.body.is_none() {
-            let mut body = Writer::new(&self.root, self.owner, self.number)?;
+            let mut body = Writer::new(&self.root, self.owner, self.number);
             body.add(&std::mem::take(&mut self.small))?;
             self.body = Some(body);
         }

@@ -18,6 +18,8 @@ pub struct LiveFacts {
     vms: Vec<(NodeUuid, VmFacts)>,
     /// Length of each pool's line, if asked for.
     waiting: HashMap<String, u64>,
+    /// Why pools lack slots, if asked for.
+    short: HashMap<String, String>,
 }
 
 impl LiveFacts {
@@ -31,13 +33,25 @@ impl LiveFacts {
             vms.extend(info.vms.iter().map(|vm| (*node, vm.clone())));
         }
         vms.sort_by_key(|(node, vm)| (vm.slot, vm.generation, *node));
-        Self { nodes, vms, waiting: HashMap::new() }
+        Self { nodes, vms, waiting: HashMap::new(), short: HashMap::new() }
     }
 
     /// Adds how many tasks and lease requests wait for each pool.
     #[must_use]
     pub fn with_waiting(self, waiting: HashMap<String, u64>) -> Self {
         Self { waiting, ..self }
+    }
+
+    /// Adds why pools lack slots.
+    #[must_use]
+    pub fn with_short(self, short: HashMap<String, String>) -> Self {
+        Self { short, ..self }
+    }
+
+    /// Why a pool lacks slots, as far as it was tried.
+    #[must_use]
+    pub(super) fn short(&self, pool: &str) -> Option<&str> {
+        self.short.get(pool).map(String::as_str)
     }
 
     /// How many wait for a pool.

@@ -52,6 +52,7 @@ pub(super) struct OwnNeeds {
     pub why: bool,
     pub requests: bool,
     pub waiting: bool,
+    pub short: bool,
 }
 
 impl OwnNeeds {
@@ -62,6 +63,7 @@ impl OwnNeeds {
         why: false,
         requests: false,
         waiting: false,
+        short: false,
     };
 }
 
@@ -97,6 +99,8 @@ pub struct Needs {
     pub requests: bool,
     /// Whether to count who waits for each pool.
     pub waiting: bool,
+    /// Whether to find out why pools lack slots.
+    pub short: bool,
 }
 
 /// What the shell fetched.
@@ -241,11 +245,21 @@ impl<R: Resource> Bindable for Select<R> {
         let live = filter_is_live || self.columns.iter().any(column_is_live);
         let nodes: BTreeSet<NodeUuid> =
             if live { rows.iter().filter_map(|row| R::asks(row, config)).collect() } else { BTreeSet::new() };
-        let OwnNeeds { jobs, locks, tasks, why, requests, waiting } = R::needs(&self.pick, self.mentions);
+        let OwnNeeds { jobs, locks, tasks, why, requests, waiting, short } =
+            R::needs(&self.pick, self.mentions);
         // Rows of the configuration were filtered for good unless the filter waits for live fields.
         let filter = self.filter.clone().filter(|_| filter_is_live || R::LATE);
         Ok(Plan {
-            needs: Needs { nodes: nodes.into_iter().collect(), jobs, locks, tasks, why, requests, waiting },
+            needs: Needs {
+                nodes: nodes.into_iter().collect(),
+                jobs,
+                locks,
+                tasks,
+                why,
+                requests,
+                waiting,
+                short,
+            },
             rest: Box::new(Selected::<R> {
                 config: Arc::clone(config),
                 cluster,

@@ -186,15 +186,16 @@ fn over(lease: &Lease) -> Option<Fail> {
     if lease.state == LeaseState::Active {
         return None;
     }
-    let why = lease.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-    let text = format!("lease {} is {}{why}", lease.uuid, lease.state.as_str());
+    let how =
+        lease.why.as_ref().map_or_else(|| lease.state.as_str().to_owned(), |why| format!("over: {why}"));
+    let text = format!("lease {} is {how}", lease.uuid);
     Some(GanetiError::prereq(text, Ecode::WrongState).into())
 }
 
 fn vm_of(lease: &Lease, vm: u32) -> Result<LeasedVm, Fail> {
     lease.vms.get(vm as usize).copied().ok_or_else(|| {
-        let text =
-            format!("lease {} has {} VMs, counted from 0: there is no {vm}", lease.uuid, lease.vms.len());
+        let has = if lease.vms.len() == 1 { "1 VM".to_owned() } else { format!("{} VMs", lease.vms.len()) };
+        let text = format!("lease {} has {has}, counted from 0: there is no {vm}", lease.uuid);
         GanetiError::prereq(text, Ecode::WrongInput).into()
     })
 }

@@ -171,6 +171,12 @@ impl View {
     pub fn waiting(&self, pool: &str) -> usize {
         self.read().waiting.length(pool)
     }
+
+    /// Why the newest attempt to fill a pool left slots missing, in words.
+    #[must_use]
+    pub fn why_short(&self, pool: &str) -> Option<String> {
+        self.read().waiting.short(pool).map(str::to_owned)
+    }
 }
 
 impl Seen {
@@ -184,6 +190,7 @@ impl Seen {
             }
             Shown::Archived(job) => {
                 self.live.remove(&job.id);
+                self.waiting.job(&job);
                 let text = serde_json::to_vec(&*job).expect("a job has a JSON form: its maps have text keys");
                 self.archive.insert(job.id, text.into());
                 Some(moved(kind::JOB, job.id, job.status().as_str()))

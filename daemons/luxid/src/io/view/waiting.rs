@@ -2,7 +2,8 @@
 //! asks, so that a hundred thousand waiting tasks cost no write.
 
 use crate::core::queue::Stock;
-use gantry_model::ids::{LeaseUuid, TaskId};
+use gantry_model::ids::{JobId, LeaseUuid, TaskId};
+use gantry_model::job::{Class, Job};
 use gantry_model::lease::{LeaseRequest, RequestState};
 use gantry_model::task::{Task, TaskState};
 use gantry_model::time::Ts;
@@ -24,14 +25,39 @@ enum Who {
 pub(super) struct Waiting {
     stocks: BTreeMap<String, Stock>,
     lines: BTreeMap<String, BTreeSet<Place>>,
+    /// The newest attempt to add slots, by pool, and why it added fewer than there shall be.
+    short: BTreeMap<String, (JobId, Option<String>)>,
 }
 
 impl Waiting {
     pub fn stock(&mut self, pool: String, stock: Option<Stock>) {
         match stock {
             Some(stock) => drop(self.stocks.insert(pool, stock)),
-            None => drop(self.stocks.remove(&pool)),
+            None => {
+                self.stocks.remove(&pool);
+                self.short.remove(&pool);
+            }
         }
+    }
+
+    /// Learns from a reconciler's job that ended whether its pool found room for its slots.
+    pub fn job(&mut self, job: &Job) {
+        if job.class != Class::Reconcile {
+            return;
+        }
+        for op in job.ops.iter().filter(|op| op.input["OP_ID"] == "OP_POOL_EXPAND") {
+            let Some(pool) = op.input["pool_name"].as_str() else { continue };
+            let why = op.result["why"].as_str().filter(|_| op.result["missing"].as_u64() > Some(0));
+            // At a start they come in any order.
+            if self.short.get(pool).is_none_or(|(newest, _)| *newest < job.id) {
+                self.short.insert(pool.to_owned(), (job.id, why.map(str::to_owned)));
+            }
+        }
+    }
+
+    /// Why a pool has fewer slots than it shall have, as far as it was tried.
+    pub fn short(&self, pool: &str) -> Option<&str> {
+        self.short.get(pool)?.1.as_deref()
     }
 
     pub fn task(&mut self, task: &Task) {
@@ -96,7 +122,8 @@ impl Waiting {
         }
         let counts = &stock.counts;
         if counts.slots == 0 {
-            return format!("waiting for {what} in pool {pool}, which has no slots yet ({ahead})");
+            let why = self.short(pool).map_or_else(|| " yet".to_owned(), |why| format!(": {why}"));
+            return format!("waiting for {what} in pool {pool}, which has no slots{why} ({ahead})");
         }
         let mut parts = vec![format!("{} creating", counts.creating + counts.absent)];
         let more = [
@@ -121,4 +148,41 @@ fn task_place(task: &Task) -> Place {
 
 fn request_place(request: &LeaseRequest) -> Place {
     (request.priority, request.received, Who::Request(request.uuid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn expand(id: u64, class: Class, result: Value) -> Job {
+        let op = json!({"input": {"OP_ID": "OP_POOL_EXPAND", "pool_name": "py"}, "status": "success",
+            "result": result, "priority": 0});
+        let job = json!({"id": id, "class": class, "ops": [op], "received_timestamp": [1, 0],
+            "phase": "ended"});
+        serde_json::from_value(job).unwrap()
+    }
+
+    #[test]
+    fn the_newest_look_for_room_counts() {
+        let mut waiting = Waiting::default();
+        let short = |why: &str| json!({"added": 1, "missing": 2, "why": why});
+        waiting.job(&expand(10, Class::Reconcile, short("full")));
+        assert_eq!(waiting.short("py"), Some("full"));
+        waiting.job(&expand(9, Class::Reconcile, short("older")));
+        waiting.job(&expand(11, Class::Ganeti, short("somebody's own")));
+        assert_eq!(waiting.short("py"), Some("full"));
+        waiting.stock("py".to_owned(), Some(Stock { active: true, ..Stock::default() }));
+        let why = waiting.why("py", (0, Ts::default(), Who::Task(TaskId(1))), 1);
+        assert_eq!(why, "waiting for a clean VM in pool py, which has no slots: full (0 ahead)");
+        waiting.job(&expand(
+            12,
+            Class::Reconcile,
+            json!({"added": 0, "missing": 0, "why": "has all its slots"}),
+        ));
+        assert_eq!(waiting.short("py"), None);
+        waiting.job(&expand(13, Class::Reconcile, short("full")));
+        waiting.stock("py".to_owned(), None);
+        assert_eq!(waiting.short("py"), None, "a new pool of that name begins anew");
+    }
 }

@@ -52,6 +52,19 @@ fn a_dirty_slot_is_looked_at_alone_and_at_once_unless_it_moved_on() {
 }
 
 #[test]
+fn slots_that_become_dirty_in_a_row_are_looked_at_in_lots() {
+    let mut agenda = quiet();
+    let keys: Vec<String> = (1..=3).map(|number| slot(number).to_string()).collect();
+    agenda.heard(100_000, change(&keys[0], "DIRTY"));
+    let first = agenda.next_due();
+    assert_eq!(agenda.take(first).0.dirty, [slot(1)]);
+    agenda.heard(first + 1, change(&keys[1], "DIRTY"));
+    agenda.heard(first + GATHER_MS - DEBOUNCE_MS, change(&keys[2], "DIRTY"));
+    assert_eq!(agenda.next_due(), first + GATHER_MS);
+    assert_eq!(agenda.take(first + GATHER_MS).0.dirty, [slot(2), slot(3)]);
+}
+
+#[test]
 fn what_a_live_job_has_is_looked_at_later_and_later() {
     let mut agenda = quiet();
     let (mut now, mut pause, mut waits) = (100_000, AGAIN_MS, Vec::new());
@@ -152,7 +165,7 @@ proptest! {
                     absent.clear();
                 }
             }
-            prop_assert!(dirty.values().all(|since| now <= since + DEBOUNCE_MS));
+            prop_assert!(dirty.values().all(|since| now <= since + GATHER_MS));
             prop_assert!(absent.values().all(|since| now <= since + ABSENT_MS + SPACING_MS));
         }
     }

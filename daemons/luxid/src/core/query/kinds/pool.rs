@@ -3,7 +3,7 @@
 use super::of_table;
 use crate::core::mirror::Snapshot;
 use crate::core::query::cell::Cell;
-use crate::core::query::field::{Field, FieldTable};
+use crate::core::query::field::{Ctx, Field, FieldTable};
 use crate::core::query::run::{Mentions, OwnNeeds, Pick, Resource};
 use gantry_model::error::GanetiError;
 use gantry_model::pool::Pool;
@@ -29,7 +29,7 @@ impl Resource for Pools {
     }
 
     fn needs(_pick: &Pick, mentions: Mentions) -> OwnNeeds {
-        OwnNeeds { waiting: mentions.waiting, ..OwnNeeds::NOTHING }
+        OwnNeeds { waiting: mentions.waiting, short: mentions.why, ..OwnNeeds::NOTHING }
     }
 }
 
@@ -86,6 +86,14 @@ fn wanted() -> Vec<F> {
     ]
 }
 
+/// What the newest attempt to add slots found, as long as some are missing.
+fn why<'a>(pool: &'a Row, ctx: &Ctx<'a>) -> Cell<'a> {
+    let counts = ctx.config.pool_counts(&pool.name);
+    let there = counts.absent + counts.creating + counts.clean + counts.leased + counts.dirty + counts.stuck;
+    let why = ctx.live.short(&pool.name).filter(|_| there < pool.wanted(counts.leased));
+    Cell::str_or_unavail(why)
+}
+
 fn numbers() -> Vec<F> {
     vec![
         F::number("slots", "Slots", "Its slots", |r, ctx| Cell::Uint(ctx.config.pool_counts(&r.name).slots)),
@@ -114,5 +122,6 @@ fn numbers() -> Vec<F> {
             Cell::Uint(ctx.live.waiting(&r.name))
         })
         .live(),
+        F::text("why", "Why", "Why it has fewer slots than it shall have", why).live(),
     ]
 }

@@ -40,8 +40,11 @@ impl Resource for Slots {
                 .iter()
                 .map(|name| {
                     let name = name_text(name);
-                    let found = instance::find(config, &name)?;
-                    if of_pool(&found) { Ok(found) } else { Err(super::not_found("Slot", &name)) }
+                    match instance::find(config, &name) {
+                        Ok(found) if of_pool(&found) => Ok(found),
+                        Err(several) if several.ecode() != Some("unknown_entity") => Err(several),
+                        Ok(_) | Err(_) => Err(super::not_found("Slot", &name)),
+                    }
                 })
                 .collect(),
         }

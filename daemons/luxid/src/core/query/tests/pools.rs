@@ -117,7 +117,7 @@ fn the_fields() {
         ),
         (
             Kind::Pool,
-            "name uuid blueprint blueprint_uuid group state min max amount spare wanted slots absent creating clean leased dirty stuck waiting lifetime connect_timeout serial_no ctime mtime tags",
+            "name uuid blueprint blueprint_uuid group state min max amount spare wanted slots absent creating clean leased dirty stuck waiting why lifetime connect_timeout serial_no ctime mtime tags",
         ),
         (
             Kind::Slot,
@@ -278,6 +278,22 @@ fn pools_with_their_numbers() {
     let lines = [("py".to_owned(), 4), ("old".to_owned(), 3)];
     let live = LiveFacts::default().with_waiting(lines.into_iter().collect());
     assert_eq!(plain_rows(plan, Inputs { live, ..Inputs::default() }), json!([["py", 4]]));
+}
+
+/// `py` shall have 3 slots and has 4 that count.
+#[test]
+fn a_pool_says_why_it_lacks_slots() {
+    let asked = |config: &Arc<Snapshot>| {
+        let plan = query(Kind::Pool, &["name", "why"], &json!(null)).unwrap().plan(config).unwrap();
+        assert!(plan.needs().short && plan.needs().nodes.is_empty());
+        let short = [("py".to_owned(), "no room".to_owned()), ("old".to_owned(), "no room".to_owned())];
+        let live = LiveFacts::default().with_short(short.into_iter().collect());
+        plain_rows(plan, Inputs { live, ..Inputs::default() })
+    };
+    assert_eq!(asked(&cluster()), json!([["old", null], ["py", null]]), "old drains, py has enough");
+    let mut empty = base();
+    empty.push(put(kind::POOL, &uuid(160).to_string(), &pool(160, "py", "active", None)));
+    assert_eq!(asked(&snapshot(empty)), json!([["py", "no room"]]));
 }
 
 fn plain_rows(plan: crate::core::query::Plan, inputs: Inputs) -> Value {

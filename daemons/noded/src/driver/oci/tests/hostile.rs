@@ -226,7 +226,7 @@ async fn tricks_end_for_the_right_reason_and_harm_no_neighbour() {
         ),
         ("137", "sh -c 'exit 137'".to_owned(), Ended::Exit(137)),
         (
-            "mlock",
+            "mmap",
             python("import mmap; m = mmap.mmap(-1, 300 << 20); m.write(b\"x\" * (300 << 20))"),
             Ended::Memory,
         ),
