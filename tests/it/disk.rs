@@ -137,7 +137,7 @@ fn others_live(cluster: &VirtualCluster) -> Result<()> {
 }
 
 /// VMs of the pool.
-const SIZE: usize = 4;
+const SIZE: usize = 6;
 /// Tasks that come when the disk is full.
 const TASKS: usize = 8;
 /// The least that each says: more than logs and records may give back while the disk is full.
@@ -148,10 +148,10 @@ fn a_node_with_a_full_disk_costs_its_users_nothing() {
     let dir = directory().expect("a directory");
     // noded keeps half a GiB for itself, and takes no uploads below that.
     let disk = Disk::mount(&dir.path().join("n2"), 640).expect("a small disk");
-    let options = Options { dir: Some(dir.path().to_owned()), ..Options::oci(2) };
+    let options = Options { dir: Some(dir.path().to_owned()), ..Options::oci(3) };
     let cluster = VirtualCluster::start(&options).expect("the cluster starts");
-    let site = Site::of(&cluster).expect("both nodes have joined");
-    step("a pool on both nodes", || {
+    let site = Site::of(&cluster).expect("all nodes have joined");
+    step("a pool on all nodes", || {
         pool::add(&cluster, "oci", SIZE)?;
         site.rests(&cluster, SIZE, PATIENCE)
     });

@@ -40,7 +40,7 @@ async fn ten_thousand_instances() {
             Event::End(()) => panic!("the stream ended"),
         }
     }
-    assert_eq!(objects, 2 * INSTANCES + 4);
+    assert_eq!(objects, 2 * INSTANCES + 5);
     drop(stream);
     world.restart().await;
     let client = world.client().await;

@@ -9,7 +9,9 @@ mod pools;
 mod slots;
 
 use super::*;
-use gantry_model::config::{AdminState, Group, Instance, Meta, NODED_PORT, Nic, Node, Params, Stamp, kind};
+use gantry_model::config::{
+    AdminState, Group, Instance, MemberCopy, Members, Meta, NODED_PORT, Nic, Node, Params, Stamp, kind,
+};
 use gantry_model::defaults;
 use gantry_model::error::GanetiError;
 use gantry_model::ids::{ClusterUuid, GroupUuid, InstanceUuid, JobId, JobOwner, NodeUuid, StartNo};
@@ -113,11 +115,14 @@ pub(super) fn seed() -> Vec<Object> {
     });
     let meta = Meta { version: 3_000_000, serial_no: 1, ctime: 1.0, mtime: 1.0 };
     let master = Node { master_candidate: true, ..node(1, "node1.example.test") };
+    let copy = MemberCopy { node: node_uuid(1), copy_id: Uuid::from_u128(8) };
+    let members = Members { n: 1, members: vec![copy], settled: true, learner: None };
     vec![
         object(kind::META, kind::META_KEY, &meta),
         object(kind::CLUSTER, kind::CLUSTER_KEY, &cluster),
         object(kind::GROUP, group_uuid(1), &group(1, "default")),
         object(kind::NODE, node_uuid(1), &master),
+        object(kind::MEMBERS, kind::MEMBERS_KEY, &members),
     ]
 }
 
