@@ -17,7 +17,7 @@ pub enum LuxidError {
     #[error("can't append to queue.data")]
     Append(#[source] StoreError),
     /// The queue can't be led, or is led by another master now.
-    #[error("the job queue's copies: {0}")]
+    #[error("leading the job queue")]
     Copies(#[source] CopiesError),
     /// The logs contradict each other.
     #[error(

@@ -7,7 +7,7 @@ use gantry_store::core::copy::Refusal;
 #[derive(Debug, thiserror::Error)]
 pub enum CopiesError {
     /// The own store.
-    #[error("the store: {}", .0.chain())]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// A newer master, or a newer start of this writer, was heard of.
     #[error("{who} refuses term {term}: {why}")]

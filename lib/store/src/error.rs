@@ -170,6 +170,13 @@ impl StoreError {
         source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
     }
 
+    /// The disk has no room left.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let StoreError::Sql { source, .. } = self else { return false };
+        source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+    }
+
     /// The files themselves are bad: SQLite or a crc says so.
     #[must_use]
     pub fn is_damage(&self) -> bool {
