@@ -56,6 +56,8 @@ pub struct State {
     pub lost_answers: VecDeque<Code>,
     /// What happens just before the next batch of a job.
     pub before_apply: Option<Meanwhile>,
+    /// What happens just after it.
+    pub after_apply: Option<Meanwhile>,
     ids: u128,
     /// The time.
     pub now: f64,
@@ -335,6 +337,7 @@ impl Master {
             left: false,
             lost_answers: VecDeque::new(),
             before_apply: None,
+            after_apply: None,
             ids: 0,
             now: 1e9,
             guests: Arc::default(),
@@ -458,7 +461,14 @@ impl ConfigService {
                 meanwhile(&mut state);
             }
         }
-        let done = self.state.lock().unwrap().step("apply", |state| state.apply(&request));
+        let done = {
+            let mut state = self.state.lock().unwrap();
+            let done = state.step("apply", |state| state.apply(&request));
+            if let Some(meanwhile) = state.after_apply.take() {
+                meanwhile(&mut state);
+            }
+            done
+        };
         answered(done).await
     }
 }

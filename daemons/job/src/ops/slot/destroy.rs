@@ -9,6 +9,16 @@ use gantry_model::config::SlotState;
 use gantry_model::ids::Generation;
 use gantry_proto::noded::{VmDestroy, VmRef};
 use gantry_proto::wconfd::Command;
+use serde_json::Value;
+
+/// A slot that is ABSENT now, or was until a new VM was begun there.
+pub struct Gone<'f> {
+    pub one: &'f Found,
+    /// The generation of what is gone.
+    pub generation: Generation,
+    /// The generation of what was begun in its place.
+    pub begun: Option<Generation>,
+}
 
 /// Destroys the VMs of those entries that are DIRTY. Those whose slot is ABSENT in the end are given back with the
 /// generation they have then.
@@ -18,13 +28,24 @@ pub async fn tear_down(
     results: &mut Results,
 ) -> Result<Vec<Entry>, OpFail> {
     let found = gather(cx, entries, results).await?;
+    let gone = take_down(cx, &found, |_| false, results).await?;
+    Ok(gone.iter().map(|gone| Entry { slot: gone.one.slot.uuid, generation: gone.generation }).collect())
+}
+
+/// The same; where `renewed`, the next VM is begun in the batch that says the old one is gone.
+pub async fn take_down<'f>(
+    cx: &mut Cx<'_>,
+    found: &'f [Found],
+    renewed: impl Fn(&Found) -> bool,
+    results: &mut Results,
+) -> Result<Vec<Gone<'f>>, OpFail> {
     let (mut absent, mut doomed) = (Vec::new(), Vec::new());
-    for one in &found {
+    for one in found {
         match one.slot.state {
             SlotState::Dirty | SlotState::Destroying => doomed.push(one),
             SlotState::Absent => {
                 results.ok(one.slot.uuid, "was absent already");
-                absent.push(Entry { slot: one.slot.uuid, generation: one.slot.generation });
+                absent.push(Gone { one, generation: one.slot.generation, begun: None });
             }
             SlotState::Creating | SlotState::Booting | SlotState::Clean | SlotState::Leased => {
                 let text = format!("{} is {}, not DIRTY", one.instance.name, one.slot.state.as_str());
@@ -39,7 +60,7 @@ pub async fn tear_down(
         nodes.call::<VmDestroy>(&one.node, &vm, VM_CALL).await.map(|reply| reply.floor)
     });
     let gone = together(works).await;
-    absent.extend(store(cx, begun, gone, results).await?);
+    absent.extend(store(cx, begun, gone, renewed, results).await?);
     Ok(absent)
 }
 
@@ -71,13 +92,15 @@ async fn begin<'f>(
 }
 
 /// Commits what became of them: absent on the node's word, or dirty with the reason.
-async fn store(
+async fn store<'f>(
     cx: &mut Cx<'_>,
-    begun: Vec<&Found>,
+    begun: Vec<&'f Found>,
     gone: Vec<Result<Generation, OpFail>>,
+    renewed: impl Fn(&Found) -> bool,
     results: &mut Results,
-) -> Result<Vec<Entry>, OpFail> {
-    let (mut commands, mut floors) = (Vec::new(), Vec::new());
+) -> Result<Vec<Gone<'f>>, OpFail> {
+    let (holder, goes_on) = (cx.owner(), cx.go_on().is_ok());
+    let (mut groups, mut floors) = (Vec::new(), Vec::new());
     for (one, gone) in begun.iter().zip(gone) {
         let (slot, generation) = (one.slot.uuid, one.slot.generation);
         let gone = match gone {
@@ -85,22 +108,28 @@ async fn store(
             Err(OpFail::Error(why)) => Err(why.to_string()),
             Err(other) => return Err(other),
         };
-        commands.push(vec![match &gone {
-            Ok(floor) => Command::SlotAbsent { slot, generation, floor: *floor },
-            Err(why) => {
-                Command::SlotDirty { slot, generation, why: short(&format!("destroy failed: {why}")) }
+        groups.push(match &gone {
+            Ok(floor) => {
+                let absent = Command::SlotAbsent { slot, generation, floor: *floor };
+                let next = Command::SlotBegin { slot, expected: generation.max(*floor), holder };
+                if goes_on && renewed(one) { vec![absent, next] } else { vec![absent] }
             }
-        }]);
+            Err(why) => {
+                let why = short(&format!("destroy failed: {why}"));
+                vec![Command::SlotDirty { slot, generation, why }]
+            }
+        });
         floors.push(gone);
     }
-    let stored = cx.apply_each(commands).await?;
+    let stored = apply(cx, groups).await?;
     let mut absent = Vec::new();
     for ((one, floor), stored) in begun.into_iter().zip(floors).zip(stored) {
         let (slot, name) = (one.slot.uuid, &one.instance.name);
         match (floor, stored) {
-            (Ok(floor), Ok(_)) => {
+            (Ok(floor), Ok(values)) => {
                 results.ok(slot, "destroyed");
-                absent.push(Entry { slot, generation: floor.max(one.slot.generation) });
+                let begun = values.get(1).and_then(|value| serde_json::from_value(value.clone()).ok());
+                absent.push(Gone { one, generation: floor.max(one.slot.generation), begun });
             }
             (Ok(_), Err(why)) => results.failed(slot, format!("destroyed, but wconfd refused it: {why}")),
             (Err(why), _) => {
@@ -110,4 +139,21 @@ async fn store(
         }
     }
     Ok(absent)
+}
+
+/// Applies each group; the end alone of those whose next VM can't begin now.
+async fn apply(
+    cx: &mut Cx<'_>,
+    groups: Vec<Vec<Command>>,
+) -> Result<Vec<Result<Vec<Value>, String>>, OpFail> {
+    let mut stored = cx.apply_each(groups.clone()).await?;
+    for (mut group, stored) in groups.into_iter().zip(&mut stored) {
+        if stored.is_err() && group.len() > 1 {
+            group.truncate(1);
+            if let Some(alone) = cx.apply_each(vec![group]).await?.pop() {
+                *stored = alone;
+            }
+        }
+    }
+    Ok(stored)
 }

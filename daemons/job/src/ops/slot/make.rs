@@ -1,5 +1,6 @@
 //! ABSENT → CREATING → CLEAN for a lot of slots.
 
+use super::destroy::Gone;
 use super::image::Images;
 use super::{Entry, Found, Results, gather, short};
 use crate::core::together::together;
@@ -16,83 +17,158 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 /// A pool with what its VMs are made from.
-struct Recipe {
+pub struct Recipe {
     pool: Pool,
     blueprint: Blueprint,
     /// Digest of the imported image; None for the built-in one.
     digest: Option<String>,
 }
 
+/// What the pools of some slots are made from; per pool, or why it can't be.
+pub struct Recipes(HashMap<String, Result<Recipe, String>>);
+
+/// A VM whose making is committed.
+struct Begun<'f> {
+    one: &'f Found,
+    recipe: &'f Recipe,
+    generation: Generation,
+}
+
 /// Makes the VMs of those entries that are ABSENT and wanted.
 pub async fn make(cx: &mut Cx<'_>, entries: &[Entry], results: &mut Results) -> Result<(), OpFail> {
     let found = gather(cx, entries, results).await?;
-    let recipes = recipes(cx, &found).await?;
-    let mut wanted = Vec::new();
+    let recipes = Recipes::read(cx, &found).await?;
+    let mut absent = Vec::new();
     for one in &found {
-        match recipes.get(one.pool()) {
-            Some(Ok(recipe)) => match refused(one, recipe) {
-                Some(why) => results.skipped(one.slot.uuid, why),
-                None => wanted.push((one, recipe)),
-            },
-            Some(Err(why)) => results.skipped(one.slot.uuid, why.clone()),
-            None => results.skipped(one.slot.uuid, format!("pool {} is gone", one.pool())),
+        if one.slot.state == SlotState::Absent {
+            absent.push((one, one.slot.generation));
+        } else {
+            let text = format!("{} is {}, not ABSENT", one.instance.name, one.slot.state.as_str());
+            results.skipped(one.slot.uuid, text);
         }
     }
-    let holder = cx.owner();
-    let begin = |(one, _): &(&Found, &Recipe)| {
-        vec![Command::SlotBegin { slot: one.slot.uuid, expected: one.slot.generation, holder }]
+    let begun = begin(cx, absent, &recipes, results).await?;
+    finish(cx, begun, results).await
+}
+
+/// Makes VMs where others were: those that were begun with the end of the old one, and the others that are wanted.
+/// What they are made from is read after their begin: what wconfd noted of it then is not newer than the VM.
+pub async fn renew(
+    cx: &mut Cx<'_>,
+    found: &[Found],
+    gone: &[Gone<'_>],
+    results: &mut Results,
+) -> Result<(), OpFail> {
+    let recipes = Recipes::read(cx, found).await?;
+    let (mut begun, mut absent, mut hopeless) = (Vec::new(), Vec::new(), Vec::new());
+    for Gone { one, generation, begun: next } in gone {
+        match (*next, recipes.wanted(one)) {
+            (Some(generation), Ok(recipe)) => begun.push(Begun { one, recipe, generation }),
+            (Some(generation), Err(why)) => hopeless.push((*one, generation, why)),
+            (None, _) => absent.push((*one, *generation)),
+        }
+    }
+    soil(cx, hopeless, results).await?;
+    begun.extend(begin(cx, absent, &recipes, results).await?);
+    finish(cx, begun, results).await
+}
+
+/// Takes back what was begun and can't be made: the pool changed just then.
+async fn soil(
+    cx: &mut Cx<'_>,
+    hopeless: Vec<(&Found, Generation, String)>,
+    results: &mut Results,
+) -> Result<(), OpFail> {
+    let command = |(one, generation, why): &(&Found, Generation, String)| {
+        let (slot, generation) = (one.slot.uuid, *generation);
+        vec![Command::SlotDirty { slot, generation, why: short(&format!("create failed: {why}")) }]
     };
-    let begun = cx.apply_each(wanted.iter().map(begin).collect()).await?;
-    let mut making = Vec::new();
-    for ((one, recipe), began) in wanted.into_iter().zip(begun) {
-        match began.map(|values| values.first().and_then(|value| serde_json::from_value(value.clone()).ok()))
-        {
-            Ok(Some(generation)) => making.push((one, recipe, generation)),
-            Ok(None) => return Err(OpFail::exec("wconfd named no generation")),
+    cx.apply_each(hopeless.iter().map(command).collect()).await?;
+    for (one, _, why) in hopeless {
+        results.failed(one.slot.uuid, format!("create failed: {why}"));
+    }
+    Ok(())
+}
+
+/// The intent: ABSENT → CREATING where a VM is wanted.
+async fn begin<'f>(
+    cx: &mut Cx<'_>,
+    absent: Vec<(&'f Found, Generation)>,
+    recipes: &'f Recipes,
+    results: &mut Results,
+) -> Result<Vec<Begun<'f>>, OpFail> {
+    let mut wanted = Vec::new();
+    for (one, generation) in absent {
+        match recipes.wanted(one) {
+            Ok(recipe) => wanted.push(Begun { one, recipe, generation }),
             Err(why) => results.skipped(one.slot.uuid, why),
         }
     }
-    let (nodes, images) = (cx.nodes, Images::new(cx.root(), cx.nodes));
-    let works =
-        making.iter().map(|(one, recipe, generation)| one_vm(nodes, &images, one, recipe, *generation));
-    let made = together(works).await;
-    store(cx, making, made, results).await
+    let holder = cx.owner();
+    let command = |Begun { one, generation, .. }: &Begun<'_>| {
+        vec![Command::SlotBegin { slot: one.slot.uuid, expected: *generation, holder }]
+    };
+    let answers = cx.apply_each(wanted.iter().map(command).collect()).await?;
+    let mut begun = Vec::new();
+    for (one, answer) in wanted.into_iter().zip(answers) {
+        match answer.map(|values| values.first().and_then(|value| serde_json::from_value(value.clone()).ok()))
+        {
+            Ok(Some(generation)) => begun.push(Begun { generation, ..one }),
+            Ok(None) => return Err(OpFail::exec("wconfd named no generation")),
+            Err(why) => results.skipped(one.one.slot.uuid, why),
+        }
+    }
+    Ok(begun)
 }
 
-/// Reads what the pools of these slots are made from; per pool, or why it can't be.
-async fn recipes(
-    cx: &mut Cx<'_>,
-    found: &[Found],
-) -> Result<HashMap<String, Result<Recipe, String>>, OpFail> {
-    let mut recipes = HashMap::new();
-    for one in found {
-        if recipes.contains_key(one.pool()) {
-            continue;
+/// The effect, and what became of it.
+async fn finish(cx: &mut Cx<'_>, begun: Vec<Begun<'_>>, results: &mut Results) -> Result<(), OpFail> {
+    let (nodes, images) = (cx.nodes, Images::new(cx.root(), cx.nodes));
+    let works = begun.iter().map(|begun| one_vm(nodes, &images, begun));
+    let made = together(works).await;
+    store(cx, begun, made, results).await
+}
+
+impl Recipes {
+    /// Reads those of the pools of these slots.
+    pub async fn read(cx: &mut Cx<'_>, found: &[Found]) -> Result<Self, OpFail> {
+        let mut recipes = HashMap::new();
+        for one in found {
+            if recipes.contains_key(one.pool()) {
+                continue;
+            }
+            let Some(pool) = cx.master.find::<Pool>(kind::POOL, one.pool()).await? else { continue };
+            let blueprint: Option<Blueprint> =
+                cx.master.find(kind::BLUEPRINT, &pool.blueprint.to_string()).await?;
+            let recipe = match blueprint {
+                None => Err(format!("the blueprint of pool {} is gone", pool.name)),
+                Some(blueprint) if blueprint.image == IMAGE_HOST => {
+                    Ok(Recipe { pool, blueprint, digest: None })
+                }
+                Some(blueprint) => match cx.master.find::<Image>(kind::IMAGE, &blueprint.image).await? {
+                    Some(image) => Ok(Recipe { pool, blueprint, digest: Some(image.digest) }),
+                    None => Err(format!("image {} of blueprint {} is gone", blueprint.image, blueprint.name)),
+                },
+            };
+            recipes.insert(one.pool().to_owned(), recipe);
         }
-        let Some(pool) = cx.master.find::<Pool>(kind::POOL, one.pool()).await? else { continue };
-        let blueprint: Option<Blueprint> =
-            cx.master.find(kind::BLUEPRINT, &pool.blueprint.to_string()).await?;
-        let recipe = match blueprint {
-            None => Err(format!("the blueprint of pool {} is gone", pool.name)),
-            Some(blueprint) if blueprint.image == IMAGE_HOST => Ok(Recipe { pool, blueprint, digest: None }),
-            Some(blueprint) => match cx.master.find::<Image>(kind::IMAGE, &blueprint.image).await? {
-                Some(image) => Ok(Recipe { pool, blueprint, digest: Some(image.digest) }),
-                None => Err(format!("image {} of blueprint {} is gone", blueprint.image, blueprint.name)),
-            },
-        };
-        recipes.insert(one.pool().to_owned(), recipe);
+        Ok(Self(recipes))
     }
-    Ok(recipes)
+
+    /// What a VM of that slot is made from, or why none is to be made now.
+    pub fn wanted(&self, one: &Found) -> Result<&Recipe, String> {
+        let recipe = match self.0.get(one.pool()) {
+            Some(recipe) => recipe.as_ref().map_err(String::clone)?,
+            None => return Err(format!("pool {} is gone", one.pool())),
+        };
+        refused(one, recipe).map_or(Ok(recipe), Err)
+    }
 }
 
 /// Why no VM is to be made there now.
 fn refused(one: &Found, recipe: &Recipe) -> Option<String> {
-    let name = &one.instance.name;
-    if one.slot.state != SlotState::Absent {
-        return Some(format!("{name} is {}, not ABSENT", one.slot.state.as_str()));
-    }
     if one.slot.drained {
-        return Some(format!("{name} is drained"));
+        return Some(format!("{} is drained", one.instance.name));
     }
     if recipe.pool.state == PoolState::Draining {
         return Some(format!("pool {} is draining", recipe.pool.name));
@@ -105,31 +181,26 @@ fn refused(one: &Found, recipe: &Recipe) -> Option<String> {
         .then(|| format!("node {} takes no VMs: it is offline, drained or not vm_capable", node.name))
 }
 
-fn request(nodes: &Nodes, one: &Found, recipe: &Recipe, generation: Generation) -> VmCreateRequest {
-    let blueprint = &recipe.blueprint;
+fn request(nodes: &Nodes, begun: &Begun<'_>) -> VmCreateRequest {
+    let Begun { one, recipe: Recipe { blueprint, digest, .. }, generation } = begun;
     let spec = VmSpec {
         name: one.instance.name.clone(),
         driver: blueprint.driver.clone(),
         image: blueprint.image.clone(),
-        image_digest: recipe.digest.clone(),
+        image_digest: digest.clone(),
         memory_mib: blueprint.memory_mib,
         vcpus: blueprint.vcpus,
         disk_mib: blueprint.disk_mib,
         pids: blueprint.pids,
     };
-    VmCreateRequest { fence: nodes.fence(), slot: one.slot.uuid, generation, spec }
+    VmCreateRequest { fence: nodes.fence(), slot: one.slot.uuid, generation: *generation, spec }
 }
 
 /// Has the node make one VM, and sends it the image first when it has not got it.
-async fn one_vm(
-    nodes: &Nodes,
-    images: &Images<'_>,
-    one: &Found,
-    recipe: &Recipe,
-    generation: Generation,
-) -> Result<(), OpFail> {
+async fn one_vm(nodes: &Nodes, images: &Images<'_>, begun: &Begun<'_>) -> Result<(), OpFail> {
+    let (one, recipe) = (begun.one, begun.recipe);
     let within = Duration::from_secs(recipe.pool.connect_timeout_s);
-    let request = request(nodes, one, recipe, generation);
+    let request = request(nodes, begun);
     let work = async {
         match (nodes.ask::<VmCreate>(&one.node, &request, within).await, &recipe.digest) {
             (Ok(_), _) => return Ok(()),
@@ -152,12 +223,12 @@ async fn one_vm(
 /// Commits what became of them: ready, or dirty with the reason.
 async fn store(
     cx: &mut Cx<'_>,
-    making: Vec<(&Found, &Recipe, Generation)>,
+    begun: Vec<Begun<'_>>,
     made: Vec<Result<(), OpFail>>,
     results: &mut Results,
 ) -> Result<(), OpFail> {
     let (mut commands, mut whys) = (Vec::new(), Vec::new());
-    for ((one, _, generation), made) in making.iter().zip(made) {
+    for (Begun { one, generation, .. }, made) in begun.iter().zip(made) {
         let (slot, generation) = (one.slot.uuid, *generation);
         let why = match made {
             Ok(()) => None,
@@ -173,7 +244,7 @@ async fn store(
         whys.push(why);
     }
     let stored = cx.apply_each(commands).await?;
-    for (((one, _, generation), why), stored) in making.iter().zip(whys).zip(stored) {
+    for ((Begun { one, generation, .. }, why), stored) in begun.iter().zip(whys).zip(stored) {
         let (slot, name) = (one.slot.uuid, &one.instance.name);
         match (why, stored) {
             (None, Ok(_)) => results.ok(slot, format!("created generation {generation}")),

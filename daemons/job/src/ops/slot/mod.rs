@@ -17,7 +17,7 @@ use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{Instance, Node, Slot, kind};
 use gantry_model::error::Ecode;
 use gantry_model::ids::{Generation, InstanceUuid};
-use gantry_proto::wconfd::ReadKey;
+use gantry_proto::wconfd::{Object, ReadKey};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -119,12 +119,16 @@ impl Found {
 
 /// The slots of the entries as they stand now. Those that are gone, no slots, or of another generation are skipped.
 async fn gather(cx: &mut Cx<'_>, entries: &[Entry], results: &mut Results) -> Result<Vec<Found>, OpFail> {
-    let uuids = || entries.iter().map(|entry| entry.slot.to_string());
-    let mut slots: HashMap<String, Slot> = by_key(cx, kind::SLOT, uuids()).await?;
-    let mut instances: HashMap<String, Instance> = by_key(cx, kind::INSTANCE, uuids()).await?;
+    let key = |kind: &str, entry: &Entry| ReadKey::Key(kind.to_owned(), entry.slot.to_string());
+    let keys = entries.iter().flat_map(|entry| [key(kind::SLOT, entry), key(kind::INSTANCE, entry)]);
+    let (_, objects) = cx.master.read(keys.collect()).await?;
+    let (slots, instances) = objects.into_iter().partition(|object| object.kind == kind::SLOT);
+    let mut slots: HashMap<String, Slot> = by_key(slots)?;
+    let mut instances: HashMap<String, Instance> = by_key(instances)?;
     let homes: std::collections::BTreeSet<String> =
         instances.values().map(|instance| instance.primary_node.to_string()).collect();
-    let nodes: HashMap<String, Node> = by_key(cx, kind::NODE, homes.into_iter()).await?;
+    let homes = homes.into_iter().map(|node| ReadKey::Key(kind::NODE.to_owned(), node)).collect();
+    let nodes: HashMap<String, Node> = by_key(cx.master.read(homes).await?.1)?;
     let mut found = Vec::new();
     for entry in entries {
         let key = entry.slot.to_string();
@@ -150,18 +154,12 @@ async fn gather(cx: &mut Cx<'_>, entries: &[Entry], results: &mut Results) -> Re
     Ok(found)
 }
 
-/// Objects of a kind by their keys.
-async fn by_key<T: DeserializeOwned>(
-    cx: &mut Cx<'_>,
-    kind: &str,
-    keys: impl Iterator<Item = String>,
-) -> Result<HashMap<String, T>, OpFail> {
-    let keys = keys.map(|key| ReadKey::Key(kind.to_owned(), key)).collect();
-    let (_, objects) = cx.master.read(keys).await?;
-    let parsed = |object: gantry_proto::wconfd::Object| {
+/// Objects of one kind by their keys.
+fn by_key<T: DeserializeOwned>(objects: Vec<Object>) -> Result<HashMap<String, T>, OpFail> {
+    let parsed = |object: Object| {
         let value = serde_json::from_str(&object.body);
-        let value =
-            value.map_err(|why| OpFail::exec(format!("can't read the {kind} {}: {why}", object.key)))?;
+        let value = value
+            .map_err(|why| OpFail::exec(format!("can't read the {} {}: {why}", object.kind, object.key)))?;
         Ok((object.key, value))
     };
     objects.into_iter().map(parsed).collect()
@@ -191,20 +189,25 @@ pub async fn destroy(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> 
     let entries = entries(args)?;
     cx.begin(Locks::none()).await?;
     let mut results = Results::default();
-    let absent = tear_down(cx, &entries, &mut results).await?;
-    if !args.bool("recreate") || absent.is_empty() {
+    if !args.bool("recreate") {
+        tear_down(cx, &entries, &mut results).await?;
         return Ok(results.told(&entries));
     }
-    cx.go_on()?;
+    let found = gather(cx, &entries, &mut results).await?;
+    let recipes = make::Recipes::read(cx, &found).await?;
+    let renewed = |one: &Found| recipes.wanted(one).is_ok();
+    let gone = destroy::take_down(cx, &found, renewed, &mut results).await?;
+    // What was begun is seen through.
+    if gone.iter().all(|gone| gone.begun.is_none()) {
+        cx.go_on()?;
+    }
     let mut made = Results::default();
-    make::make(cx, &absent, &mut made).await?;
-    for entry in &absent {
-        match made.get(entry.slot) {
-            Some(Became::Ok(text)) => results.ok(entry.slot, format!("destroyed; {text}")),
-            Some(Became::Failed(text)) => results.failed(entry.slot, format!("destroyed; {text}")),
-            Some(Became::Skipped(text)) => {
-                results.ok(entry.slot, format!("destroyed; not made anew: {text}"))
-            }
+    make::renew(cx, &found, &gone, &mut made).await?;
+    for slot in gone.iter().map(|gone| gone.one.slot.uuid) {
+        match made.get(slot) {
+            Some(Became::Ok(text)) => results.ok(slot, format!("destroyed; {text}")),
+            Some(Became::Failed(text)) => results.failed(slot, format!("destroyed; {text}")),
+            Some(Became::Skipped(text)) => results.ok(slot, format!("destroyed; not made anew: {text}")),
             None => {}
         }
     }
