@@ -111,7 +111,7 @@ fn an_old_master_that_wakes_up_changes_nothing() {
         }
         wait::until("the old master's daemons end", PATIENCE, || {
             let gone = |daemon: &&str| cluster.nodes[0].pid(daemon).is_none();
-            ["luxid", "wconfd", "overseer"].iter().all(|daemon| gone(daemon)).then_some(())
+            ["luxid", "wconfd", "overseer"].iter().all(gone).then_some(())
         })?;
         returns(&cluster, 0, PATIENCE)
     });

@@ -22,7 +22,7 @@ fn term(epoch: u64, run: u64) -> Term {
 }
 
 fn claim(cluster: &Cluster, term: Term) -> Claim {
-    let epoch = u8::try_from(term.epoch).unwrap();
+    let epoch = u8::try_from(term.epoch).expect("a small epoch");
     Claim { cluster: cluster.uuid, history: HISTORY, term, ballot: [epoch; 16], nonce: [3; 16] }
 }
 
