@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Clients at once.
-const IN_FLIGHT: usize = 50;
+pub const IN_FLIGHT: usize = 50;
 /// Jobs of the throughput run.
 const JOBS: u32 = 8000;
 /// Jobs of the latency run.
@@ -24,7 +24,7 @@ pub fn measure() -> Result<Vec<Figure>> {
     let cluster = VirtualCluster::start(&options)?;
     let mut alone = latencies(&cluster)?;
     let floor = floor::spawn_rate()?;
-    let rate = throughput(&cluster)?;
+    let rate = throughput_of(&cluster, JOBS)?;
     Ok(vec![
         Figure {
             name: "one trivial job, submit → success",
@@ -58,14 +58,15 @@ fn latencies(cluster: &VirtualCluster) -> Result<Vec<Duration>> {
     Ok(times)
 }
 
-fn throughput(cluster: &VirtualCluster) -> Result<f64> {
-    let left = AtomicU32::new(JOBS);
+/// Jobs per second while so many are run and archived.
+pub fn throughput_of(cluster: &VirtualCluster, jobs: u32) -> Result<f64> {
+    let left = AtomicU32::new(jobs);
     let begin = Instant::now();
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..IN_FLIGHT).map(|_| scope.spawn(|| client(cluster, &left))).collect();
         clients.into_iter().try_for_each(|client| client.join().ok().context("a client panicked")?)
     })?;
-    Ok(f64::from(JOBS) / begin.elapsed().as_secs_f64())
+    Ok(f64::from(jobs) / begin.elapsed().as_secs_f64())
 }
 
 /// Submits one job after the other until none is left.

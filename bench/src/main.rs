@@ -2,6 +2,7 @@
 //! beside what this machine can do at best in the same minute. Prints; judges nothing.
 
 mod bare;
+mod copies;
 mod cost;
 mod figure;
 mod floor;
@@ -19,9 +20,10 @@ use figure::Figure;
 type Bench = (&'static str, fn() -> Result<Vec<Figure>>);
 
 /// All benches, in the order they run. Each starts clusters of its own.
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 7] = [
     ("floor", floor::measure),
     ("jobs", jobs::measure),
+    ("copies", copies::measure),
     ("leases", leases::measure),
     ("runs", runs::measure),
     ("scale", scale::measure),

@@ -13,13 +13,19 @@ const PER_BATCH: usize = 2000;
 
 /// A one-node cluster with `count` instances that are down.
 pub fn cluster(count: u32) -> Result<VirtualCluster> {
-    let cluster = VirtualCluster::start(&Options::new(1))?;
+    fill(VirtualCluster::start(&Options::new(1))?, count)
+}
+
+/// Adds `count` instances that are down, on the master, which is the only candidate. All nodes are stopped meanwhile.
+pub fn fill(cluster: VirtualCluster, count: u32) -> Result<VirtualCluster> {
     let node = master_uuid(&cluster)?;
     cluster.halt()?;
     let lib = cluster.master().root.join("var/lib/gantry");
     let changes = (0..count).flat_map(|number| changes(number, node));
     seed(&lib, StartOptions::new(LogKind::W), changes, PER_BATCH)?;
-    cluster.boot(0)?;
+    for number in 0..cluster.nodes.len() {
+        cluster.boot(number)?;
+    }
     let mut luxi = cluster.luxi()?;
     let ready = || {
         let rows = luxi.call("QueryInstances", serde_json::json!([[], ["name"], false])).ok()?;
@@ -35,7 +41,8 @@ pub fn name(number: u32) -> String {
 }
 
 fn master_uuid(cluster: &VirtualCluster) -> Result<NodeUuid> {
-    let rows = cluster.luxi()?.call("QueryNodes", serde_json::json!([[], ["uuid"], false]))?;
+    let master = &cluster.master().name;
+    let rows = cluster.luxi()?.call("QueryNodes", serde_json::json!([[master], ["uuid"], false]))?;
     ensure!(rows.as_array().is_some_and(|rows| rows.len() == 1), "one node is expected: {rows}");
     Ok(rows[0][0].as_str().context("a uuid")?.parse()?)
 }
