@@ -378,12 +378,11 @@ impl<L: Link, F: FnMut(Event) + Send> Engine<'_, L, F> {
                 return Err(ElectError::OwnPromise { epoch: plan.epoch, why });
             }
         }
-        // A master that still answers stops first; one that does not is what this mode is for.
+        // A master that still answers stops first, also on this node: its writers lead the old history. One that does not
+        // answer is what this mode is for.
         let masters: Vec<_> = round.replies.iter().filter_map(|(node, r)| Some((*node, r.master?))).collect();
         for (node, epoch) in masters {
-            if node != self.me {
-                self.step_down(node, epoch).await;
-            }
+            self.step_down(node, epoch).await;
         }
         let won = Fence { epoch: plan.epoch, ballot: draw()? };
         let place = |log| round.facts(self.me, log).map(|facts| facts.last).unwrap_or_default();

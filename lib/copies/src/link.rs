@@ -21,7 +21,7 @@ pub enum LinkError {
     #[error("its address is not known")]
     NoAddress,
     /// It can't be reached.
-    #[error("can't connect: {0}")]
+    #[error("{0}")]
     Connect(String),
     /// The connection used before has ended. Told once, so that whoever relied on it begins anew.
     #[error("the connection was lost")]
@@ -92,7 +92,8 @@ impl TlsLink {
         let identity = match &self.source {
             Source::Loaded(identity) => identity,
             Source::Dir(secrets) => {
-                read = Identity::load(secrets).map_err(|why| LinkError::Connect(chain(&why)))?;
+                read = Identity::load(secrets)
+                    .map_err(|why| LinkError::Connect(format!("loading the certificate: {}", chain(&why))))?;
                 &read
             }
         };
