@@ -20,6 +20,8 @@ const JOBS: usize = 60;
 const TAGS: usize = 4;
 /// How soon a node that comes back knows the new master: three times the longest pause between two tries, and its start.
 const RETURN: Duration = Duration::from_secs(10);
+/// After so long without an answer a copy is silent for sure.
+const SILENT_MS: u64 = 5_500;
 /// Leases drawn until one is of a VM on another node than the master.
 const LEASES_MAX: usize = 30;
 
@@ -175,4 +177,45 @@ fn lease_elsewhere(cluster: &VirtualCluster, held: Option<(String, String)>) -> 
 fn state_of(cluster: &VirtualCluster, lease: &str) -> Result<String> {
     let rows = cluster.luxi()?.query("lease", &["state"], json!(["==", "uuid", lease]))?;
     Ok(rows.first().and_then(|row| row[0].as_str()).unwrap_or("not there").to_owned())
+}
+
+/// With two candidates writes need both. The one that is left goes on alone when its operator says so.
+#[test]
+fn one_of_two_goes_on_without_voting() {
+    let cluster = cluster(2);
+    step("both nodes have copies that count", || copies(&cluster, 2));
+    step("without the other nothing is stored, and who is silent is said", || {
+        cluster.run(&["cluster", "add-tags", "before"])?;
+        cluster.kill_node(1)?;
+        // What is submitted before it counts as silent waits for it.
+        let mut last = Value::Null;
+        wait::until("the other counts as silent", PATIENCE, || {
+            last = cluster.luxi().ok()?.call("QueryMembers", json!([])).ok()?;
+            let silent = |log: &str| last[log][1]["answered_ms_ago"].as_u64() >= Some(SILENT_MS);
+            (silent("config") && silent("queue")).then_some(())
+        })
+        .with_context(|| last.to_string())?;
+        let (_, said) = cluster.refused(&["cluster", "add-tags", "never"])?;
+        ensure!(said.contains("no majority") && said.contains(&cluster.nodes[1].name), "{said}");
+        let (_, said) = cluster.refused(&["cluster", "master-failover"])?;
+        ensure!(said.contains("--no-voting"), "{said}");
+        Ok(())
+    });
+    step("without voting it goes on, and says that nothing is lost", || {
+        let said = cluster.run(&["cluster", "master-failover", "--no-voting", "--yes-do-it"])?;
+        ensure!(said.contains("nothing that was acknowledged is lost"), "{said}");
+        cluster.run(&["cluster", "add-tags", "after"])?;
+        let tags = cluster.run(&["cluster", "list-tags"])?;
+        ensure!(tags.contains("before") && tags.contains("after"), "{tags}");
+        copies(&cluster, 1)
+    });
+    step("the other is fed anew when it is back", || {
+        cluster.boot(1)?;
+        let name = cluster.nodes[1].name.clone();
+        wait::until("it can be made a candidate", PATIENCE, || {
+            cluster.run(&["node", "modify", "-C", "yes", &name]).ok()
+        })?;
+        copies(&cluster, 2)?;
+        cluster.run(&["cluster", "verify"]).map(drop)
+    });
 }

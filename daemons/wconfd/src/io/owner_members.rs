@@ -16,6 +16,11 @@ impl Owner {
         self.answer(reply, Ok(members));
     }
 
+    /// The members, perhaps not committed yet, at once: for people who ask why nothing is committed.
+    pub fn members_now(&self, reply: Reply<Option<Members>>) {
+        reply.send(Ok(self.config.members().cloned()));
+    }
+
     /// The digests of the images, those of rows that are not committed yet too. Answers at once: who asks is a copy's
     /// sender, and what comes before this is committed only when senders go on.
     pub fn image_digests(&self, reply: Reply<Vec<gantry_store::Digest>>) {

@@ -138,7 +138,8 @@ impl Members {
     /// # Errors
     /// That the daemon is stopping.
     pub async fn status(&self) -> Result<wire::MembersReply, Fail> {
-        let state = self.0.state().await?;
+        let asked = self.0.handle.ask(|owner: &mut Owner, reply| owner.members_now(reply));
+        let object = asked.await?;
         let last = *self.0.writer.appended().borrow();
         let own = wire::CopyStatus {
             node: NodeUuid(self.0.me.node),
@@ -162,8 +163,8 @@ impl Members {
             answered_ms_ago: copy.answered_ms_ago,
             why: copy.why,
         });
-        let n = state.newest.1.n;
-        let settled = state.object.is_some_and(|object| object.n == n && object.settled);
+        let n = self.0.writer.list().1.n;
+        let settled = object.is_some_and(|object| object.n == n && object.settled);
         Ok(wire::MembersReply { n, settled, copies: std::iter::once(own).chain(others).collect() })
     }
 }
