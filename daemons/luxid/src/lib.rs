@@ -177,7 +177,8 @@ async fn recover(daemon: &Daemon, role: &RoleFile) -> anyhow::Result<(Started, C
     let peers = Peers::of_dir(&root.lib());
     let link = Arc::new(TlsLink::of_dir(root.secrets(), role.cluster, "gantry-luxid", peers));
     let stop = daemon.stop.clone();
-    let start = gantry_copies::Start { root: root.clone(), options, node: role.node, link, stop };
+    let start =
+        gantry_copies::Start { root: root.clone(), options, node: role.node, epoch: role.epoch, link, stop };
     let ready = daemon.ready.clone();
     let say = move |text: &str| ready.set(false, text);
     let (started, handle) = gantry_copies::start(start, say).await.map_err(LuxidError::Copies)?;

@@ -39,6 +39,7 @@ async fn recover(daemon: &Daemon, role: &RoleFile, link: &Arc<TlsLink>) -> anyho
         root: daemon.root.clone(),
         options,
         node: role.node,
+        epoch: role.epoch,
         link: Arc::clone(link),
         stop: daemon.stop.clone(),
     };

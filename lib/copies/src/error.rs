@@ -19,6 +19,14 @@ pub enum CopiesError {
         /// What it said.
         why: Refusal,
     },
+    /// The copy was promised to another master since this node's role was written.
+    #[error("this node's role is of epoch {role}, but its copy is promised to epoch {promised}")]
+    OtherEpoch {
+        /// Of role.json.
+        role: u64,
+        /// Of the copy.
+        promised: u64,
+    },
     /// The newest list does not name this copy.
     #[error("the newest list of members does not name this node's copy: it must not be master")]
     NotMember,

@@ -180,14 +180,12 @@ impl<L: Link> Shared<L> {
         self.rounds.subscribe()
     }
 
-    /// A copy answered a call that was sent in `round`; only an append says that it stands by the term.
-    pub fn answered(&self, member: Member, round: u64, confirms: bool) {
+    /// A copy took an append that was sent in `round`: it stands by the term, and rows can be committed by it. No other
+    /// answer says so: one that can't take rows counts as silent however lively it is.
+    pub fn answered(&self, member: Member, round: u64) {
         self.note(member, |entry| {
             entry.answered_at = clock::millis();
             entry.answered = true;
-            if !confirms {
-                return;
-            }
             entry.why.clear();
             entry.round = round;
         });

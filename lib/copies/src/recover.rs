@@ -49,6 +49,9 @@ pub struct Start<L> {
     pub options: StartOptions,
     /// This node.
     pub node: NodeUuid,
+    /// The epoch that it won, by its role: a copy that is promised to another one is not led, and nothing is promised in
+    /// that one's name.
+    pub epoch: u64,
     /// The way to the others.
     pub link: Arc<L>,
     /// Ends waiting, and later the senders.
@@ -68,6 +71,11 @@ pub async fn start<L: Link>(
     let opened = blocking(move || Opened::open(&dir, options).map_err(CopiesError::from)).await?;
     let (opened, look) = on(opened, |opened| opened.look()).await?;
     let me = Member { node: start.node.0, copy_id: look.vote.copy_id };
+    let (role, promised) = (Term { epoch: start.epoch, run: 0 }, look.vote.promised);
+    if promised.epoch != role.epoch {
+        crate::handle::tell_deposed(&*start.link, start.node, role, promised).await;
+        return Err(CopiesError::OtherEpoch { role: role.epoch, promised: promised.epoch });
+    }
     let recovery = Recovery { start: &start, say: &say, log, me };
     let recovered = recovery.recover(opened).await;
     if let Err(CopiesError::Deposed { term, why: Refusal::Promised(newer), .. }) = &recovered {
@@ -179,7 +187,12 @@ impl<L: Link> Recovery<'_, L> {
                         () = tokio::time::sleep(ROUND) => {}
                         () = self.start.stop.cancelled() => return Err(CopiesError::Stopped),
                     }
-                    silent.keys().for_each(|node| calls.push(self.ask(claim, *node)));
+                    // When all have answered, some do not count: damaged, or of an old image. They may be mended.
+                    let all: Vec<Uuid> = match silent.is_empty() {
+                        true => asked.iter().copied().filter(|node| *node != self.me.node).collect(),
+                        false => silent.keys().copied().collect(),
+                    };
+                    all.into_iter().for_each(|node| calls.push(self.ask(claim, node)));
                 }
                 Choice::Ready { .. } | Choice::NotMember | Choice::Short { .. } => {}
             }
@@ -205,7 +218,11 @@ impl<L: Link> Recovery<'_, L> {
     fn tell(&self, have: usize, need: usize, silent: &Silent) {
         let name = |node: &Uuid| self.start.link.name(NodeUuid(*node));
         let silent: Vec<_> = silent.iter().map(|(node, why)| format!("{} ({why})", name(node))).collect();
-        let text = format!("{have} of {need} copies needed have promised; {}", silent.join(", "));
+        let silent = match silent.is_empty() {
+            true => "all have answered, but some are damaged or not to be believed".to_owned(),
+            false => silent.join(", "),
+        };
+        let text = format!("{have} of {need} copies needed have promised; {silent}");
         (self.say)(&text);
         tracing::info!(log = ?self.log, text, "recovery waits");
     }

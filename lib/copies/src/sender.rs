@@ -155,15 +155,8 @@ impl<L: Link> Session<'_, L> {
     where
         V: gantry_proto::verb::Verb<Request: Sync>,
     {
-        let round = self.shared.round();
         let node = NodeUuid(self.member.node);
-        let reply = self.shared.link.call::<V>(node, request, Duration::from_millis(ms)).await?;
-        self.shared.answered(
-            self.member,
-            round,
-            V::ID == <noded::CopyAppend as gantry_proto::verb::Verb>::ID,
-        );
-        Ok(reply)
+        Ok(self.shared.link.call::<V>(node, request, Duration::from_millis(ms)).await?)
     }
 
     /// Promises, judges, and finds where to go on.
@@ -314,8 +307,10 @@ impl<L: Link> Session<'_, L> {
             absent: self.absent.clone(),
         };
         self.sent = tokio::time::Instant::now();
+        let round = self.shared.round();
         match self.call::<noded::CopyAppend>(request, APPEND_MS).await? {
             AppendReply::Matched(matched) => {
+                self.shared.answered(self.member, round);
                 self.after = Index(matched);
                 self.told = commit.min(self.after);
                 self.shared.matched(self.member, self.after);

@@ -195,6 +195,7 @@ impl World {
             root: node.root.clone(),
             options: StartOptions::new(log),
             node: node.uuid,
+            epoch: node.role().epoch,
             link: Arc::new(self.link(nth)),
             stop: stop.clone(),
         };

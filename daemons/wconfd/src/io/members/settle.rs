@@ -1,6 +1,7 @@
 //! The level-triggered half: brings the members object to what the list in W says, step by step.
 
 use super::{Members, Shared, State, object, record};
+use gantry_proto::envelope::Code;
 use gantry_store::core::settle::{NextW, SeenW, next_w};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,15 +76,18 @@ async fn step(shared: &Arc<Shared>) -> (NextW, Option<Duration>) {
             let written = shared.write(record(members), commands).await;
             match written {
                 Ok(index) => {
+                    shared.begun().refused = None;
                     tracing::info!(n = members.n, index, copies = members.members.len(), "members settled");
                     Ok(index)
                 }
                 // The list counts already: what comes with it must not keep it from being settled. Its caller is told.
-                Err(why) => {
+                Err(why) if why.code == Code::Ganeti => {
                     tracing::warn!(%why, "what was to change with the members is refused");
                     shared.begun().refused = Some(why);
                     shared.write(record(members), Vec::new()).await
                 }
+                // The store's trouble passes: tried again with all that belongs to it.
+                Err(why) => Err(why),
             }
         }
         NextW::Settled if state.stray(fed) => match state.object {
