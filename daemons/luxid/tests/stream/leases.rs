@@ -127,7 +127,7 @@ async fn the_end_of_the_lease_ends_the_relay() {
     bed.lease(lease, LeaseState::Broken, Some("node1 was lost"));
     let (code, text) = ganeti(end(&mut stream).await.unwrap_err());
     assert_eq!(code, "wrong_state");
-    assert!(text.contains("broken: node1 was lost"), "{text}");
+    assert!(text.contains("is over: node1 was lost"), "{text}");
     bed.followers(0).await;
     assert_eq!(refused(&client, &exec(lease)).await, (code, text));
 }
