@@ -98,7 +98,7 @@ impl CliError {
 }
 
 /// Without the numbers that the standard library adds to the words of a system's error: the words say it.
-fn without_numbers(mut text: String) -> String {
+pub fn without_numbers(mut text: String) -> String {
     const BEGIN: &str = " (os error ";
     while let Some(at) = text.find(BEGIN) {
         let rest = &text[at + BEGIN.len()..];
