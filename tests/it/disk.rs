@@ -120,7 +120,7 @@ fn until_refused(cluster: &VirtualCluster) -> Result<Vec<u64>> {
     ensure!(!refused.starts_with("SubmitJob") || refused.contains("luxid"), "no clear sentence: {refused}");
     let (_, said) = cluster.refused(&["cluster", "add-tags", "none"])?;
     ensure!(
-        said.contains("luxid does not stay up") && said.contains("luxid.log"),
+        said.contains("does not stay up") && said.contains("disk is full"),
         "who is to be looked at: {said}"
     );
     let log = fs::read_to_string(cluster.master().root.join("var/log/gantry/luxid.log"))?;

@@ -97,12 +97,13 @@ fn copy_findings(copies: &Value) -> Result<Vec<(&'static str, String, String)>, 
 /// What is wrong with a copy, and what to do.
 fn copy_finding(copy: &CopyStatus, whose: &str) -> Option<String> {
     let node = &copy.name;
+    let cure = format!("\"gnt-node modify -C no {node}\", then \"gnt-node modify -C yes {node}\"");
     match &copy.suspect {
-        Some(why) => Some(format!(
-            "its copy of the {whose} does not count: {why}; have it fed anew: \"gnt-node modify -C no {node}\", then \
-             \"gnt-node modify -C yes {node}\""
+        Some(why) => Some(format!("its copy of the {whose} does not count: {why}; have it fed anew: {cure}")),
+        None if !copy.why.is_empty() => Some(format!(
+            "its copy of the {whose} is not reached: {}; if it stays so, have it fed anew: {cure}",
+            copy.why
         )),
-        None if !copy.why.is_empty() => Some(format!("its copy of the {whose} is not reached: {}", copy.why)),
         None if copy.lag > LAG_MAX => Some(format!("its copy of the {whose} lacks {} changes", copy.lag)),
         None => None,
     }
