@@ -131,7 +131,7 @@ fn an_old_master_that_wakes_up_changes_nothing() {
 }
 
 /// Waits until so many copies of each log count and lack nothing.
-fn copies(cluster: &VirtualCluster, count: usize) -> Result<()> {
+pub(crate) fn copies(cluster: &VirtualCluster, count: usize) -> Result<()> {
     let mut last = Value::Null;
     wait::until("all copies to be settled and fed", PATIENCE, || {
         last = cluster.luxi().ok()?.call("QueryMembers", json!([])).ok()?;
