@@ -22,16 +22,16 @@ const DECADE: u32 = 3650;
 
 /// What a cluster was told is done: a tag each.
 #[derive(Default)]
-struct Told(Vec<String>);
+pub struct Told(Vec<String>);
 
 impl Told {
-    fn tag(&mut self, cluster: &VirtualCluster, name: &str) -> Result<()> {
+    pub fn tag(&mut self, cluster: &VirtualCluster, name: &str) -> Result<()> {
         cluster.run(&["cluster", "add-tags", name])?;
         self.0.push(name.to_owned());
         Ok(())
     }
 
-    fn is_there(&self, cluster: &VirtualCluster) -> Result<()> {
+    pub fn is_there(&self, cluster: &VirtualCluster) -> Result<()> {
         let known = cluster.run(&["cluster", "list-tags"])?;
         let lost: Vec<&String> = self.0.iter().filter(|tag| !known.lines().any(|k| k == **tag)).collect();
         ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");

@@ -10,6 +10,7 @@ use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded;
 use gantry_proto::verb::Verb;
 use gantry_proto::wconfd::Command;
+use gantry_rt::crash;
 use gantry_store::core::Rules;
 use gantry_store::core::settle::{NextW, SeenW, change, fed};
 use gantry_store::{Index, Member, StoreError};
@@ -133,6 +134,7 @@ impl Shared {
             (begun.list, begun.refused) = (Some((n, wish.commands.clone())), None);
         }
         let appended = self.writer.append_list(list);
+        crash::point("members-listed-in-W");
         appended.map(|_| ()).map_err(|why| {
             self.begun().list = None;
             match why {
@@ -152,12 +154,15 @@ impl Shared {
         let learner = Member { node: wish.node.0, copy_id: Uuid::new_v4() };
         tell(format!("making empty copies on {}", wish.name));
         self.make(wish, learner.copy_id).await?;
+        crash::point("members-copies-made");
         let feeding = Feeding { shared: Arc::clone(self), copy_id: learner.copy_id };
         self.begun().learner = Some(learner.copy_id);
         self.copies.add_learner(learner);
         let copy = MemberCopy { node: wish.node, copy_id: learner.copy_id };
         self.write(Record { learner: Some(copy), ..record }, Vec::new()).await?;
+        crash::point("members-learner-named");
         self.feed(wish, learner, tell).await?;
+        crash::point("members-learner-fed");
         let mut members = self.writer.list().1.members;
         members.push(learner);
         self.append(wish, members).await?;
