@@ -295,12 +295,10 @@ impl Api {
         // Also without any field the node's lock is wanted.
         needed.push(wire::Command::NodeSet { node, rev: None, set: gantry_model::config::Params::new() });
         self.handle.ask(move |o: &mut Owner, reply| o.allowed(owner, &needed, reply)).await?;
-        let key = vec![wire::ReadKey::Key(gantry_model::config::kind::NODE.to_owned(), node.to_string())];
-        let (_, found) = self.handle.ask(move |o: &mut Owner, reply| o.read(&key, reply)).await?;
-        let Some(known) = found.nodes().first().cloned() else {
+        let Some(name) = self.handle.ask(move |o: &mut Owner, reply| o.node_name(node, reply)).await? else {
             return Err(Fail::new(Code::NotFound, format!("node {node} is not in the configuration")));
         };
-        let wish = Wish { node, name: known.name.clone(), join, commands };
+        let wish = Wish { node, name, join, commands };
         // Progress is a courtesy: the newest text counts, and nobody waits for it to be heard.
         let (texts, mut news) = watch::channel(String::new());
         let tell = move |text: String| drop(texts.send_replace(text));

@@ -12,6 +12,7 @@ use super::lease_time::LeaseTime;
 use super::mailbox::{Inbox, Reply, Ticket};
 use super::nodes::Nodes;
 use super::owner_locks::Waiter;
+use super::owner_members::Settled;
 use super::owner_watch::Watchers;
 use crate::core::claim::{self, Asked};
 use crate::core::config::{Change, Config, Context, Effect, Fix, Ids, Snapshot};
@@ -84,6 +85,8 @@ pub struct Owner {
     gone_order: VecDeque<JobOwner>,
     /// Counts changes after which ssconf values may differ.
     ssconf: watch::Sender<u64>,
+    /// Whose copies count, as committed.
+    pub(super) members: Settled,
     /// A local change that the store refused: the daemon must stop.
     failed: Option<StoreError>,
 }
@@ -111,6 +114,7 @@ impl Owner {
         let mut owner = Self {
             nodes: Nodes::new(&config),
             lease_time: LeaseTime::from(config.lease_clock()),
+            members: Settled::new(config.members().cloned()),
             config,
             locks,
             waiters: BTreeMap::new(),
@@ -179,6 +183,7 @@ impl Owner {
             bail!("the store failed: {reason}");
         }
         self.watchers.advance(now.committed);
+        self.members.advance(now.committed);
         self.progress = now;
         while let Some(held) = self
             .held
@@ -226,6 +231,9 @@ impl Owner {
             Ok(index) => {
                 self.last = index;
                 self.watchers.appended(index, &changes);
+                if changes.iter().any(|change| change.kind == kind::MEMBERS) {
+                    self.members.appended(index, self.config.members().cloned());
+                }
                 if ssconf {
                     self.ssconf.send_modify(|count| *count += 1);
                     self.nodes.follow(&self.config);

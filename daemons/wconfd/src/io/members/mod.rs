@@ -138,8 +138,7 @@ impl Members {
     /// # Errors
     /// That the daemon is stopping.
     pub async fn status(&self) -> Result<wire::MembersReply, Fail> {
-        let asked = self.0.handle.ask(|owner: &mut Owner, reply| owner.members_now(reply));
-        let object = asked.await?;
+        let object = self.0.handle.ask(Owner::members).await?;
         let last = *self.0.writer.appended().borrow();
         let own = wire::CopyStatus {
             node: NodeUuid(self.0.me.node),
