@@ -1,11 +1,12 @@
 //! An owner whose log has a second member that never answers: nothing it appends is committed.
 
-use crate::world::{World, tag};
-use gantry_proto::envelope::Fail;
+use crate::world::{World, owner, tag};
+use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::wconfd::ReadKey;
 use gantry_store::{List, LogKind, Member, StartOptions, Writer, start};
 use gantry_wconfd::core::config::{Config, Object};
 use gantry_wconfd::io::mailbox::{Handle, Reply, pair};
-use gantry_wconfd::io::owner::{Owner, Start};
+use gantry_wconfd::io::owner::{Owner, Start, UNKNOWN_AFTER};
 use gantry_wconfd::io::owner_locks::restore;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -91,5 +92,43 @@ async fn who_changes_the_members_does_not_wait_for_what_needs_that_change() {
     // Taking the silent one out is what commits it.
     stuck.regain();
     tokio::time::timeout(AT_ONCE, change).await.expect("it is committed").unwrap().unwrap();
+    stuck.end().await;
+}
+
+#[tokio::test]
+async fn without_a_majority_an_answer_is_unknown_after_a_while_and_the_change_stays() {
+    let stuck = Stuck::start();
+    stuck.lose_majority();
+    let before = stuck.writer.appended().borrow().0;
+    let change = stuck.change();
+    stuck.appended(before).await;
+    stuck.writer.set_quorum(Err("node2".to_owned()));
+    let waits = UNKNOWN_AFTER + AT_ONCE;
+    let told = tokio::time::timeout(waits, change).await.expect("it is told that it is unknown").unwrap();
+    let why = told.unwrap_err();
+    assert_eq!(why.code, Code::Unknown);
+    assert!(why.text.contains("outcome unknown") && why.text.contains("node2"), "{}", why.text);
+    stuck.regain();
+    stuck.writer.set_quorum(Ok(()));
+    let key = || ReadKey::Key("cluster".to_owned(), "cluster".to_owned());
+    let read = stuck.handle.ask(move |o: &mut Owner, reply| o.read(&[key()], reply)).await.unwrap();
+    let cluster = read.1.objects().next().unwrap();
+    assert!(String::from_utf8_lossy(&cluster.body).contains("waits"), "the change is committed all the same");
+    stuck.end().await;
+}
+
+#[tokio::test]
+async fn a_death_is_taken_down_while_nothing_can_be_committed() {
+    let stuck = Stuck::start();
+    stuck.lose_majority();
+    let before = stuck.writer.appended().borrow().0;
+    let change = stuck.change();
+    stuck.appended(before).await;
+    let gone = stuck.handle.ask(|o: &mut Owner, reply| o.owner_gone(owner(3), reply));
+    tokio::time::timeout(AT_ONCE, gone).await.expect("answered at once").unwrap();
+    let none = std::collections::BTreeSet::new();
+    let owners = stuck.handle.ask(move |o: &mut Owner, reply| o.owners((1, 2), &none, reply));
+    tokio::time::timeout(AT_ONCE, owners).await.expect("answered at once").unwrap();
+    assert!(!change.is_finished());
     stuck.end().await;
 }
