@@ -16,7 +16,7 @@ use gantry_proto::wconfd::{
     Apply, ApplyRequest, Command, ConfirmMaster, ListInQ, ListInQRequest, LockRow, LockRows, Members,
     MembersReply, OwnerGone, Owners, Watch,
 };
-use gantry_rpc::{CallError, Client, Event as Piece, Stream};
+use gantry_rpc::{CallError, Client, Code, Event as Piece, Stream};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -343,8 +343,15 @@ async fn bury(client: &Client, gone: &Gone, inbox: &Inbox) -> CallError {
     }
     loop {
         let owner = gone.next().await;
-        if let Err(why) = client.call::<OwnerGone>(&owner, limit).await {
-            return why;
+        match client.call::<OwnerGone>(&owner, limit).await {
+            Ok(()) => {}
+            // It can't store that now. The connection stays: a change of the members may need it.
+            Err(CallError::Fail(fail)) if matches!(fail.code, Code::NotReady | Code::Busy | Code::Unknown) => {
+                tracing::debug!(%owner, %fail, "wconfd can't take down a death now");
+                tokio::time::sleep(Duration::from_millis(RECONNECT_MS.1)).await;
+                continue;
+            }
+            Err(why) => return why,
         }
         tracing::debug!(%owner, "wconfd freed the locks of a dead job");
         gone.remove(owner);
