@@ -317,6 +317,22 @@ impl Api {
         }
     }
 
+    async fn member_drop(
+        &self,
+        peer: &Peer,
+        request: wire::MemberDropRequest,
+    ) -> Result<wire::MemberChangeReply, Fail> {
+        self.only_luxid(peer)?;
+        let node = request.node;
+        let Some(name) = self.handle.ask(move |o: &mut Owner, reply| o.node_name(node, reply)).await? else {
+            return Err(Fail::new(Code::NotFound, format!("node {node} is not in the configuration")));
+        };
+        tracing::warn!(node = name, "a master candidate is taken out while no majority answers");
+        let wish = Wish { node, name, join: false, commands: Vec::new() };
+        let index = self.members.change(wish, |text| tracing::info!(text, "taking a candidate out")).await?;
+        Ok(wire::MemberChangeReply { index })
+    }
+
     fn list_in_q(&self, peer: &Peer, request: wire::ListInQRequest) -> Result<(), Fail> {
         self.only_luxid(peer)?;
         self.members.in_q(request);
@@ -392,6 +408,7 @@ impl Service for Api {
                 wire::CertSign => |request, _call| self.sign(request).await,
                 wire::NodeStates => |(), _call| ask.ask(Owner::node_states).await,
                 wire::MemberChange => |request, call| self.member_change(request, call.items()).await,
+                wire::MemberDrop => |request, call| self.member_drop(&call.peer, request).await,
                 wire::Members => |(), _call| self.members.status().await,
                 wire::ListInQ => |request, call| self.list_in_q(&call.peer, request),
                 wire::ConfirmMaster => |(), _call| self.members.confirm().await,

@@ -10,6 +10,7 @@ use super::view::View;
 use super::wconfd::Gone;
 use crate::core::queue::{Action, Answer, Ask, Change, Effects, Event, Queue, Request, Shown, Ticket};
 use crate::error::LuxidError;
+use gantry_copies::advice::advice;
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::{Fence, JobOwner, NodeUuid};
 use gantry_model::job::{Class, Status};
@@ -63,6 +64,7 @@ pub struct Inbox {
     owners: mpsc::Sender<Owners>,
     asks: Arc<AtomicU64>,
     quorum: watch::Receiver<Option<String>>,
+    writer: Writer,
 }
 
 impl Inbox {
@@ -79,13 +81,18 @@ impl Inbox {
     pub async fn ask(&self, request: Request) -> Reply {
         let changes = request.changes();
         if let Some(silent) = self.quorum.borrow().as_deref().filter(|_| changes) {
-            return Err(no_majority(silent));
+            return Err(no_majority(silent, &self.advice(silent)));
         }
         let lost = lost(self.quorum.clone());
         tokio::select! {
             reply = self.ask_however_long(request) => reply,
-            silent = lost, if changes => Err(unknown(&silent)),
+            silent = lost, if changes => Err(unknown(&silent, &self.advice(&silent))),
         }
+    }
+
+    /// What helps.
+    fn advice(&self, silent: &str) -> String {
+        advice(self.writer.list().1.members.len(), silent)
     }
 
     async fn ask_however_long(&self, request: Request) -> Reply {
@@ -126,11 +133,11 @@ impl Drop for Withdrawal<'_> {
     }
 }
 
-fn no_majority(silent: &str) -> GanetiError {
+fn no_majority(silent: &str, advice: &str) -> GanetiError {
     GanetiError::prereq(
         format!(
             "nothing can be stored: no majority of the master candidates' copies of the job queue answers (silent: {silent}); \
-             nothing was done, try again when they answer"
+             nothing was done, try again when they answer; {advice}"
         ),
         Ecode::TempInsufficientResources,
     )
@@ -149,12 +156,12 @@ async fn lost(mut quorum: watch::Receiver<Option<String>>) -> String {
     }
 }
 
-fn unknown(silent: &str) -> GanetiError {
+fn unknown(silent: &str, advice: &str) -> GanetiError {
     let seconds = UNKNOWN_AFTER.as_secs();
     GanetiError::generic(format!(
         "outcome unknown: this was taken, but no majority of the master candidates' copies of the job queue has confirmed \
          it for {seconds} s (silent: {silent}). It may be done when they answer again. Look before you send it again \
-         (gnt-job list, gnt-task list); what has a key of its own may be sent again with the same key"
+         (gnt-job list, gnt-task list); what has a key of its own may be sent again with the same key. To go on, {advice}"
     ))
 }
 
@@ -163,7 +170,13 @@ fn unknown(silent: &str) -> GanetiError {
 pub fn inbox(writer: &Writer) -> (Inbox, Mailbox) {
     let (to, messages) = mpsc::channel(INBOX_MAX);
     let (owners, asked) = mpsc::channel(OWNERS_MAX);
-    let inbox = Inbox { to, owners, asks: Arc::new(AtomicU64::new(1)), quorum: writer.quorum() };
+    let inbox = Inbox {
+        to,
+        owners,
+        asks: Arc::new(AtomicU64::new(1)),
+        quorum: writer.quorum(),
+        writer: writer.clone(),
+    };
     (inbox, Mailbox { messages, owners: asked })
 }
 
@@ -315,11 +328,7 @@ impl Actor {
         }
     }
 
-    fn perform(
-        &mut self,
-        effects: Effects,
-        settled: Option<&mpsc::Sender<()>>,
-    ) -> Result<(), LuxidError> {
+    fn perform(&mut self, effects: Effects, settled: Option<&mpsc::Sender<()>>) -> Result<(), LuxidError> {
         if let Some((ticket, changes)) = effects.batch {
             self.parked.extend(batches(changes).into_iter().map(|batch| (ticket, batch)));
             self.unpark()?;
@@ -367,8 +376,9 @@ impl Actor {
     /// Names the owners to those for whom all that came before the question is known, or can't be for now.
     fn tell_owners(&mut self) {
         let takes = self.parked.len() < PARKED_MAX;
-        let (waits, ready) =
-            std::mem::take(&mut self.asked_for_owners).into_iter().partition(|(before, _)| takes && *before > 0);
+        let (waits, ready) = std::mem::take(&mut self.asked_for_owners)
+            .into_iter()
+            .partition(|(before, _)| takes && *before > 0);
         self.asked_for_owners = waits;
         for (_, answer) in ready {
             let _ = answer.send(self.queue.owners());

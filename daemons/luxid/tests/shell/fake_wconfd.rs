@@ -6,7 +6,8 @@ use gantry_model::ids::{ClusterUuid, JobOwner, NodeUuid};
 use gantry_model::root::Root;
 use gantry_proto::hello::Hello;
 use gantry_proto::wconfd::{
-    Apply, LockRow, LockRows, Members, MembersReply, OwnerGone, Owners, PROTOCOL, Want, Watch, WatchChange, WatchItem,
+    Apply, LockRow, LockRows, Members, MembersReply, OwnerGone, Owners, PROTOCOL, Want, Watch, WatchChange,
+    WatchItem,
 };
 use gantry_rpc::{Call, Code, Fail, Limits, Service, reply};
 use serde::de::DeserializeOwned;

@@ -12,10 +12,8 @@ fn lose_majority(world: &World) {
     let own = world.ask("QueryMembers", json!([]))["queue"][0].clone();
     let copy = |node: Uuid, copy_id| MemberCopy { node: NodeUuid(node), copy_id };
     let uuid = |value: &serde_json::Value| value.as_str().unwrap().parse::<Uuid>().unwrap();
-    let members = vec![
-        copy(uuid(&own["node"]), uuid(&own["copy_id"])),
-        copy(Uuid::from_u128(7), Uuid::from_u128(8)),
-    ];
+    let members =
+        vec![copy(uuid(&own["node"]), uuid(&own["copy_id"])), copy(Uuid::from_u128(7), Uuid::from_u128(8))];
     let members = Members { n: 2, members, settled: false, learner: None };
     world.wconfd.commit(vec![(kind::MEMBERS, kind::MEMBERS_KEY.to_owned(), Some(json!(members)))]);
     until("the second copy to count", || {

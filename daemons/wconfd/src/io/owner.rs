@@ -19,6 +19,7 @@ use crate::core::config::{Change, Config, Context, Effect, Fix, Ids, Snapshot};
 use crate::core::guard;
 use crate::core::locks::LockTable;
 use anyhow::{Context as _, bail};
+use gantry_copies::advice::advice;
 use gantry_model::config::kind;
 use gantry_model::error::GanetiError;
 use gantry_model::ids::{JobOwner, NodeUuid};
@@ -213,8 +214,9 @@ impl Owner {
     /// what was appended is committed with the next majority, and a repeated batch is answered then.
     fn tell_unknown(&mut self, silent: &Option<String>) {
         let Some(silent) = silent else { return };
+        let members = self.writer.list().1.members.len();
         while let Some(held) = self.held.pop_front_if(|held| held.since.elapsed() >= UNKNOWN_AFTER) {
-            (held.send)(Some(unknown(silent)));
+            (held.send)(Some(unknown(silent, members)));
         }
     }
 
@@ -267,7 +269,7 @@ impl Owner {
             }
             Err(error) => {
                 self.config.undo(undo);
-                Err(store_fail(&error))
+                Err(store_fail(&error, self.writer.list().1.members.len()))
             }
         }
     }
@@ -487,22 +489,24 @@ async fn at(when: Option<Instant>) {
     }
 }
 
-fn unknown(silent: &str) -> Fail {
+fn unknown(silent: &str, members: usize) -> Fail {
     let seconds = UNKNOWN_AFTER.as_secs();
     let text = format!(
         "outcome unknown: no majority of the master candidates' copies of the configuration has confirmed it within \
-         {seconds} s (silent: {silent}); it is done when a majority answers again; ask again then"
+         {seconds} s (silent: {silent}); it is done when a majority answers again; ask again then; {}",
+        advice(members, silent)
     );
     Fail::new(Code::Unknown, text)
 }
 
-fn store_fail(error: &StoreError) -> Fail {
+pub(super) fn store_fail(error: &StoreError, members: usize) -> Fail {
     match error {
         StoreError::Full => Fail::new(Code::Busy, "the store can't keep up; try again"),
         StoreError::NoMajority { silent } => Fail::new(
             Code::NotReady,
             format!(
-                "no majority of the master candidates' copies answers, so nothing can be changed; silent: {silent}"
+                "no majority of the master candidates' copies answers, so nothing can be changed; silent: {silent}; {}",
+                advice(members, silent)
             ),
         ),
         other => Fail::new(Code::Internal, format!("the change was not stored: {}", other.chain())),
