@@ -1,7 +1,7 @@
 //! What a leading writer knows of its copies, and who looks after them: senders are started and ended as the list and the
 //! learners say, a majority that does not answer is told to the writer (docs/adr/0008, 5), and old rows are compacted.
 
-use crate::bodies::Named;
+use crate::bodies::{Carrier, Named};
 use crate::error::CopiesError;
 use crate::link::Link;
 use crate::roll::Roll;
@@ -143,6 +143,11 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 impl<L: Link> Shared<L> {
     pub fn name(&self, node: Uuid) -> String {
         self.link.name(NodeUuid(node))
+    }
+
+    /// Carries bodies to and from a copy's node.
+    pub fn carrier(&self, member: Member) -> Carrier<'_, L> {
+        Carrier { link: &self.link, root: &self.root, log: self.log, node: NodeUuid(member.node) }
     }
 
     /// What the objects name, if they are known.
