@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a piece of a body or of a snapshot may take; taking over a snapshot writes all objects.
 pub const PIECE_MS: u64 = 60_000;
@@ -42,18 +43,30 @@ pub fn turns_max(total: u64) -> u64 {
 /// Between two looks whether there are bodies to bring.
 const LOOK: Duration = Duration::from_millis(1_000);
 
-/// Brings both sides to the bodies that the objects name, once in a session and whenever another session has brought one.
-/// Beside the rows: a large body must not keep a copy that returns from counting. What fails is tried again.
+/// How long what both sides have is taken for granted. A copy drops a body by the rows of one log; should the other log name
+/// it, or name it again just then, the copy gets it back within this.
+const AGAIN: Duration = Duration::from_secs(600);
+
+/// The last time that both sides had what the objects name: the round, and when.
+type Settled = Option<(u64, Instant)>;
+
+/// Whether it is to be looked at again.
+fn due(settled: Settled, round: u64, now: Instant) -> bool {
+    settled.is_none_or(|(of, at)| of != round || now.duration_since(at) >= AGAIN)
+}
+
+/// Brings both sides to the bodies that the objects name: when a session begins, whenever another one has brought one, and
+/// now and then. Beside the rows: a large body must not keep a copy that returns from counting. What fails is tried again.
 pub(crate) async fn settle<L: Link>(shared: &Shared<L>, member: Member) -> End {
     let carrier = shared.carrier(member);
     let mut settled = None;
     loop {
-        let round = shared.bodies_round();
-        if settled != Some(round)
+        let (round, now) = (shared.bodies_round(), Instant::now());
+        if due(settled, round, now)
             && let Some(named) = shared.named()
         {
             match carrier.settle(shared, named().await).await {
-                Ok(()) => settled = Some(round),
+                Ok(()) => settled = Some((round, now)),
                 Err(why) => {
                     tracing::debug!(log = ?shared.log, node = shared.name(member.node), why, "bodies are not all there");
                 }
@@ -300,4 +313,18 @@ pub async fn piece(path: PathBuf, offset: u64) -> io::Result<Vec<u8>> {
         Ok(bytes)
     });
     read.await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_both_sides_have_is_looked_at_again_now_and_then() {
+        let begin = Instant::now();
+        assert!(due(None, 0, begin));
+        assert!(!due(Some((3, begin)), 3, begin + AGAIN / 2));
+        assert!(due(Some((3, begin)), 4, begin), "another session has brought one");
+        assert!(due(Some((3, begin)), 3, begin + AGAIN), "a copy may have dropped one");
+    }
 }
