@@ -59,6 +59,9 @@ verbs! {
     16 ConfirmMaster(()) as ();
     /// The ssconf values of the committed state, for who distributes or compares them.
     17 SsconfValues(()) as SsconfValuesReply;
+    /// luxid only: takes a node's copies out of the lists of both logs, without a job, since jobs can't be submitted while
+    /// no majority answers (P2.6). Answered when the list is settled.
+    18 MemberDrop(MemberDropRequest) as MemberChangeReply;
 }
 
 /// See [`Status`].
@@ -584,6 +587,13 @@ pub struct MemberProgress {
 pub struct MemberChangeReply {
     /// Index of the batch.
     pub index: u64,
+}
+
+/// See [`MemberDrop`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberDropRequest {
+    /// Whose copies.
+    pub node: NodeUuid,
 }
 
 /// How one copy of a log stands.

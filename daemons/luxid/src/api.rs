@@ -127,6 +127,7 @@ async fn answer(api: &Api, request: luxi::Request) -> std::result::Result<Vec<u8
         R::SubmitKeyedJob(jobs) => luxi::answer(&task::submit_keyed(api, jobs).await),
         R::QueryMembers => luxi::answer(&api.copies.query(&api.config).await),
         R::ConfirmMaster => luxi::answer(&api.copies.confirm(&api.config).await.map(|()| true)),
+        R::DropCandidate(name) => luxi::answer(&api.copies.drop_candidate(&api.config, &name).await),
         R::Query { .. }
         | R::QueryNodes(_)
         | R::QueryGroups(_)

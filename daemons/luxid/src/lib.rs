@@ -109,7 +109,7 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     tidy(&root, owners).await.context("can't look through spool files and job sockets")?;
     let mut actor = Actor::new(queue, setting, mailbox);
     let (settled, mut settling) = mpsc::channel(1);
-    actor.begin(loaded, settled).await?;
+    actor.begin(loaded, settled)?;
     daemon.tasks.spawn("queue", actor.run());
     copies.name_bodies(view.clone());
     daemon.tasks.spawn("copies", copies.clone().deposed(daemon.stop.clone()));

@@ -295,12 +295,10 @@ impl Api {
         // Also without any field the node's lock is wanted.
         needed.push(wire::Command::NodeSet { node, rev: None, set: gantry_model::config::Params::new() });
         self.handle.ask(move |o: &mut Owner, reply| o.allowed(owner, &needed, reply)).await?;
-        let key = vec![wire::ReadKey::Key(gantry_model::config::kind::NODE.to_owned(), node.to_string())];
-        let (_, found) = self.handle.ask(move |o: &mut Owner, reply| o.read(&key, reply)).await?;
-        let Some(known) = found.nodes().first().cloned() else {
+        let Some(name) = self.handle.ask(move |o: &mut Owner, reply| o.node_name(node, reply)).await? else {
             return Err(Fail::new(Code::NotFound, format!("node {node} is not in the configuration")));
         };
-        let wish = Wish { node, name: known.name.clone(), join, commands };
+        let wish = Wish { node, name, join, commands };
         // Progress is a courtesy: the newest text counts, and nobody waits for it to be heard.
         let (texts, mut news) = watch::channel(String::new());
         let tell = move |text: String| drop(texts.send_replace(text));
@@ -317,6 +315,22 @@ impl Api {
                 }
             }
         }
+    }
+
+    async fn member_drop(
+        &self,
+        peer: &Peer,
+        request: wire::MemberDropRequest,
+    ) -> Result<wire::MemberChangeReply, Fail> {
+        self.only_luxid(peer)?;
+        let node = request.node;
+        let Some(name) = self.handle.ask(move |o: &mut Owner, reply| o.node_name(node, reply)).await? else {
+            return Err(Fail::new(Code::NotFound, format!("node {node} is not in the configuration")));
+        };
+        tracing::warn!(node = name, "a master candidate is taken out while no majority answers");
+        let wish = Wish { node, name, join: false, commands: Vec::new() };
+        let index = self.members.change(wish, |text| tracing::info!(text, "taking a candidate out")).await?;
+        Ok(wire::MemberChangeReply { index })
     }
 
     fn list_in_q(&self, peer: &Peer, request: wire::ListInQRequest) -> Result<(), Fail> {
@@ -394,6 +408,7 @@ impl Service for Api {
                 wire::CertSign => |request, _call| self.sign(request).await,
                 wire::NodeStates => |(), _call| ask.ask(Owner::node_states).await,
                 wire::MemberChange => |request, call| self.member_change(request, call.items()).await,
+                wire::MemberDrop => |request, call| self.member_drop(&call.peer, request).await,
                 wire::Members => |(), _call| self.members.status().await,
                 wire::ListInQ => |request, call| self.list_in_q(&call.peer, request),
                 wire::ConfirmMaster => |(), _call| self.members.confirm().await,

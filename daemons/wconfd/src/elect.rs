@@ -6,6 +6,7 @@
 
 use crate::args::ElectOptions;
 use anyhow::{Context as _, bail};
+use gantry_copies::advice::helps_to_drop;
 use gantry_copies::elect::{ElectError, Event, Looked, Mode, Outcome, elect, tell};
 use gantry_copies::link::{Link, TlsLink};
 use gantry_copies::peers::Peers;
@@ -119,7 +120,7 @@ fn code(why: &ElectError) -> &'static str {
 fn why_not(why: &ElectError, names: impl Fn(NodeUuid) -> String) -> String {
     let ElectError::Refused(refusal) = why else { return why.to_string() };
     let mut text = tell(refusal);
-    if let gantry_store::core::elect::Refused::TooFew { silent, .. } = refusal {
+    if let gantry_store::core::elect::Refused::TooFew { silent, have, .. } = refusal {
         for member in silent {
             text = text.replace(&member.node.to_string(), &names(NodeUuid(member.node)));
         }
@@ -127,6 +128,9 @@ fn why_not(why: &ElectError, names: impl Fn(NodeUuid) -> String) -> String {
             "\nWithout a majority nobody can say what was acknowledged. Start those nodes and run the command again; if \
              they are lost for good, --no-voting goes on with this node's copies alone",
         );
+        if helps_to_drop(have + silent.len(), *have) {
+            text.push_str(". On a master whose daemons still run, 'gnt-cluster drop-candidate NODE' takes a silent one out");
+        }
     }
     text
 }

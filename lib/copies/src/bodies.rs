@@ -9,11 +9,14 @@
 //! copy that was fed a snapshot has seen no such row, and a master that took rows over may have been in the minority that
 //! lacked the body.
 
+use crate::handle::Shared;
 use crate::link::Link;
 use crate::sender::{End, Session};
+use gantry_model::ids::NodeUuid;
+use gantry_model::root::Root;
 use gantry_proto::copies::{BodyGetRequest, BodyPutRequest, DIGESTS_MAX, Digest};
 use gantry_proto::noded::{self, PIECE_BYTES_MAX};
-use gantry_store::LogKind;
+use gantry_store::{LogKind, Member};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
@@ -22,6 +25,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a piece of a body or of a snapshot may take; taking over a snapshot writes all objects.
 pub const PIECE_MS: u64 = 60_000;
@@ -35,91 +40,148 @@ pub fn turns_max(total: u64) -> u64 {
     2 * total.div_ceil(PIECE_BYTES_MAX as u64) + 2
 }
 
-impl<L: Link> Session<'_, L> {
-    fn body_path(&self, digest: &Digest) -> PathBuf {
-        self.shared.root.blob(&hex(digest))
-    }
+/// Between two looks whether there are bodies to bring.
+const LOOK: Duration = Duration::from_millis(1_000);
 
-    /// Brings both sides to the bodies that the objects name, once in a session and whenever another session
-    /// has brought one. False: there is nothing to do, or the
-    /// objects are not known yet.
-    pub(crate) async fn settle_bodies(&mut self) -> Result<bool, End> {
-        let round = self.shared.bodies_round();
-        if self.settled_bodies == Some(round) {
-            return Ok(false);
-        }
-        let Some(named) = self.shared.named() else { return Ok(false) };
-        let named: BTreeSet<Digest> = named().await.into_iter().collect();
-        let named: Vec<Digest> = named.into_iter().collect();
-        for some in named.chunks(DIGESTS_MAX) {
-            let theirs = self.call::<noded::BodyHave>(some.to_vec(), PIECE_MS).await?;
-            let theirs: BTreeSet<Digest> = theirs.into_iter().collect();
-            for digest in some {
-                let path = self.body_path(digest);
-                let here =
-                    on_disk(&path).await.map_err(|why| End::Lost(format!("{}: {why}", path.display())))?;
-                match (here, theirs.contains(digest)) {
-                    (true, true) => self.put_body(digest).await?,
-                    (false, false) => self.get_body(digest, &path).await?,
-                    (true, false) | (false, true) => {}
+/// How long what both sides have is taken for granted. A copy drops a body by the rows of one log; should the other log name
+/// it, or name it again just then, the copy gets it back within this.
+const AGAIN: Duration = Duration::from_secs(600);
+
+/// The last time that both sides had what the objects name: the round, and when.
+type Settled = Option<(u64, Instant)>;
+
+/// Whether it is to be looked at again.
+fn due(settled: Settled, round: u64, now: Instant) -> bool {
+    settled.is_none_or(|(of, at)| of != round || now.duration_since(at) >= AGAIN)
+}
+
+/// Brings both sides to the bodies that the objects name: when a session begins, whenever another one has brought one, and
+/// now and then. Beside the rows: a large body must not keep a copy that returns from counting. What fails is tried again.
+pub(crate) async fn settle<L: Link>(shared: &Shared<L>, member: Member) -> End {
+    let carrier = shared.carrier(member);
+    let mut settled = None;
+    loop {
+        let (round, now) = (shared.bodies_round(), Instant::now());
+        if due(settled, round, now)
+            && let Some(named) = shared.named()
+        {
+            match carrier.settle(shared, named().await).await {
+                Ok(()) => settled = Some((round, now)),
+                Err(why) => {
+                    tracing::debug!(log = ?shared.log, node = shared.name(member.node), why, "bodies are not all there");
                 }
             }
         }
-        self.settled_bodies = Some(round);
-        Ok(true)
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Carries bodies between this node and another.
+pub(crate) struct Carrier<'a, L> {
+    pub link: &'a L,
+    pub root: &'a Root,
+    pub log: LogKind,
+    pub node: NodeUuid,
+}
+
+impl<L: Link> Carrier<'_, L> {
+    async fn call<V>(&self, request: V::Request) -> Result<V::Reply, String>
+    where
+        V: gantry_proto::verb::Verb<Request: Sync>,
+    {
+        let deadline = Duration::from_millis(PIECE_MS);
+        self.link.call::<V>(self.node, request, deadline).await.map_err(|why| why.to_string())
     }
 
-    /// Sends bodies that the copy must have before it can confirm the rows naming them. One that is not here any more was
-    /// dropped by a later row: the copy is told not to wait for it.
-    pub(crate) async fn bodies(&mut self, missing: Vec<Digest>) -> Result<(), End> {
-        for digest in missing {
-            let path = self.body_path(&digest);
-            let here = on_disk(&path).await.map_err(|why| End::Lost(format!("{}: {why}", path.display())))?;
-            if here {
-                self.put_body(&digest).await?;
-            } else {
-                tracing::warn!(log = ?self.shared.log, body = hex(&digest), "a row names a body that is no longer here");
-                self.absent.push(digest);
-                // Bounded by what one append may name; an old one is told again when it is asked for again.
-                if self.absent.len() > DIGESTS_MAX {
-                    self.absent.remove(0);
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.root.blob(&hex(digest))
+    }
+
+    async fn here(&self, digest: &Digest) -> Result<bool, String> {
+        let path = self.path(digest);
+        on_disk(&path).await.map_err(|why| format!("{}: {why}", path.display()))
+    }
+
+    async fn theirs(&self, some: &[Digest]) -> Result<BTreeSet<Digest>, String> {
+        Ok(self.call::<noded::BodyHave>(some.to_vec()).await?.into_iter().collect())
+    }
+
+    async fn settle(&self, shared: &Shared<L>, named: Vec<Digest>) -> Result<(), String> {
+        let named: BTreeSet<Digest> = named.into_iter().collect();
+        let named: Vec<Digest> = named.into_iter().collect();
+        for some in named.chunks(DIGESTS_MAX) {
+            // `BodyHave` names those that it lacks.
+            let lacks = self.theirs(some).await?;
+            for digest in some {
+                match (self.here(digest).await?, lacks.contains(digest)) {
+                    (true, true) => self.put(digest).await?,
+                    (false, false) => {
+                        if self.get(digest).await? {
+                            shared.next_bodies_round();
+                        }
+                    }
+                    (true, false) | (false, true) => {}
                 }
             }
         }
         Ok(())
     }
 
-    async fn put_body(&mut self, digest: &Digest) -> Result<(), End> {
-        let path = self.body_path(digest);
+    /// Takes from the node those of `digests` that are not here and that it has.
+    pub async fn fetch(&self, digests: &[Digest]) -> Result<(), String> {
+        for some in digests.chunks(DIGESTS_MAX) {
+            let mut wanted = Vec::new();
+            for digest in some {
+                if !self.here(digest).await? {
+                    wanted.push(*digest);
+                }
+            }
+            if wanted.is_empty() {
+                continue;
+            }
+            let lacks = self.theirs(&wanted).await?;
+            for digest in wanted.iter().filter(|digest| !lacks.contains(*digest)) {
+                self.get(digest).await?;
+            }
+            for digest in &lacks {
+                tracing::warn!(log = ?self.log, body = hex(digest), "a row taken over names a body that its copy lacks too");
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(&self, digest: &Digest) -> Result<(), String> {
+        let path = self.path(digest);
         let told = |why: io::Error| {
             let text = format!("it wants a body that can't be read here: {}: {why}", path.display());
-            tracing::error!(log = ?self.shared.log, text, "can't feed a copy");
-            End::Lost(text)
+            tracing::error!(log = ?self.log, text, "can't feed a copy");
+            text
         };
         let total = std::fs::metadata(&path).map_err(told)?.len();
         let (mut offset, mut turns) = (0, 0_u64);
         loop {
             let bytes = piece(path.clone(), offset).await.map_err(told)?;
             let request = BodyPutRequest { digest: *digest, total, offset, bytes };
-            let reply = self.call::<noded::BodyPut>(request, PIECE_MS).await?;
+            let reply = self.call::<noded::BodyPut>(request).await?;
             turns += 1;
             if reply.done {
                 return Ok(());
             }
             if turns > turns_max(total) {
-                return Err(End::Lost("it does not take a body whole".to_owned()));
+                return Err("it does not take a body whole".to_owned());
             }
             offset = reply.next;
         }
     }
 
-    /// Takes a body from the copy. One that it gives damaged is left to another copy.
-    async fn get_body(&mut self, digest: &Digest, path: &Path) -> Result<(), End> {
-        let told = |why: io::Error| End::Lost(format!("can't keep a body in {}: {why}", path.display()));
-        let mut pull = Pull::create(path, self.shared.log).map_err(told)?;
+    /// Takes a body from the node. False: it gave it damaged, and that is left to another copy.
+    async fn get(&self, digest: &Digest) -> Result<bool, String> {
+        let path = self.path(digest);
+        let told = |why: io::Error| format!("can't keep a body in {}: {why}", path.display());
+        let mut pull = Pull::create(&path, self.log).map_err(told)?;
         loop {
             let request = BodyGetRequest { digest: *digest, offset: pull.bytes };
-            let reply = self.call::<noded::BodyGet>(request, PIECE_MS).await?;
+            let reply = self.call::<noded::BodyGet>(request).await?;
             // What it told as its length rules how long this goes on: it gives at least a byte each time.
             let last = reply.bytes.is_empty() || pull.bytes + reply.bytes.len() as u64 >= reply.total;
             let step = tokio::task::spawn_blocking(move || pull.add(&reply.bytes).map(|()| pull));
@@ -128,17 +190,51 @@ impl<L: Link> Session<'_, L> {
                 break;
             }
         }
-        let (want, to) = (*digest, path.to_owned());
+        let (want, to) = (*digest, path.clone());
         let kept = tokio::task::spawn_blocking(move || pull.keep(&want, &to)).await;
-        match kept.map_err(io::Error::other).and_then(|kept| kept).map_err(told)? {
-            true => {
-                tracing::info!(log = ?self.shared.log, body = hex(digest), "took a body over from a copy");
-                self.shared.next_bodies_round();
+        let kept = kept.map_err(io::Error::other).and_then(|kept| kept).map_err(told)?;
+        let node = self.link.name(self.node);
+        if kept {
+            tracing::info!(log = ?self.log, body = hex(digest), node, "took a body over from a copy");
+        } else {
+            tracing::error!(log = ?self.log, body = hex(digest), node, "a copy gave a body that is damaged");
+        }
+        Ok(kept)
+    }
+}
+
+impl<L: Link> Session<'_, L> {
+    /// Sends bodies that the copy must have before it can confirm the rows naming them. One that is not here any more, and
+    /// that no object names, was dropped by a later row: the copy is told not to wait for it. One that an object names is
+    /// lacked here too, and comes from another copy first.
+    pub(crate) async fn bodies(&mut self, missing: Vec<Digest>) -> Result<(), End> {
+        let carrier = self.shared.carrier(self.member);
+        let mut named: Option<BTreeSet<Digest>> = None;
+        for digest in missing {
+            if carrier.here(&digest).await.map_err(End::Lost)? {
+                carrier.put(&digest).await.map_err(End::Lost)?;
+                continue;
             }
-            false => tracing::error!(
-                log = ?self.shared.log, body = hex(digest), node = self.shared.name(self.member.node),
-                "a copy gave a body that is damaged"
-            ),
+            if named.is_none()
+                && let Some(all) = self.shared.named()
+            {
+                named = Some(all().await.into_iter().collect());
+            }
+            if named.as_ref().is_some_and(|named| named.contains(&digest)) {
+                // All copies are asked again who has it.
+                self.shared.next_bodies_round();
+                let text = format!(
+                    "it wants body {}, which this node lacks and takes from another copy",
+                    hex(&digest)
+                );
+                return Err(End::Lost(text));
+            }
+            tracing::warn!(log = ?self.shared.log, body = hex(&digest), "a row names a body that is no longer here");
+            self.absent.push(digest);
+            // Bounded by what one append may name; an old one is told again when it is asked for again.
+            if self.absent.len() > DIGESTS_MAX {
+                self.absent.remove(0);
+            }
         }
         Ok(())
     }
@@ -217,4 +313,18 @@ pub async fn piece(path: PathBuf, offset: u64) -> io::Result<Vec<u8>> {
         Ok(bytes)
     });
     read.await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_both_sides_have_is_looked_at_again_now_and_then() {
+        let begin = Instant::now();
+        assert!(due(None, 0, begin));
+        assert!(!due(Some((3, begin)), 3, begin + AGAIN / 2));
+        assert!(due(Some((3, begin)), 4, begin), "another session has brought one");
+        assert!(due(Some((3, begin)), 3, begin + AGAIN), "a copy may have dropped one");
+    }
 }

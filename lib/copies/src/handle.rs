@@ -1,13 +1,14 @@
 //! What a leading writer knows of its copies, and who looks after them: senders are started and ended as the list and the
 //! learners say, a majority that does not answer is told to the writer (docs/adr/0008, 5), and old rows are compacted.
 
-use crate::bodies::Named;
+use crate::bodies::{Carrier, Named};
 use crate::error::CopiesError;
 use crate::link::Link;
+use crate::roll::Roll;
 use crate::{own, sender};
 use gantry_model::ids::NodeUuid;
 use gantry_model::root::Root;
-use gantry_proto::noded;
+use gantry_proto::{noded, wconfd};
 use gantry_rt::clock;
 use gantry_store::core::copy::{Claim, Refusal};
 use gantry_store::core::list::Member;
@@ -87,6 +88,13 @@ pub struct CopyStatus {
     pub why: String,
 }
 
+impl From<CopyStatus> for wconfd::CopyStatus {
+    fn from(copy: CopyStatus) -> Self {
+        let CopyStatus { node, name, copy_id, learner, matched, lag, suspect, answered_ms_ago, why } = copy;
+        Self { node, name, copy_id, learner, matched: matched.0, lag, suspect, answered_ms_ago, why }
+    }
+}
+
 struct Sender {
     entry: Entry,
     stop: CancellationToken,
@@ -135,6 +143,11 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 impl<L: Link> Shared<L> {
     pub fn name(&self, node: Uuid) -> String {
         self.link.name(NodeUuid(node))
+    }
+
+    /// Carries bodies to and from a copy's node.
+    pub fn carrier(&self, member: Member) -> Carrier<'_, L> {
+        Carrier { link: &self.link, root: &self.root, log: self.log, node: NodeUuid(member.node) }
     }
 
     /// What the objects name, if they are known.
@@ -275,6 +288,24 @@ impl<L: Link> CopiesHandle<L> {
         lock(&self.0.senders).values().map(status).collect()
     }
 
+    /// All copies as they travel, the own one, whose node is so called, first.
+    #[must_use]
+    pub fn shown(&self, own_name: String) -> Vec<wconfd::CopyStatus> {
+        let me = self.0.me;
+        let own = wconfd::CopyStatus {
+            node: NodeUuid(me.node),
+            name: own_name,
+            copy_id: me.copy_id,
+            learner: false,
+            matched: self.0.last().0,
+            lag: 0,
+            suspect: None,
+            answered_ms_ago: Some(0),
+            why: String::new(),
+        };
+        std::iter::once(own).chain(self.status().into_iter().map(Into::into)).collect()
+    }
+
     /// Told whenever something in [`CopiesHandle::status`] changed.
     #[must_use]
     pub fn moved(&self) -> watch::Receiver<u64> {
@@ -399,11 +430,13 @@ impl<L: Link> CopiesHandle<L> {
 async fn look_out<L: Link>(shared: Arc<Shared<L>>) {
     let mut looks = 0_u64;
     let mut told: Option<String> = None;
+    let mut roll = Roll::default();
     let mut deposed = shared.deposed.subscribe();
     loop {
         let members: BTreeMap<Uuid, Member> =
             shared.writer.list().1.members.iter().map(|m| (m.copy_id, *m)).collect();
         fit_senders(&shared, &members);
+        call_roll(&shared, &mut roll);
         let silent = silent(&shared, &members);
         let lacking = (!silent.1).then(|| silent.0.join(", "));
         if lacking != told {
@@ -462,6 +495,22 @@ fn fit_senders<L: Link>(shared: &Arc<Shared<L>>, members: &BTreeMap<Uuid, Member
             };
             Sender { entry, stop }
         });
+    }
+}
+
+/// Says which copies fell silent and which answer again.
+fn call_roll<L: Link>(shared: &Shared<L>, roll: &mut Roll) {
+    let now = clock::millis();
+    let entries: Vec<Entry> = lock(&shared.senders).values().map(|sender| sender.entry.clone()).collect();
+    let of = |copy: &Uuid| entries.iter().find(|entry| entry.member.copy_id == *copy);
+    let silent = |entry: &Entry| entry.suspect.is_none() && entry.silent_ms(now) > SILENT_MS;
+    let (fell, back) = roll.call(entries.iter().map(|entry| (entry.member.copy_id, silent(entry))));
+    for entry in fell.iter().filter_map(of) {
+        let why = if entry.why.is_empty() { "no answer" } else { &entry.why };
+        tracing::warn!(log = ?shared.log, node = shared.name(entry.member.node), why, "a copy does not answer");
+    }
+    for entry in back.iter().filter_map(of) {
+        tracing::info!(log = ?shared.log, node = shared.name(entry.member.node), "a copy answers again");
     }
 }
 

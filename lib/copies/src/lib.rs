@@ -10,6 +10,7 @@
 //! It carries the store's messages and keeps time. Who may promise, what counts, whom to believe: the store's core says
 //! so. It knows nothing of what objects mean.
 
+pub mod advice;
 mod bodies;
 pub mod elect;
 mod error;
@@ -21,6 +22,7 @@ pub mod metrics;
 mod own;
 pub mod peers;
 mod recover;
+mod roll;
 mod sender;
 pub mod wire;
 

@@ -2,6 +2,7 @@
 //! log's rows, and the lead. It waits for others as long as it takes, saying for whom; nothing it does half-way harms,
 //! since the next start takes a higher run.
 
+use crate::bodies::Carrier;
 use crate::error::CopiesError;
 use crate::handle::{CopiesHandle, Parts, blocking};
 use crate::heard;
@@ -20,7 +21,7 @@ use gantry_store::core::Rules;
 use gantry_store::core::copy::{Claim, Refusal};
 use gantry_store::core::list::Member;
 use gantry_store::core::recover::{Choice, choose, to_ask};
-use gantry_store::core::row::{Position, Row, Term};
+use gantry_store::core::row::{Batch, Position, Row, RowKind, Term};
 use gantry_store::{LogKind, Opened, StartOptions, Started, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -284,12 +285,21 @@ impl<L: Link> Recovery<'_, L> {
         let mut after;
         (opened, after) = on(opened, |opened| opened.sure()).await?;
         let (mut first, mut count) = (after, 0);
+        let (mut named, mut dropped) = (BTreeSet::new(), BTreeSet::new());
         loop {
             match self.fetch(&claim, best, after).await? {
                 FetchReply::Rows(more) if more.is_empty() => break,
                 FetchReply::Rows(more) => {
                     let rows: Vec<Row> = more.into_iter().map(wire::to_row).collect();
                     count += rows.len();
+                    for row in rows.iter().filter(|row| row.kind == RowKind::Batch) {
+                        let batch =
+                            Batch::decode(&row.body).map_err(|why| broken(who(), &why.to_string()))?;
+                        // A later row that names it again takes back what an earlier one dropped.
+                        dropped.retain(|digest| !batch.bodies.contains(digest));
+                        named.extend(batch.bodies);
+                        dropped.extend(batch.dropped);
+                    }
                     after = rows.last().map_or(after, Row::position);
                     (opened, ()) = on(opened, move |opened| opened.spool(&rows)).await?;
                 }
@@ -311,6 +321,16 @@ impl<L: Link> Recovery<'_, L> {
                 FetchReply::Refused(why) => return Err(deposed(who(), claim.term, wire::to_refusal(why))),
             }
         }
+        // Before the own copy counts for these rows: it confirms them by having them (P1.4).
+        named.retain(|digest| !dropped.contains(digest));
+        let named: Vec<_> = named.into_iter().collect();
+        let carrier = Carrier {
+            link: &*self.start.link,
+            root: &self.start.root,
+            log: self.log,
+            node: NodeUuid(best.node),
+        };
+        carrier.fetch(&named).await.map_err(|why| broken(who(), &why))?;
         tracing::info!(log = ?self.log, rows = count, from = who(), "rows taken over");
         Ok(on(opened, move |opened| opened.adopt(&claim, first)).await?.0)
     }

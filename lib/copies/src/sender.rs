@@ -9,7 +9,7 @@
 //! One call is under way at a time and carries all that was appended meanwhile. Any failure of the connection leads back
 //! to the promise, since the copy at its end may be another one then.
 
-use crate::bodies::{PIECE_MS, piece, turns_max};
+use crate::bodies::{PIECE_MS, piece, settle, turns_max};
 use crate::handle::{Entry, Shared, blocking};
 use crate::heard;
 use crate::link::{Link, LinkError};
@@ -81,8 +81,6 @@ pub(crate) struct Session<'a, L> {
     unrecorded: Option<Facts>,
     /// When rows, or none, were sent last.
     sent: tokio::time::Instant,
-    /// The round in which both sides came to have the bodies that the objects name; see `Shared::bodies_round`.
-    pub settled_bodies: Option<u64>,
     /// Bodies that rows name and that are not here any more.
     pub absent: Vec<Digest>,
 }
@@ -128,19 +126,13 @@ pub async fn run<L: Link>(shared: Arc<Shared<L>>, member: Member, stop: Cancella
 
 async fn session<L: Link>(shared: &Shared<L>, member: Member) -> End {
     let (after, told, sent) = (Index(0), Index(0), tokio::time::Instant::now());
-    let mut session = Session {
-        shared,
-        member,
-        after,
-        told,
-        gift: None,
-        unrecorded: None,
-        sent,
-        settled_bodies: None,
-        absent: Vec::new(),
-    };
+    let mut session =
+        Session { shared, member, after, told, gift: None, unrecorded: None, sent, absent: Vec::new() };
     match session.connect().await {
-        Ok(()) => session.feed().await,
+        Ok(()) => tokio::select! {
+            end = session.feed() => end,
+            end = settle(shared, member) => end,
+        },
         Err(end) => end,
     }
 }
@@ -249,7 +241,7 @@ impl<L: Link> Session<'_, L> {
 
     /// Does what there is to do; false when nothing is left.
     async fn step(&mut self) -> Result<bool, End> {
-        if self.give().await? || self.settle_bodies().await? {
+        if self.give().await? {
             return Ok(true);
         }
         self.send(false).await
@@ -260,7 +252,6 @@ impl<L: Link> Session<'_, L> {
         if let Some(facts) = self.unrecorded.take() {
             self.record(&facts).await?;
         }
-        self.settle_bodies().await?;
         self.send(true).await.map(|_| ())
     }
 

@@ -9,9 +9,10 @@ use gantry_proto::wconfd::{
     Apply, ApplyReply, ApplyRequest, CertSign, CertSignReply, CertSignRequest, Command, ConfirmMaster,
     CopyStatus, FreeScope, LearnerInQ, ListInQ, ListInQRequest, LockBlocked, LockFree, LockFreeRequest,
     LockPriority, LockPriorityRequest, LockRequest, LockRow, LockRows, LockUpdate, MemberChange,
-    MemberChangeReply, MemberChangeRequest, MemberProgress, Members, MembersReply, NodeState, NodeStates,
-    Object, OwnerGone, Owners, Read, ReadKey, ReadReply, SsconfValues, SsconfValuesReply, Status,
-    StatusReply, TagTarget, VERBS, Want, Watch, WatchChange, WatchItem, WatchRequest,
+    MemberChangeReply, MemberChangeRequest, MemberDrop, MemberDropRequest, MemberProgress, Members,
+    MembersReply, NodeState, NodeStates, Object, OwnerGone, Owners, Read, ReadKey, ReadReply, SsconfValues,
+    SsconfValuesReply, Status, StatusReply, TagTarget, VERBS, Want, Watch, WatchChange, WatchItem,
+    WatchRequest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -285,6 +286,11 @@ fn members(sheet: &mut Sheet) {
     sheet.verb::<ListInQ>(&told, &[], &[()]);
     sheet.verb::<ConfirmMaster>(&[()], &[], &[()]);
     sheet.verb::<SsconfValues>(&[()], &[], &[values]);
+    sheet.verb::<MemberDrop>(
+        &[MemberDropRequest { node: ids::NODE }],
+        &[],
+        &[MemberChangeReply { index: 300 }],
+    );
 }
 
 #[test]

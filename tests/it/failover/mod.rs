@@ -181,6 +181,93 @@ fn state_of(cluster: &VirtualCluster, lease: &str) -> Result<String> {
     Ok(rows.first().and_then(|row| row[0].as_str()).unwrap_or("not there").to_owned())
 }
 
+/// Waits until node `number` counts as silent in both logs.
+fn silent(cluster: &VirtualCluster, number: usize) -> Result<()> {
+    let (name, mut last) = (&cluster.nodes[number].name, Value::Null);
+    wait::until("a copy to count as silent", PATIENCE, || {
+        last = cluster.luxi().ok()?.call("QueryMembers", json!([])).ok()?;
+        let silent = |log: &str| {
+            let copies = last[log].as_array().map(Vec::as_slice).unwrap_or_default();
+            let own = copies.iter().find(|copy| copy["name"] == **name);
+            own.is_some_and(|copy| copy["answered_ms_ago"].as_u64() >= Some(SILENT_MS))
+        };
+        (silent("config") && silent("queue")).then_some(())
+    })
+    .with_context(|| last.to_string())
+}
+
+/// With one of two silent nothing can be stored, so no job either. The master takes the silent one out without one (P2.6).
+#[test]
+fn the_silent_one_of_two_is_taken_out_by_the_master() {
+    let cluster = cluster(2);
+    step("both nodes have copies that count", || copies(&cluster, 2));
+    let name = cluster.nodes[1].name.clone();
+    let drop = ["cluster", "drop-candidate", "--yes-do-it", &name];
+    step("it is a job's work while both answer", || {
+        let (_, said) = cluster.refused(&drop)?;
+        ensure!(said.contains(&format!("gnt-node modify -C no {name}")), "{said}");
+        cluster.run(&["cluster", "add-tags", "before"]).map(|_| ())
+    });
+    step("without the other nothing is stored, and the command that helps is named", || {
+        cluster.kill_node(1)?;
+        silent(&cluster, 1)?;
+        let (_, said) = cluster.refused(&["cluster", "add-tags", "never"])?;
+        ensure!(said.contains(&format!("gnt-cluster drop-candidate {name}")), "{said}");
+        Ok(())
+    });
+    step("with it taken out work goes on, in the same epoch", || {
+        let epoch = |cluster: &VirtualCluster| {
+            std::fs::read_to_string(cluster.nodes[0].root.join("var/lib/gantry/role.json"))
+        };
+        let before = epoch(&cluster)?;
+        cluster.run(&drop)?;
+        copies(&cluster, 1)?;
+        cluster.run(&["cluster", "add-tags", "after"])?;
+        let tags = cluster.run(&["cluster", "list-tags"])?;
+        ensure!(tags.contains("before") && tags.contains("after") && !tags.contains("never"), "{tags}");
+        ensure!(before == epoch(&cluster)?, "no new master was needed");
+        Ok(())
+    });
+    step("the one taken out can't become master, and is a candidate again when it is back", || {
+        cluster.boot(1)?;
+        let said = cluster.run_on(1, &["cluster", "master-failover"]);
+        ensure!(said.is_err(), "it became master: {said:?}");
+        wait::until("it can be made a candidate", PATIENCE, || {
+            cluster.run(&["node", "modify", "-C", "yes", &name]).ok()
+        })?;
+        copies(&cluster, 2)?;
+        cluster.run(&["cluster", "verify"]).map(|_| ())
+    });
+}
+
+/// While a majority answers, a silent candidate is taken out by an ordinary job.
+#[test]
+fn a_silent_one_of_three_is_taken_out_by_a_job() {
+    let cluster = cluster(3);
+    step("all nodes have copies that count", || copies(&cluster, 3));
+    let names: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
+    step("one is silent, and is taken out", || {
+        cluster.kill_node(2)?;
+        silent(&cluster, 2)?;
+        cluster.run(&["node", "modify", "-C", "no", &names[2]])?;
+        copies(&cluster, 2)
+    });
+    step("it is made a candidate again when it is back", || {
+        cluster.boot(2)?;
+        wait::until("it can be made a candidate", PATIENCE, || {
+            cluster.run(&["node", "modify", "-C", "yes", &names[2]]).ok()
+        })?;
+        copies(&cluster, 3)
+    });
+    step("another is silent, and is marked offline", || {
+        cluster.kill_node(1)?;
+        silent(&cluster, 1)?;
+        cluster.run(&["node", "modify", "-O", "yes", &names[1]])?;
+        copies(&cluster, 2)?;
+        cluster.run(&["cluster", "add-tags", "after"]).map(|_| ())
+    });
+}
+
 /// With two candidates writes need both. The one that is left goes on alone when its operator says so.
 #[test]
 fn one_of_two_goes_on_without_voting() {

@@ -1,4 +1,4 @@
-//! `gnt-cluster master-failover`, `master-ping`, `getmaster`: who the master is, and who becomes it
+//! `gnt-cluster master-failover`, `master-ping`, `getmaster`, `drop-candidate`: who the master is, and who becomes it
 //! (`spec/failover.md` §2). The ballot itself is boot's.
 
 use crate::error::{CliError, EXIT_FAILURE};
@@ -151,4 +151,36 @@ async fn confirmed(session: &mut Session) -> Result<String, CliError> {
     let answer = session.call("QueryConfigValues", json!([["master_node"]])).await?;
     let name = answer[0].as_str();
     name.map(str::to_owned).ok_or_else(|| CliError::Protocol(format!("{answer} names no master")))
+}
+
+/// Options of `drop-candidate`.
+#[derive(Debug, clap::Args)]
+pub struct DropCandidate {
+    /// Do not ask whether it is meant
+    #[arg(long)]
+    yes_do_it: bool,
+    /// The candidate that is silent or suspect
+    node: String,
+}
+
+/// Takes a candidate out on the master, without a job: jobs can't be stored while no majority answers.
+///
+/// # Errors
+/// This is not the master's node, or the server's reason, which names the command that helps.
+pub async fn drop_candidate(session: &mut Session, options: &DropCandidate) -> Result<(), CliError> {
+    session.command = "drop-candidate".to_owned();
+    local::check_master(&session.root)?;
+    let node = &options.node;
+    let question = format!(
+        "This will take the copies of {node} out of those that count. Nothing acknowledged is lost by that. From then on \
+         what is acknowledged lies on the candidates that are left; if only this node is left, on its disk alone. {node} \
+         can't become master until it is a candidate again. Continue?"
+    );
+    if !options.yes_do_it && !session.confirm(&question, "--yes-do-it")? {
+        return Err(CliError::Told(EXIT_FAILURE));
+    }
+    session.call("DropCandidate", json!([node])).await?;
+    session.screen.line(&format!(
+        "{node} is no master candidate any more. When it is back, make it one again: gnt-node modify -C yes {node}"
+    ))
 }

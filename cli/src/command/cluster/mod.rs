@@ -43,6 +43,8 @@ enum Cluster {
     MasterPing,
     /// Make this node, a master candidate, the master
     MasterFailover(master::MasterFailover),
+    /// Take a silent or suspect master candidate out when no majority of them answers
+    DropCandidate(master::DropCandidate),
     /// Check the configuration and all nodes
     Verify(Verify),
     /// Change settings of the cluster
@@ -124,6 +126,7 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
         Cluster::Getmaster => master::name(session).await,
         Cluster::MasterPing => master::ping(session).await,
         Cluster::MasterFailover(options) => Box::pin(master::failover(session, &options)).await,
+        Cluster::DropCandidate(options) => master::drop_candidate(session, &options).await,
         Cluster::Verify(options) => Box::pin(verify(session, &options)).await,
         Cluster::Modify(modify) => self::modify(session, &modify).await,
         Cluster::Queue { command } => queue(session, &command).await,

@@ -7,4 +7,5 @@ pub mod luxi;
 pub mod mirror;
 pub mod query;
 pub mod queue;
+pub mod single;
 pub mod task_log;

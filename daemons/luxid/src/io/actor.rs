@@ -1,5 +1,6 @@
 //! The task that owns the queue. It takes events in lots, appends one batch for each lot, shows what is committed,
-//! and hands out what is to be done. It never waits for anything but its inbox and the store.
+//! and hands out what is to be done. It never waits for anything but its inbox and the store; batches that the store does not
+//! take now are parked, so that who asks is answered meanwhile.
 
 use super::desk::{Desk, Leavings, Office, Start};
 use super::kill;
@@ -9,6 +10,7 @@ use super::view::View;
 use super::wconfd::Gone;
 use crate::core::queue::{Action, Answer, Ask, Change, Effects, Event, Queue, Request, Shown, Ticket};
 use crate::error::LuxidError;
+use gantry_copies::advice::advice;
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::{Fence, JobOwner, NodeUuid};
 use gantry_model::job::{Class, Status};
@@ -31,6 +33,13 @@ const LOT_MAX: usize = 128;
 /// A batch is cut before it gets larger than this, in bytes of bodies; one body alone is within
 /// `gantry_store::BATCH_BYTES_MAX`.
 const BATCH_BYTES: usize = 1 << 20;
+/// Batches the store does not take now that are kept for it; with as many no more events are taken, and senders wait. Far
+/// beyond what running jobs report until a majority that was lost is back or an operator acts.
+const PARKED_MAX: usize = 256;
+/// Askers for the owners that may wait: wconfd's keeper asks twice a connection.
+const OWNERS_MAX: usize = 16;
+/// How long who asks for a change waits for it after the majority of the copies is lost (P1.6). Its outcome is unknown then.
+const UNKNOWN_AFTER: Duration = Duration::from_secs(10);
 /// Longest wait for a time of the wall clock before it is looked at again.
 const CLOCK_LOOK_MS: u64 = 5_000;
 /// What is counted for a change beside its body.
@@ -41,18 +50,21 @@ const CHANGE_BYTES: usize = 128;
 enum Message {
     Event(Event),
     Ask(Ask, Request, oneshot::Sender<Reply>),
-    Owners(oneshot::Sender<Vec<JobOwner>>),
     Left(JobOwner),
 }
 
+type Owners = oneshot::Sender<Vec<JobOwner>>;
 type Reply = Result<Answer, GanetiError>;
 
 /// The way to the queue. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Inbox {
     to: mpsc::Sender<Message>,
+    /// Beside the rest: it is answered also while no events are taken.
+    owners: mpsc::Sender<Owners>,
     asks: Arc<AtomicU64>,
     quorum: watch::Receiver<Option<String>>,
+    writer: Writer,
 }
 
 impl Inbox {
@@ -67,9 +79,23 @@ impl Inbox {
     /// # Errors
     /// What the queue answers, that luxid is stopping, or that no majority of the copies could store it.
     pub async fn ask(&self, request: Request) -> Reply {
-        if let Some(silent) = self.quorum.borrow().as_deref().filter(|_| request.changes()) {
-            return Err(no_majority(silent));
+        let changes = request.changes();
+        if let Some(silent) = self.quorum.borrow().as_deref().filter(|_| changes) {
+            return Err(no_majority(silent, &self.advice(silent)));
         }
+        let lost = lost(self.quorum.clone());
+        tokio::select! {
+            reply = self.ask_however_long(request) => reply,
+            silent = lost, if changes => Err(unknown(&silent, &self.advice(&silent))),
+        }
+    }
+
+    /// What helps.
+    fn advice(&self, silent: &str) -> String {
+        advice(self.writer.list().1.members.len(), silent)
+    }
+
+    async fn ask_however_long(&self, request: Request) -> Reply {
         let ask = Ask(self.asks.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
         let stopping = || GanetiError::generic("luxid is stopping: the outcome of this request is not known");
@@ -83,7 +109,7 @@ impl Inbox {
     /// The running (job, start)s.
     pub async fn owners(&self) -> Vec<JobOwner> {
         let (answer, answered) = oneshot::channel();
-        let _ = self.to.send(Message::Owners(answer)).await;
+        let _ = self.owners.send(answer).await;
         answered.await.unwrap_or_default()
     }
 
@@ -107,26 +133,59 @@ impl Drop for Withdrawal<'_> {
     }
 }
 
-fn no_majority(silent: &str) -> GanetiError {
+fn no_majority(silent: &str, advice: &str) -> GanetiError {
     GanetiError::prereq(
         format!(
             "nothing can be stored: no majority of the master candidates' copies of the job queue answers (silent: {silent}); \
-             nothing was done, try again when they answer"
+             nothing was done, try again when they answer; {advice}"
         ),
         Ecode::TempInsufficientResources,
     )
 }
 
+/// Returns who is silent once no majority has answered for [`UNKNOWN_AFTER`].
+async fn lost(mut quorum: watch::Receiver<Option<String>>) -> String {
+    loop {
+        let silent = quorum.wait_for(Option::is_some).await.ok().and_then(|silent| silent.clone());
+        // Without a sender luxid ends, and says so itself.
+        let Some(silent) = silent else { return std::future::pending().await };
+        tokio::select! {
+            () = tokio::time::sleep(UNKNOWN_AFTER) => return silent,
+            () = async { drop(quorum.wait_for(Option::is_none).await) } => {}
+        }
+    }
+}
+
+fn unknown(silent: &str, advice: &str) -> GanetiError {
+    let seconds = UNKNOWN_AFTER.as_secs();
+    GanetiError::generic(format!(
+        "outcome unknown: this was taken, but no majority of the master candidates' copies of the job queue has confirmed \
+         it for {seconds} s (silent: {silent}). It may be done when they answer again. Look before you send it again \
+         (gnt-job list, gnt-task list); what has a key of its own may be sent again with the same key. To go on, {advice}"
+    ))
+}
+
 /// An inbox for the queue of this writer, and its other end, which [`Actor`] takes.
 #[must_use]
 pub fn inbox(writer: &Writer) -> (Inbox, Mailbox) {
-    let (to, from) = mpsc::channel(INBOX_MAX);
-    (Inbox { to, asks: Arc::new(AtomicU64::new(1)), quorum: writer.quorum() }, Mailbox(from))
+    let (to, messages) = mpsc::channel(INBOX_MAX);
+    let (owners, asked) = mpsc::channel(OWNERS_MAX);
+    let inbox = Inbox {
+        to,
+        owners,
+        asks: Arc::new(AtomicU64::new(1)),
+        quorum: writer.quorum(),
+        writer: writer.clone(),
+    };
+    (inbox, Mailbox { messages, owners: asked })
 }
 
 /// Where the queue's task reads.
 #[derive(Debug)]
-pub struct Mailbox(mpsc::Receiver<Message>);
+pub struct Mailbox {
+    messages: mpsc::Receiver<Message>,
+    owners: mpsc::Receiver<Owners>,
+}
 
 /// What the actor works with.
 pub struct Setting {
@@ -156,24 +215,29 @@ pub struct Actor {
     set: Setting,
     mailbox: Mailbox,
     progress: watch::Receiver<Progress>,
+    quorum: watch::Receiver<Option<String>>,
+    /// Batches that the store does not take now, in order. Their steps are taken, so they may not be dropped.
+    parked: VecDeque<(Ticket, Batch)>,
     /// Batches under way: their last index, and the ticket it stands for.
     flights: VecDeque<(Index, Ticket)>,
     answers: HashMap<Ask, oneshot::Sender<Reply>>,
     desks: HashMap<JobOwner, Arc<Desk>>,
-    /// Those of the lot at hand.
-    asked_for_owners: Vec<oneshot::Sender<Vec<JobOwner>>>,
+    /// Who asked for the owners, and how many messages came before and are not taken yet.
+    asked_for_owners: Vec<(usize, Owners)>,
 }
 
 impl Actor {
     /// An actor for a loaded queue.
     #[must_use]
     pub fn new(queue: Queue, set: Setting, mailbox: Mailbox) -> Self {
-        let progress = set.writer.progress();
+        let (progress, quorum) = (set.writer.progress(), set.writer.quorum());
         Self {
             queue,
             set,
             mailbox,
             progress,
+            quorum,
+            parked: VecDeque::new(),
             flights: VecDeque::new(),
             answers: HashMap::new(),
             desks: HashMap::new(),
@@ -186,8 +250,8 @@ impl Actor {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn begin(&mut self, loaded: Effects, settled: mpsc::Sender<()>) -> Result<(), LuxidError> {
-        self.perform(loaded, Some(&settled)).await
+    pub fn begin(&mut self, loaded: Effects, settled: mpsc::Sender<()>) -> Result<(), LuxidError> {
+        self.perform(loaded, Some(&settled))
     }
 
     /// Works until the daemon stops.
@@ -199,9 +263,19 @@ impl Actor {
         let mut lot = Vec::with_capacity(LOT_MAX);
         loop {
             let due = self.queue.due();
+            let takes = self.parked.len() < PARKED_MAX;
             tokio::select! {
-                () = until(due) => lot.push(Message::Event(Event::Tick)),
-                got = self.mailbox.0.recv_many(&mut lot, LOT_MAX) => if got == 0 { return Ok(()) },
+                () = until(due), if takes => lot.push(Message::Event(Event::Tick)),
+                got = self.mailbox.messages.recv_many(&mut lot, LOT_MAX), if takes => {
+                    if got == 0 { return Ok(()) }
+                    self.asked_for_owners.iter_mut().for_each(|(before, _)| *before = before.saturating_sub(got));
+                }
+                Some(answer) = self.mailbox.owners.recv() => {
+                    self.asked_for_owners.push((self.mailbox.messages.len(), answer));
+                }
+                changed = self.quorum.changed(), if !self.parked.is_empty() => {
+                    if changed.is_err() { return Err(LuxidError::StoreEnded) }
+                }
                 moved = self.progress.changed() => {
                     if moved.is_err() { return Err(LuxidError::StoreEnded) }
                 }
@@ -213,11 +287,9 @@ impl Actor {
                 events.extend(self.open(message));
             }
             let effects = self.queue.step(clock::now(), events);
-            // Only now: what came before the question is known.
-            for answer in self.asked_for_owners.drain(..) {
-                let _ = answer.send(self.queue.owners());
-            }
-            self.perform(effects, None).await?;
+            self.perform(effects, None)?;
+            self.unpark()?;
+            self.tell_owners();
             self.set.numbers.counts(self.queue.counts());
         }
     }
@@ -249,10 +321,6 @@ impl Actor {
                 self.answers.insert(ask, answer);
                 Some(Event::Asked(ask, request))
             }
-            Message::Owners(answer) => {
-                self.asked_for_owners.push(answer);
-                None
-            }
             Message::Left(owner) => {
                 self.desks.remove(&owner);
                 None
@@ -260,13 +328,10 @@ impl Actor {
         }
     }
 
-    async fn perform(
-        &mut self,
-        effects: Effects,
-        settled: Option<&mpsc::Sender<()>>,
-    ) -> Result<(), LuxidError> {
+    fn perform(&mut self, effects: Effects, settled: Option<&mpsc::Sender<()>>) -> Result<(), LuxidError> {
         if let Some((ticket, changes)) = effects.batch {
-            self.append(ticket, changes).await?;
+            self.parked.extend(batches(changes).into_iter().map(|batch| (ticket, batch)));
+            self.unpark()?;
         }
         for shown in &effects.shown {
             warn_of_failure(shown);
@@ -283,34 +348,41 @@ impl Actor {
         Ok(())
     }
 
-    /// Appends a step's changes; as several batches when they are large. Waits while the store is full, and while no
-    /// majority of the copies answers: the step is taken, so its changes may not be dropped.
-    async fn append(&mut self, ticket: Ticket, changes: Vec<Change>) -> Result<(), LuxidError> {
-        for batch in batches(changes) {
-            // Watched from before each attempt: room made meanwhile is not missed.
-            let (mut room, mut quorum) = (self.set.writer.progress(), self.set.writer.quorum());
-            let stop = self.set.office.stop.clone();
-            let index = loop {
-                let stuck = match self.set.writer.append(batch.clone()) {
-                    Ok(index) => break index,
-                    Err(stuck @ (StoreError::Full | StoreError::NoMajority { .. })) => stuck,
-                    Err(error) => return Err(LuxidError::Append(error)),
-                };
-                tracing::debug!(why = %stuck, "waits for the store");
-                let majority = matches!(stuck, StoreError::NoMajority { .. });
-                tokio::select! {
-                    moved = room.changed() => moved.map_err(|_| LuxidError::StoreEnded)?,
-                    back = quorum.wait_for(Option::is_none), if majority => {
-                        back.map_err(|_| LuxidError::StoreEnded)?;
+    /// Appends what is parked, as far as the store takes it: not while it is full, and not while no majority of the
+    /// copies answers.
+    fn unpark(&mut self) -> Result<(), LuxidError> {
+        while let Some((ticket, batch)) = self.parked.front() {
+            let ticket = *ticket;
+            // Looked at before the attempt: a majority that comes back meanwhile is not missed.
+            self.quorum.mark_unchanged();
+            match self.set.writer.append(batch.clone()) {
+                Ok(index) => {
+                    self.parked.pop_front();
+                    // Committed when its last batch is.
+                    if self.parked.front().is_none_or(|(next, _)| *next != ticket) {
+                        self.flights.push_back((index, ticket));
                     }
-                    // What was not appended was promised to nobody.
-                    () = stop.cancelled() => return Err(LuxidError::Append(stuck)),
                 }
-            };
-            self.flights.retain(|(_, other)| *other != ticket);
-            self.flights.push_back((index, ticket));
+                Err(stuck @ (StoreError::Full | StoreError::NoMajority { .. })) => {
+                    tracing::debug!(parked = self.parked.len(), why = %stuck, "waits for the store");
+                    return Ok(());
+                }
+                Err(error) => return Err(LuxidError::Append(error)),
+            }
         }
         Ok(())
+    }
+
+    /// Names the owners to those for whom all that came before the question is known, or can't be for now.
+    fn tell_owners(&mut self) {
+        let takes = self.parked.len() < PARKED_MAX;
+        let (waits, ready) = std::mem::take(&mut self.asked_for_owners)
+            .into_iter()
+            .partition(|(before, _)| takes && *before > 0);
+        self.asked_for_owners = waits;
+        for (_, answer) in ready {
+            let _ = answer.send(self.queue.owners());
+        }
     }
 
     fn act(&mut self, action: Action, settled: Option<&mpsc::Sender<()>>) {

@@ -8,14 +8,16 @@
 use super::view::View;
 use super::wconfd::Config;
 use crate::core::queue::bodies_of;
+use crate::core::single;
 use crate::error::LuxidError;
 use gantry_copies::CopiesHandle;
 use gantry_copies::link::TlsLink;
 use gantry_model::config as model;
-use gantry_model::error::GanetiError;
+use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::NodeUuid;
 use gantry_model::root::Root;
 use gantry_proto::wconfd::{CopyStatus, LearnerInQ, ListInQRequest, MembersReply};
+use gantry_rpc::CallError;
 use gantry_rt::crash;
 use gantry_store::core::settle::{Members as Object, NextQ, SeenQ, next_q};
 use gantry_store::{Member, Writer};
@@ -192,6 +194,27 @@ impl Copies {
         own.and(theirs).map_err(|why| GanetiError::generic(format!("this master is not confirmed: {why}")))
     }
 
+    /// Takes a silent or suspect candidate out while no majority answers (P2.6).
+    ///
+    /// # Errors
+    /// Why that is not the way, and which is; or what wconfd says.
+    pub async fn drop_candidate(&self, config: &Config, name: &str) -> Result<bool, GanetiError> {
+        let snapshot = config.snapshot();
+        let known = snapshot.nodes().iter().find(|(_, node)| node.name == name).map(|(_, node)| node.uuid);
+        let node = known.ok_or_else(|| {
+            GanetiError::prereq(format!("Node '{}' not known", name.escape_debug()), Ecode::UnknownEntity)
+        })?;
+        let away = |why| GanetiError::generic(format!("can't ask wconfd for its copies: {why}"));
+        let copies = config.members().await.map_err(away)?.copies;
+        single::may_drop(name, node, &copies, &self.status(&snapshot))?;
+        config.member_drop(node).await.map(|()| true).map_err(|why| match why {
+            CallError::Fail(fail) => fail.as_ganeti().unwrap_or_else(|| GanetiError::generic(fail.text)),
+            CallError::Closed(_) | CallError::Deadline { .. } | CallError::Protocol(_) => GanetiError::generic(
+                format!("{name} is being taken out, but that it is done is not known: {why}; look at 'gnt-cluster info'"),
+            ),
+        })
+    }
+
     /// The answer of `QueryMembers`.
     ///
     /// # Errors
@@ -206,18 +229,8 @@ impl Copies {
     /// Q's copies, the own one first.
     fn status(&self, config: &crate::core::mirror::Snapshot) -> Vec<CopyStatus> {
         let node = NodeUuid(self.me.node);
-        let own = CopyStatus {
-            node,
-            name: config.nodes().get(&node).map(|node| node.name.clone()).unwrap_or_default(),
-            copy_id: self.me.copy_id,
-            learner: false,
-            matched: self.writer.appended().borrow().0,
-            lag: 0,
-            suspect: None,
-            answered_ms_ago: Some(0),
-            why: String::new(),
-        };
-        std::iter::once(own).chain(self.handle.status().into_iter().map(wire)).collect()
+        let name = config.nodes().get(&node).map(|node| node.name.clone()).unwrap_or_default();
+        self.handle.shown(name)
     }
 
     /// Files with rows that a change of masters cut off; kept for people.
@@ -228,20 +241,6 @@ impl Copies {
         names.sort_unstable();
         names.truncate(ASIDE_MAX);
         names
-    }
-}
-
-fn wire(copy: gantry_copies::CopyStatus) -> CopyStatus {
-    CopyStatus {
-        node: copy.node,
-        name: copy.name,
-        copy_id: copy.copy_id,
-        learner: copy.learner,
-        matched: copy.matched.0,
-        lag: copy.lag,
-        suspect: copy.suspect,
-        answered_ms_ago: copy.answered_ms_ago,
-        why: copy.why,
     }
 }
 

@@ -13,10 +13,10 @@ use gantry_model::root::Root;
 use gantry_proto::codec::Json;
 use gantry_proto::hello::Hello;
 use gantry_proto::wconfd::{
-    Apply, ApplyRequest, Command, ConfirmMaster, ListInQ, ListInQRequest, LockRow, LockRows, Members,
-    MembersReply, OwnerGone, Owners, Watch,
+    Apply, ApplyRequest, Command, ConfirmMaster, ListInQ, ListInQRequest, LockRow, LockRows, MemberDrop,
+    MemberDropRequest, Members, MembersReply, OwnerGone, Owners, Watch,
 };
-use gantry_rpc::{CallError, Client, Event as Piece, Stream};
+use gantry_rpc::{CallError, Client, Code, Event as Piece, Stream};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -138,6 +138,15 @@ impl Config {
     /// When wconfd is away.
     pub async fn members(&self) -> Result<MembersReply, CallError> {
         self.client()?.call::<Members>(&(), Duration::from_millis(CALL_MS)).await
+    }
+
+    /// Has a node's copies taken out of both logs' lists.
+    ///
+    /// # Errors
+    /// When wconfd is away, or what it says. With any but a [`CallError::Fail`] it goes on if it has begun.
+    pub async fn member_drop(&self, node: gantry_model::ids::NodeUuid) -> Result<(), CallError> {
+        let request = MemberDropRequest { node };
+        self.client()?.call::<MemberDrop>(&request, Duration::from_millis(CALL_MS)).await.map(drop)
     }
 
     /// Whether a majority of W's copies stands by this master.
@@ -343,8 +352,17 @@ async fn bury(client: &Client, gone: &Gone, inbox: &Inbox) -> CallError {
     }
     loop {
         let owner = gone.next().await;
-        if let Err(why) = client.call::<OwnerGone>(&owner, limit).await {
-            return why;
+        match client.call::<OwnerGone>(&owner, limit).await {
+            Ok(()) => {}
+            // It can't store that now. The connection stays: a change of the members may need it.
+            Err(CallError::Fail(fail))
+                if matches!(fail.code, Code::NotReady | Code::Busy | Code::Unknown) =>
+            {
+                tracing::debug!(%owner, %fail, "wconfd can't take down a death now");
+                tokio::time::sleep(Duration::from_millis(RECONNECT_MS.1)).await;
+                continue;
+            }
+            Err(why) => return why,
         }
         tracing::debug!(%owner, "wconfd freed the locks of a dead job");
         gone.remove(owner);

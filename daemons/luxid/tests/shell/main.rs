@@ -7,6 +7,7 @@ mod fake_job;
 mod fake_pool;
 mod fake_wconfd;
 mod server;
+mod silent;
 mod starts;
 mod streams;
 mod tasks;

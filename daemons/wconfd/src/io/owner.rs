@@ -12,12 +12,14 @@ use super::lease_time::LeaseTime;
 use super::mailbox::{Inbox, Reply, Ticket};
 use super::nodes::Nodes;
 use super::owner_locks::Waiter;
+use super::owner_members::Settled;
 use super::owner_watch::Watchers;
 use crate::core::claim::{self, Asked};
 use crate::core::config::{Change, Config, Context, Effect, Fix, Ids, Snapshot};
 use crate::core::guard;
 use crate::core::locks::LockTable;
 use anyhow::{Context as _, bail};
+use gantry_copies::advice::advice;
 use gantry_model::config::kind;
 use gantry_model::error::GanetiError;
 use gantry_model::ids::{JobOwner, NodeUuid};
@@ -31,6 +33,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Answers that may wait for the store at once. The store's own queue takes more, so that locks, which
@@ -44,11 +47,17 @@ const GONE_MAX: usize = 65_536;
 /// Corrections put into one batch, so that it fits a frame of the watch stream: each may break a lease of many VMs.
 const FIXES_PER_BATCH: usize = 50;
 
+/// How long an answer waits for a commit while no majority of the copies answers (P1.6). It is unknown then. Well under the
+/// deadlines of callers, who are to hear more than that there was no answer.
+pub const UNKNOWN_AFTER: Duration = Duration::from_secs(10);
+
 /// An answer that waits for the store.
 struct Held {
     index: Index,
     local: LocalSeq,
-    send: Box<dyn FnOnce() + Send>,
+    since: Instant,
+    /// Sends it, or what is said in its place.
+    send: Box<dyn FnOnce(Option<Fail>) + Send>,
 }
 
 /// Random ids.
@@ -84,6 +93,8 @@ pub struct Owner {
     gone_order: VecDeque<JobOwner>,
     /// Counts changes after which ssconf values may differ.
     ssconf: watch::Sender<u64>,
+    /// Whose copies count, as committed.
+    pub(super) members: Settled,
     /// A local change that the store refused: the daemon must stop.
     failed: Option<StoreError>,
 }
@@ -111,6 +122,7 @@ impl Owner {
         let mut owner = Self {
             nodes: Nodes::new(&config),
             lease_time: LeaseTime::from(config.lease_clock()),
+            members: Settled::new(config.members().cloned()),
             config,
             locks,
             waiters: BTreeMap::new(),
@@ -138,10 +150,11 @@ impl Owner {
     /// # Errors
     /// When the store fails: nothing more can be promised then.
     pub async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut progress = self.writer.progress();
+        let (mut progress, mut quorum) = (self.writer.progress(), self.writer.quorum());
         self.resume_leases().context("giving leases their time")?;
         loop {
             let pause = self.lease_pause();
+            let unknown = self.unknown_at(&quorum.borrow_and_update());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -150,6 +163,8 @@ impl Owner {
                     let now = progress.borrow_and_update().clone();
                     self.advance(now)?;
                 }
+                changed = quorum.changed() => changed.context("the store's writer is gone")?,
+                () = at(unknown) => self.tell_unknown(&quorum.borrow()),
                 () = wake(pause) => self.lease_timer(),
                 () = inbox.dropped.news() => self.withdraw(inbox.dropped.take()),
                 question = inbox.questions.recv() => {
@@ -179,14 +194,30 @@ impl Owner {
             bail!("the store failed: {reason}");
         }
         self.watchers.advance(now.committed);
+        self.members.advance(now.committed);
         self.progress = now;
         while let Some(held) = self
             .held
             .pop_front_if(|held| held.index <= self.progress.committed && held.local <= self.progress.local)
         {
-            (held.send)();
+            (held.send)(None);
         }
         Ok(())
+    }
+
+    /// When the oldest answer is unknown, unless a majority comes back before.
+    fn unknown_at(&self, silent: &Option<String>) -> Option<Instant> {
+        silent.as_ref().and(self.held.front()).map(|held| held.since + UNKNOWN_AFTER)
+    }
+
+    /// Tells those who have waited long enough that nobody knows what becomes of what they asked. It stays where it is:
+    /// what was appended is committed with the next majority, and a repeated batch is answered then.
+    fn tell_unknown(&mut self, silent: &Option<String>) {
+        let Some(silent) = silent else { return };
+        let members = self.writer.list().1.members.len();
+        while let Some(held) = self.held.pop_front_if(|held| held.since.elapsed() >= UNKNOWN_AFTER) {
+            (held.send)(Some(unknown(silent, members)));
+        }
     }
 
     /// Answers once everything before is committed.
@@ -196,7 +227,8 @@ impl Owner {
         if ready && self.held.is_empty() {
             return reply.send(answer);
         }
-        self.held.push_back(Held { index, local, send: Box::new(move || reply.send(answer)) });
+        let send = move |instead: Option<Fail>| reply.send(instead.map_or(answer, Err));
+        self.held.push_back(Held { index, local, since: Instant::now(), send: Box::new(send) });
     }
 
     /// Refuses when too many answers wait for the store.
@@ -226,6 +258,9 @@ impl Owner {
             Ok(index) => {
                 self.last = index;
                 self.watchers.appended(index, &changes);
+                if changes.iter().any(|change| change.kind == kind::MEMBERS) {
+                    self.members.appended(index, self.config.members().cloned());
+                }
                 if ssconf {
                     self.ssconf.send_modify(|count| *count += 1);
                     self.nodes.follow(&self.config);
@@ -234,7 +269,7 @@ impl Owner {
             }
             Err(error) => {
                 self.config.undo(undo);
-                Err(store_fail(&error))
+                Err(store_fail(&error, self.writer.list().1.members.len()))
             }
         }
     }
@@ -326,7 +361,9 @@ impl Owner {
     /// A dead job: its locks are free, its wait is over, what it was making is dirty. Safe to repeat.
     pub fn owner_gone(&mut self, owner: JobOwner, reply: Reply<()>) {
         let done = self.bury(owner);
-        self.answer(reply, done);
+        // Not held until it is committed: luxid says it again on each connection to a wconfd that may have forgotten it,
+        // and a change of the members needs this connection while nothing can be committed.
+        reply.send(done);
     }
 
     fn bury(&mut self, owner: JobOwner) -> Result<(), Fail> {
@@ -352,7 +389,8 @@ impl Owner {
     /// speaks knows all of them that run. Its own are never freed by silence: their deaths are told one by one.
     pub fn owners(&mut self, term: (u64, u64), living: &BTreeSet<JobOwner>, reply: Reply<()>) {
         let done = self.prove(term, living);
-        self.answer(reply, done);
+        // At once, for the reason of `owner_gone`: the first word of each connection names all that live.
+        reply.send(done);
     }
 
     fn prove(&mut self, term: (u64, u64), living: &BTreeSet<JobOwner>) -> Result<(), Fail> {
@@ -443,13 +481,32 @@ async fn wake(pause: Option<Duration>) {
     }
 }
 
-fn store_fail(error: &StoreError) -> Fail {
+/// The same for a point in time.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn unknown(silent: &str, members: usize) -> Fail {
+    let seconds = UNKNOWN_AFTER.as_secs();
+    let text = format!(
+        "outcome unknown: no majority of the master candidates' copies of the configuration has confirmed it within \
+         {seconds} s (silent: {silent}); it is done when a majority answers again; ask again then; {}",
+        advice(members, silent)
+    );
+    Fail::new(Code::Unknown, text)
+}
+
+pub(super) fn store_fail(error: &StoreError, members: usize) -> Fail {
     match error {
         StoreError::Full => Fail::new(Code::Busy, "the store can't keep up; try again"),
         StoreError::NoMajority { silent } => Fail::new(
             Code::NotReady,
             format!(
-                "no majority of the master candidates' copies answers, so nothing can be changed; silent: {silent}"
+                "no majority of the master candidates' copies answers, so nothing can be changed; silent: {silent}; {}",
+                advice(members, silent)
             ),
         ),
         other => Fail::new(Code::Internal, format!("the change was not stored: {}", other.chain())),

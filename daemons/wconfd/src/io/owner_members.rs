@@ -8,17 +8,45 @@ use gantry_model::ids::{JobOwner, NodeUuid};
 use gantry_proto::envelope::Fail;
 use gantry_proto::wconfd::Command;
 use gantry_rt::clock;
+use gantry_store::Index;
+use std::collections::VecDeque;
 
-impl Owner {
-    /// The members, as committed.
-    pub fn members(&mut self, reply: Reply<Option<Members>>) {
-        let members = self.config.members().cloned();
-        self.answer(reply, Ok(members));
+/// The members object as far as it is committed, and what of it is on its way.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    committed: Option<Members>,
+    appended: VecDeque<(Index, Option<Members>)>,
+}
+
+impl Settled {
+    /// What is committed at the start.
+    pub(super) fn new(committed: Option<Members>) -> Self {
+        Self { committed, appended: VecDeque::new() }
     }
 
-    /// The members, perhaps not committed yet, at once: for people who ask why nothing is committed.
-    pub fn members_now(&self, reply: Reply<Option<Members>>) {
-        reply.send(Ok(self.config.members().cloned()));
+    /// A batch on its way to the disk has this one. One change at a time writes a few, so few wait.
+    pub(super) fn appended(&mut self, index: Index, members: Option<Members>) {
+        self.appended.push_back((index, members));
+    }
+
+    /// All batches up to here are committed.
+    pub(super) fn advance(&mut self, committed: Index) {
+        while let Some((_, members)) = self.appended.pop_front_if(|(index, _)| *index <= committed) {
+            self.committed = members;
+        }
+    }
+}
+
+impl Owner {
+    /// The members, as committed. Answered at once: what comes before this may be committed only when a change of the
+    /// members is, and who makes that change asks this.
+    pub fn members(&mut self, reply: Reply<Option<Members>>) {
+        reply.send(Ok(self.members.committed.clone()));
+    }
+
+    /// A node's name, at once: for who makes a change of the members.
+    pub fn node_name(&mut self, node: NodeUuid, reply: Reply<Option<String>>) {
+        reply.send(Ok(self.config.node(node).map(|node| node.name.clone())));
     }
 
     /// The digests of the images, those of rows that are not committed yet too. Answers at once: who asks is a copy's

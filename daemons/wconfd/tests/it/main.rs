@@ -9,5 +9,6 @@ mod leases;
 mod locks;
 mod nodes;
 mod owners;
+mod uncommitted;
 mod watch;
 mod world;

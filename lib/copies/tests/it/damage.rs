@@ -151,3 +151,76 @@ async fn a_body_that_was_dropped_holds_no_later_copy_up() {
     .await;
     assert!(!body_path(&world.nodes[2].root, &body).exists());
 }
+
+/// The master's own copy counts for rows it takes over, so it has their bodies first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_master_has_the_bodies_of_rows_it_takes_over() {
+    let world = World::new(3).await;
+    let body = keep_body(&world.nodes[0].root, b"kept");
+    let gone = keep_body(&world.nodes[0].root, b"dropped again");
+    let leader = world.lead(0, LogKind::Q).await.unwrap();
+    let w = world.lead(0, LogKind::W).await.unwrap();
+    // The next master is in the minority that has neither the rows nor the bodies.
+    world.cut(1);
+    let writer = leader.started.writer.clone();
+    let idx = writer.append(Batch { bodies: vec![body, gone], ..batch("names them", 1) }).unwrap();
+    assert!(committed(&writer, idx).await);
+    let idx = writer.append(Batch { dropped: vec![gone], ..batch("drops one", 1) }).unwrap();
+    assert!(committed(&writer, idx).await);
+    until("the copy to drop it", || !body_path(&world.nodes[2].root, &gone).exists()).await;
+    leader.end().await;
+    w.end().await;
+    world.heal();
+    world.cut(0);
+    world.elect(1).await.unwrap();
+    // Nobody says what the objects name: the rows alone do.
+    let next = world.lead(1, LogKind::Q).await.unwrap();
+    assert!(next.keys().contains("names them"));
+    assert!(body_path(&world.nodes[1].root, &body).exists(), "there before the first row is committed");
+    assert!(!body_path(&world.nodes[1].root, &gone).exists());
+}
+
+/// A copy that wants a body which an object names, and which the master lacks, is not told to do without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_an_object_names_is_never_called_absent() {
+    let world = World::new(3).await;
+    let body = keep_body(&world.nodes[0].root, b"needed");
+    let leader = world.lead(0, LogKind::Q).await.unwrap();
+    names(&leader, vec![body]);
+    world.cut(2);
+    let writer = &leader.started.writer;
+    let idx = writer.append(Batch { bodies: vec![body], ..batch("names it", 1) }).unwrap();
+    assert!(committed(writer, idx).await);
+    // Lost here and at the copy that had it, the last one must not confirm without it.
+    let aside = world.nodes[1].root.lib().join("moved");
+    std::fs::rename(body_path(&world.nodes[1].root, &body), &aside).unwrap();
+    std::fs::remove_file(body_path(&world.nodes[0].root, &body)).unwrap();
+    world.heal();
+    let third = world.nodes[2].uuid;
+    let of_third = || leader.handle.status().into_iter().find(|copy| copy.node == third).unwrap();
+    until("it to say what it waits for", || of_third().why.contains("takes from another copy")).await;
+    assert!(of_third().matched < idx);
+    // Found again, it goes to all.
+    std::fs::rename(&aside, body_path(&world.nodes[1].root, &body)).unwrap();
+    until("it to have all", || of_third().matched >= idx).await;
+    assert!(body_path(&world.nodes[2].root, &body).exists());
+}
+
+/// Rows go to a copy that returns while a large body is still on its way to it: it counts at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_body_keeps_no_copy_from_counting() {
+    let world = World::new(3).await;
+    // Forty pieces, each of which takes a while.
+    let large = keep_body(&world.nodes[0].root, &vec![7; 40 << 20]);
+    let leader = world.lead(0, LogKind::Q).await.unwrap();
+    world.storm(0, 100, 1);
+    names(&leader, vec![large]);
+    leader.put("beside it").await;
+    let last = *leader.started.writer.appended().borrow();
+    until("both copies to have the row", || leader.handle.status().iter().all(|copy| copy.matched >= last))
+        .await;
+    let there = |nth: usize| body_path(&world.nodes[nth].root, &large).exists();
+    assert!(!there(1) && !there(2), "the body is still on its way");
+    world.storm(0, 0, 1);
+    until("the body to be there", || there(1) && there(2)).await;
+}

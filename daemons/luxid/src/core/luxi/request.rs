@@ -123,6 +123,7 @@ pub enum Request {
     SubmitKeyedJob(Vec<(Vec<String>, Opcodes)>),
     QueryMembers,
     ConfirmMaster,
+    DropCandidate(String),
 }
 
 /// Arguments of `WaitForJobChange` (`spec/jobs.md` §4).
@@ -224,6 +225,7 @@ methods! {
     SubmitKeyedJob => |a| Ok(Request::SubmitKeyedJob(a.keyed_jobs()?)),
     QueryMembers => |_| Ok(Request::QueryMembers),
     ConfirmMaster => |_| Ok(Request::ConfirmMaster),
+    DropCandidate => |a| Ok(Request::DropCandidate(a.string()?)),
 }
 
 fn wait(args: &mut Args) -> Result<Request, ParseFailure> {
@@ -304,7 +306,8 @@ impl Request {
             | Self::LeaseRelease(_)
             | Self::SubmitKeyedJob(_)
             | Self::QueryMembers
-            | Self::ConfirmMaster => return None,
+            | Self::ConfirmMaster
+            | Self::DropCandidate(_) => return None,
         };
         Some(query.map(|query| (query, shape)))
     }

@@ -114,6 +114,7 @@ fn every_method_is_read() {
         ("SubmitKeyedJob", json!([[[["k"], [op]]]])),
         ("QueryMembers", json!([])),
         ("ConfirmMaster", json!([])),
+        ("DropCandidate", json!(["node2"])),
     ];
     assert_eq!(good.len(), METHODS.len());
     for (method, args) in good {

@@ -16,12 +16,48 @@ use gantry_store::core::settle::{NextW, SeenW, change, fed};
 use gantry_store::{Index, Member, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// How long a noded may take to say where its copies stand, or to make empty ones.
 const CALL: Duration = Duration::from_secs(10);
 /// How often a caller hears how far it is, and what is waited for is looked at.
 const TELL: Duration = Duration::from_millis(200);
+
+/// How long a learner may be out of reach, or the lists of both logs stand still, before its caller is told that it leads to
+/// nothing: a node that restarts is back within this.
+const DEAD: Duration = Duration::from_secs(60);
+/// How long a learner that is reached may confirm nothing more: far more than a snapshot or a large body takes.
+const STALLED: Duration = Duration::from_secs(600);
+
+/// Whether a learner still gets anywhere.
+struct Progress {
+    /// What it had confirmed of both logs.
+    has: (u64, u64),
+    grew: Instant,
+    reached: Instant,
+}
+
+impl Progress {
+    fn new(now: Instant) -> Self {
+        Self { has: (0, 0), grew: now, reached: now }
+    }
+
+    /// Takes what it has confirmed of both logs, and why it is not reached (empty: it is). Why its feeding is to end, if so.
+    fn look(&mut self, now: Instant, has: (u64, u64), why: &str) -> Option<String> {
+        if has != self.has {
+            (self.has, self.grew) = (has, now);
+        }
+        if why.is_empty() {
+            self.reached = now;
+        }
+        if now.duration_since(self.reached) >= DEAD {
+            return Some(format!("it was not reached for {} s ({why})", DEAD.as_secs()));
+        }
+        let stalled = now.duration_since(self.grew) >= STALLED;
+        stalled.then(|| format!("it has confirmed nothing more for {} s", STALLED.as_secs()))
+    }
+}
 
 /// What a caller asks for.
 pub struct Wish {
@@ -99,9 +135,13 @@ impl Shared {
     async fn settled(&self, tell: &(impl Fn(String) + Send + Sync)) -> Result<State, Fail> {
         let mut told = String::new();
         let mut steps = self.steps.subscribe();
+        let mut still = (NextW::Settled, Instant::now());
         loop {
             steps.mark_unchanged();
             let state = self.state().await?;
+            if state.next() != still.0 {
+                still = (state.next(), Instant::now());
+            }
             let why = match state.next() {
                 NextW::Settled if state.said.in_q.is_some() => return Ok(state),
                 NextW::AwaitCommit | NextW::Publish(_) => {
@@ -109,6 +149,13 @@ impl Shared {
                 }
                 NextW::Settled | NextW::AwaitQ(_) | NextW::Settle(_) => "waiting for the job queue's copies",
             };
+            // A caller that waits for ever keeps others from the change that may help (P2.6).
+            if still.1.elapsed() >= DEAD {
+                return Err(state_error(format!(
+                    "{why} for {} s; what has begun of the change goes on by itself when they answer (gnt-cluster info)",
+                    DEAD.as_secs()
+                )));
+            }
             if told != why {
                 why.clone_into(&mut told);
                 tell(told.clone());
@@ -179,6 +226,7 @@ impl Shared {
         tell: &(impl Fn(String) + Send + Sync),
     ) -> Result<(), Fail> {
         let mut told = String::new();
+        let mut progress = Progress::new(Instant::now());
         loop {
             let copy = self.copies.status().into_iter().find(|copy| copy.copy_id == learner.copy_id);
             if let Some(why) = copy.as_ref().and_then(|copy| copy.suspect.clone()) {
@@ -197,7 +245,15 @@ impl Shared {
             }
             let lacks =
                 said.map_or("all".to_owned(), |said| said.last.saturating_sub(said.matched).to_string());
-            let why = copy.map(|copy| copy.why).filter(|why| !why.is_empty());
+            let why = copy.map(|copy| copy.why).unwrap_or_default();
+            let has = (matched.0, said.map_or(0, |said| said.matched));
+            if let Some(end) = progress.look(Instant::now(), has, &why) {
+                return Err(state_error(format!(
+                    "{} can't be made a master candidate: {end}. Look at its gantry-noded, then repeat the command",
+                    wish.name
+                )));
+            }
+            let why = Some(why).filter(|why| !why.is_empty());
             let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
             let text = format!(
                 "{} lacks {} rows of the configuration and {lacks} of the job queue{why}",
@@ -257,5 +313,27 @@ impl Shared {
                 Err(failed(&format!("{} refuses to make copies", wish.name), text))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn feeding_a_learner_ends_when_it_is_dead_or_gets_nowhere() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut progress = Progress::new(begin);
+        assert_eq!(progress.look(at(59), (0, 0), "connection refused"), None);
+        let why = progress.look(at(60), (0, 0), "connection refused").expect("dead");
+        assert!(why.contains("60 s") && why.contains("connection refused"), "{why}");
+
+        let mut progress = Progress::new(begin);
+        assert_eq!(progress.look(at(59), (0, 0), "connection refused"), None);
+        assert_eq!(progress.look(at(61), (0, 0), ""), None, "it came back");
+        assert_eq!(progress.look(at(500), (0, 7), ""), None);
+        assert_eq!(progress.look(at(1_099), (0, 7), ""), None);
+        assert!(progress.look(at(1_100), (0, 7), "").is_some(), "it gets nowhere");
     }
 }

@@ -138,34 +138,10 @@ impl Members {
     /// # Errors
     /// That the daemon is stopping.
     pub async fn status(&self) -> Result<wire::MembersReply, Fail> {
-        let asked = self.0.handle.ask(|owner: &mut Owner, reply| owner.members_now(reply));
-        let object = asked.await?;
-        let last = *self.0.writer.appended().borrow();
-        let own = wire::CopyStatus {
-            node: NodeUuid(self.0.me.node),
-            name: self.0.my_name.clone(),
-            copy_id: self.0.me.copy_id,
-            learner: false,
-            matched: last.0,
-            lag: 0,
-            suspect: None,
-            answered_ms_ago: Some(0),
-            why: String::new(),
-        };
-        let others = self.0.copies.status().into_iter().map(|copy| wire::CopyStatus {
-            node: copy.node,
-            name: copy.name,
-            copy_id: copy.copy_id,
-            learner: copy.learner,
-            matched: copy.matched.0,
-            lag: copy.lag,
-            suspect: copy.suspect,
-            answered_ms_ago: copy.answered_ms_ago,
-            why: copy.why,
-        });
+        let object = self.0.handle.ask(Owner::members).await?;
         let n = self.0.writer.list().1.n;
         let settled = object.is_some_and(|object| object.n == n && object.settled);
-        Ok(wire::MembersReply { n, settled, copies: std::iter::once(own).chain(others).collect() })
+        Ok(wire::MembersReply { n, settled, copies: self.0.copies.shown(self.0.my_name.clone()) })
     }
 }
 

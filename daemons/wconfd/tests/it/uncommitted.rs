@@ -1,0 +1,134 @@
+//! An owner whose log has a second member that never answers: nothing it appends is committed.
+
+use crate::world::{World, owner, tag};
+use gantry_proto::envelope::{Code, Fail};
+use gantry_proto::wconfd::ReadKey;
+use gantry_store::{List, LogKind, Member, StartOptions, Writer, start};
+use gantry_wconfd::core::config::{Config, Object};
+use gantry_wconfd::io::mailbox::{Handle, Reply, pair};
+use gantry_wconfd::io::owner::{Owner, Start, UNKNOWN_AFTER};
+use gantry_wconfd::io::owner_locks::restore;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Far more than an answer takes that waits for nothing.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+struct Stuck {
+    _world: World,
+    me: Member,
+    writer: Writer,
+    handle: Handle,
+    stop: CancellationToken,
+    run: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Stuck {
+    fn start() -> Self {
+        let world = World::init(1);
+        let mut started = start(&world.root.lib(), StartOptions::new(LogKind::W)).unwrap();
+        let objects = std::mem::take(&mut started.objects).into_iter();
+        let objects = objects.map(|o| Object { kind: o.kind, key: o.key, rev: o.rev, body: o.body });
+        let config = Config::load(objects).unwrap();
+        let locks = restore(&started.local).unwrap();
+        let (writer, me) = (started.writer.clone(), started.members[0]);
+        let begin = Start { config, locks, writer: started.writer, committed: started.committed };
+        let (owner, _) = Owner::new(begin);
+        let (handle, inbox) = pair();
+        let stop = CancellationToken::new();
+        let run = tokio::spawn(owner.run(inbox, stop.clone()));
+        Self { _world: world, me, writer, handle, stop, run }
+    }
+
+    /// A second member, which nobody reaches, counts from now on.
+    fn lose_majority(&self) {
+        let silent = Member { node: uuid::Uuid::from_u128(7), copy_id: uuid::Uuid::from_u128(8) };
+        let n = self.writer.list().1.n;
+        let list = List { n: n + 1, prev: n, members: vec![self.me, silent] };
+        self.writer.append_list(list).unwrap();
+    }
+
+    /// It counts no more.
+    fn regain(&self) {
+        let n = self.writer.list().1.n;
+        self.writer.append_list(List { n: n + 1, prev: n, members: vec![self.me] }).unwrap();
+    }
+
+    /// A change that is appended and can't be committed.
+    fn change(&self) -> JoinHandle<Result<u64, Fail>> {
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            let ask = |o: &mut Owner, reply: Reply<_>| o.apply(None, &[tag("waits")], reply);
+            handle.ask(ask).await.map(|(index, _)| index)
+        })
+    }
+
+    async fn appended(&self, beyond: u64) {
+        self.writer.appended().wait_for(|index| index.0 > beyond).await.unwrap();
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.run.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_changes_the_members_does_not_wait_for_what_needs_that_change() {
+    let stuck = Stuck::start();
+    stuck.lose_majority();
+    let before = stuck.writer.appended().borrow().0;
+    let change = stuck.change();
+    stuck.appended(before).await;
+    let members = tokio::time::timeout(AT_ONCE, stuck.handle.ask(Owner::members)).await;
+    let members = members.expect("answered at once").unwrap().expect("there are members");
+    assert_eq!(members.members.len(), 1, "as committed");
+    let node = members.members[0].node;
+    let name = stuck.handle.ask(move |o: &mut Owner, reply| o.node_name(node, reply));
+    let name = tokio::time::timeout(AT_ONCE, name).await.expect("answered at once").unwrap();
+    assert_eq!(name.as_deref(), Some("node1.example.test"));
+    assert!(!change.is_finished(), "what it stands before is not committed");
+    // Taking the silent one out is what commits it.
+    stuck.regain();
+    tokio::time::timeout(AT_ONCE, change).await.expect("it is committed").unwrap().unwrap();
+    stuck.end().await;
+}
+
+#[tokio::test]
+async fn without_a_majority_an_answer_is_unknown_after_a_while_and_the_change_stays() {
+    let stuck = Stuck::start();
+    stuck.lose_majority();
+    let before = stuck.writer.appended().borrow().0;
+    let change = stuck.change();
+    stuck.appended(before).await;
+    stuck.writer.set_quorum(Err("node2".to_owned()));
+    let waits = UNKNOWN_AFTER + AT_ONCE;
+    let told = tokio::time::timeout(waits, change).await.expect("it is told that it is unknown").unwrap();
+    let why = told.unwrap_err();
+    assert_eq!(why.code, Code::Unknown);
+    assert!(why.text.contains("outcome unknown") && why.text.contains("node2"), "{}", why.text);
+    stuck.regain();
+    stuck.writer.set_quorum(Ok(()));
+    let key = || ReadKey::Key("cluster".to_owned(), "cluster".to_owned());
+    let read = stuck.handle.ask(move |o: &mut Owner, reply| o.read(&[key()], reply)).await.unwrap();
+    let cluster = read.1.objects().next().unwrap();
+    assert!(String::from_utf8_lossy(&cluster.body).contains("waits"), "the change is committed all the same");
+    stuck.end().await;
+}
+
+#[tokio::test]
+async fn a_death_is_taken_down_while_nothing_can_be_committed() {
+    let stuck = Stuck::start();
+    stuck.lose_majority();
+    let before = stuck.writer.appended().borrow().0;
+    let change = stuck.change();
+    stuck.appended(before).await;
+    let gone = stuck.handle.ask(|o: &mut Owner, reply| o.owner_gone(owner(3), reply));
+    tokio::time::timeout(AT_ONCE, gone).await.expect("answered at once").unwrap();
+    let none = std::collections::BTreeSet::new();
+    let owners = stuck.handle.ask(move |o: &mut Owner, reply| o.owners((1, 2), &none, reply));
+    tokio::time::timeout(AT_ONCE, owners).await.expect("answered at once").unwrap();
+    assert!(!change.is_finished());
+    stuck.end().await;
+}
