@@ -5,7 +5,7 @@ use crate::command::{self, Caps, Command};
 use crate::error::{Class, fail, io as io_fail};
 use crate::io::cgroup::{self, Cgroup, Counts, Layout};
 use crate::io::runtime::{self, Process, Runtime};
-use crate::io::spool::{Found, Spool};
+use crate::io::spool::{Found, FoundCommand, Spool};
 use crate::io::stage;
 use gantry_init::link;
 use gantry_init::wire::{Exec, FromInit, How, ToInit};
@@ -30,7 +30,7 @@ use tokio::time::timeout;
 
 /// Commands that may run at once in a VM: each has three descriptors and three tasks here.
 pub const RUNNING_MAX: usize = 16;
-/// Commands that one VM may have had: each has a directory in the spool.
+/// Commands that one VM may have had: each has entries in the spool.
 pub const COMMANDS_MAX: usize = 1_024;
 /// Open files of a command; lowered to the host's hard limit.
 const FILES_MAX: u64 = 4_096;
@@ -138,9 +138,12 @@ impl Vm {
         let vm = Self::with(found.request, shared, state, why);
         vm.cgroup.kill().await?;
         vm.cgroup.remove()?;
-        for (name, end) in found.commands {
-            let dir = vm.shared.spool.command(&vm.request.vm, &name);
-            vm.inner().commands.insert(name.clone(), Arc::new(Command::found(&name, dir, end)));
+        for (number, FoundCommand { name, end }) in found.commands {
+            let place = vm.shared.spool.place(&vm.request.vm, number);
+            let command = Arc::new(Command::found(&name, number, place, end));
+            let mut inner = vm.inner();
+            inner.next = inner.next.max(number);
+            inner.commands.insert(name, command);
         }
         Ok(vm)
     }
@@ -254,27 +257,30 @@ impl Vm {
     /// # Errors
     /// It runs, is lost, or can't be started; then nothing of this start is left.
     pub async fn start(self: Arc<Self>) -> Result<(), Fail> {
-        self.change(|inner| match inner.state {
+        let first = self.change(|inner| match inner.state {
             _ if inner.removed => Err(fail(Class::NotFound, "the VM is being removed")),
             VmState::Running => Err(fail(Class::Running, "the VM runs")),
             VmState::Starting => Err(fail(Class::Locked, "the VM is being started")),
             VmState::Lost => Err(self.not_running(inner)),
             VmState::Created | VmState::Stopped => {
+                let first = inner.state == VmState::Created;
                 inner.state = VmState::Starting;
                 inner.counts = None;
-                Ok(())
+                Ok(first)
             }
         })?;
-        let launched = self.launch().await;
+        let launched = self.launch(first).await;
         if let Err(failed) = &launched {
             self.set_ended(&failed.text);
         }
         launched
     }
 
-    async fn launch(self: &Arc<Self>) -> Result<(), Fail> {
+    async fn launch(self: &Arc<Self>, first: bool) -> Result<(), Fail> {
         let name = &self.request.vm;
-        self.shared.spool.start(name).map_err(|error| io_fail("note the start", &error))?;
+        if first {
+            self.shared.spool.start(name).map_err(|error| io_fail("note the start", &error))?;
+        }
         stage::prepare(&self.request).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => fail(Class::BadImage, format!("can't set up the VM: {error}")),
             _ => io_fail("set up the VM", &error),
@@ -446,7 +452,11 @@ impl Vm {
         self.cgroup.kill().await.map_err(|error| io_fail("end the VM", &error))?;
         self.cgroup.remove().map_err(|error| io_fail("remove control groups", &error))?;
         stage::clear(&self.request.vm).await.map_err(|error| io_fail("remove the VM's mounts", &error))?;
-        self.shared.spool.remove(&self.request.vm).map_err(|error| io_fail("remove the spool", &error))
+        let numbers: Vec<_> = self.inner().commands.values().map(|command| command.number).collect();
+        self.shared
+            .spool
+            .remove(&self.request.vm, numbers)
+            .map_err(|error| io_fail("remove the spool", &error))
     }
 
     /// Sets limits of a running VM, at most those it was created with.
@@ -588,13 +598,16 @@ impl Vm {
         let user = self.request.uid_base + UID_USER;
         let prepared = prepare(&request.stdin, user).map_err(|error| io_fail("prepare a command", &error))?;
         let name = (&self.request.vm, &request.command);
-        let dir =
-            self.shared.spool.begin(name.0, name.1).map_err(|error| io_fail("note a command", &error))?;
+        let place = self
+            .shared
+            .spool
+            .begin(name.0, name.1, number)
+            .map_err(|error| io_fail("note a command", &error))?;
         let fds = [prepared.input.as_fd(), prepared.out.1.as_fd(), prepared.err.1.as_fd()];
         // Before PID 1 hears of it: starting it may be what the kernel kills PID 1 for.
         let before = self.cgroup.counts();
         if let Err(error) = link::send(link.get_ref(), &bytes, &fds) {
-            let _ = std::fs::remove_dir(&dir);
+            let _ = place.drop_it();
             return Err(io_fail("hand the command to PID 1", &error));
         }
         let caps = Caps {
@@ -602,7 +615,7 @@ impl Vm {
             wall: Duration::from_millis(request.wall_ms),
             cpu_us: request.cpu_ms.saturating_mul(1000),
         };
-        let command = Arc::new(Command::new(name.1, number, dir, caps));
+        let command = Arc::new(Command::new(name.1, number, place, caps));
         inner.commands.insert(name.1.clone(), Arc::clone(&command));
         drop(inner);
         let tasks = &self.shared.tasks;
