@@ -10,6 +10,7 @@ use crate::io::stage;
 use gantry_init::link;
 use gantry_init::wire::{Exec, FromInit, How, ToInit};
 use gantry_proto::envelope::Fail;
+use gantry_proto::noded::OpenLimits;
 use gantry_proto::vmd::{
     self, CreateRequest, ExecRequest, Stream, UID_USER, VmFacts, VmState, VmUsage, place,
 };
@@ -76,6 +77,8 @@ struct Inner {
     /// Signs of life asked for, and those that came. Both count on over starts.
     pings: u64,
     pongs: u64,
+    /// The limits in force, where they are known: setting them is some ten files of the kernel's.
+    limits: Option<vmd::VmLimits>,
     /// What its scratch room has now, MiB.
     scratch_mib: u64,
     /// It shall end, or is ending.
@@ -108,6 +111,7 @@ impl Vm {
             counts: None,
             pings: 0,
             pongs: 0,
+            limits: None,
             scratch_mib: request.scratch_mib,
             ending: false,
             removed: false,
@@ -286,6 +290,7 @@ impl Vm {
             _ => io_fail("set up the VM", &error),
         })?;
         self.cgroup.create(&self.request.limits).map_err(|error| io_fail("make control groups", &error))?;
+        self.inner().limits = Some(self.request.limits);
         let (ours, its) = link::pair().map_err(|error| io_fail("make a socket", &error))?;
         let link = watch_readable(ours).map_err(|error| io_fail("watch a socket", &error))?;
         let mut child =
@@ -464,7 +469,7 @@ impl Vm {
     /// # Errors
     /// It does not run, or the limits are above its own, or the kernel refuses them.
     pub fn limit(&self, limits: &vmd::VmLimits) -> Result<(), Fail> {
-        let inner = self.inner();
+        let mut inner = self.inner();
         if inner.state != VmState::Running {
             return Err(self.not_running(&inner));
         }
@@ -475,7 +480,33 @@ impl Vm {
         {
             return Err(fail(Class::Refused, "limits above those the VM was created with"));
         }
-        self.cgroup.limit(limits).map_err(|error| io_fail("set limits", &error))
+        if inner.limits.take() != Some(*limits) {
+            self.cgroup.limit(limits).map_err(|error| io_fail("set limits", &error))?;
+        }
+        inner.limits = Some(*limits);
+        Ok(())
+    }
+
+    /// Sets limits and scratch room of a running VM; None = its own.
+    ///
+    /// # Errors
+    /// As [`Vm::limit`] and [`Vm::room`]; above its own nothing is changed.
+    pub fn confine(&self, wanted: Option<OpenLimits>) -> Result<(), Fail> {
+        let (own, room) = (self.request.limits, self.request.scratch_mib);
+        let Some(OpenLimits { memory_mib, pids, disk_mib }) = wanted else {
+            self.limit(&own)?;
+            return self.room(room);
+        };
+        let above = memory_mib > own.memory_mib || pids > own.pids || disk_mib > room;
+        if above || memory_mib == 0 || pids == 0 || disk_mib == 0 {
+            let text = format!(
+                "limits must be from 1 to the VM's own: {} MiB of memory, {} processes, {room} MiB of disk",
+                own.memory_mib, own.pids
+            );
+            return Err(fail(Class::Refused, text));
+        }
+        self.limit(&vmd::VmLimits { memory_mib, pids, cpu_percent: own.cpu_percent })?;
+        self.room(disk_mib)
     }
 
     /// Sets the size of its scratch room, at most its own.
@@ -543,13 +574,16 @@ impl Vm {
         for command in &commands {
             let _ = command.cancel();
         }
+        // Killing leaves no room for processes.
+        self.inner().limits = None;
         self.cgroup.kill_but(Some(pid)).await.map_err(|error| io_fail("end a VM's work", &error))?;
         for command in commands {
             command.wait().await;
         }
-        // Killing left no room for processes.
         let limits = self.request.limits;
-        self.cgroup.limit(&limits).map_err(|error| io_fail("restore limits", &error))
+        self.cgroup.limit(&limits).map_err(|error| io_fail("restore limits", &error))?;
+        self.inner().limits = Some(limits);
+        Ok(())
     }
 
     /// Sends a signal to a command's process group.
