@@ -151,7 +151,17 @@ impl Oci {
     }
 
     async fn limit_all(&self, vm: &VmId, limits: Option<OpenLimits>) -> Result<(), DriverError> {
-        self.helper.call::<vmd::Confine>(&vmd::ConfineRequest { vm: vm.to_string(), limits }).await
+        let request = vmd::ConfineRequest { vm: vm.to_string(), limits };
+        if self.helper.call_known::<vmd::Confine>(&request).await?.is_some() {
+            return Ok(());
+        }
+        // A vmd of before that verb, which lives on when noded is replaced.
+        let VmFacts { limits: own, scratch_mib, .. } = self.facts(vm).await?;
+        let whole = OpenLimits { memory_mib: own.memory_mib, pids: own.pids, disk_mib: scratch_mib };
+        let OpenLimits { memory_mib, pids, disk_mib } = limits.unwrap_or(whole);
+        self.limit(vm, VmLimits { memory_mib, pids, cpu_percent: own.cpu_percent }).await?;
+        let request = vmd::RoomRequest { vm: vm.to_string(), scratch_mib: disk_mib };
+        self.helper.call::<vmd::Room>(&request).await
     }
 
     fn command(vm: &VmId, command: &str) -> CommandName {
