@@ -3,7 +3,7 @@
 //!
 //! All verbs may be repeated. Failures carry a [`Code`](crate::envelope::Code) and, as body, the name of the driver's error class.
 
-use crate::noded::OutputPiece;
+use crate::noded::{OpenLimits, OutputPiece};
 use crate::verbs;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +85,9 @@ verbs! {
     18 Room(RoomRequest) as ();
     /// Removes what is below these control groups and is no noted VM's, and what else of no noted VM is there.
     19 Sweep(SweepRequest) as SweepReply;
+    /// Sets what the work in a running VM may use: its limits and its scratch room. Above its own, or zero: `refused`,
+    /// with nothing changed; a room below what is used: `no-space`.
+    20 Confine(ConfineRequest) as ();
 }
 
 /// See [`Info`].
@@ -364,6 +367,15 @@ pub struct RoomRequest {
     pub vm: String,
     /// MiB.
     pub scratch_mib: u64,
+}
+
+/// See [`Confine`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfineRequest {
+    /// Which.
+    pub vm: String,
+    /// From now on; None = what it was created with.
+    pub limits: Option<OpenLimits>,
 }
 
 /// See [`Sweep`].

@@ -249,6 +249,7 @@ impl Service for Api {
                 vmd::EndWork => |VmName { vm }, _call| self.carry(self.vm(&vm)?.end_work()).await,
                 vmd::Room => |request, _call| self.vm(&request.vm)?.room(request.scratch_mib),
                 vmd::Sweep => |request, _call| self.sweep(&request).await,
+                vmd::Confine => |request, _call| self.vm(&request.vm)?.confine(request.limits),
             })
         })
     }

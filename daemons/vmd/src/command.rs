@@ -3,7 +3,7 @@
 use crate::core::why::{Asked, Seen, why};
 use crate::error::{Class, fail, io as io_fail};
 use crate::io::cgroup::Counts;
-use crate::io::spool::{self, Spool};
+use crate::io::spool::Place;
 use crate::vm::Vm;
 use gantry_init::wire::How;
 use gantry_proto::envelope::{Code, Fail};
@@ -12,7 +12,6 @@ use gantry_proto::vmd::{self, CommandEnd, ReadReply, Stream, Why};
 use gantry_rpc::ItemSender;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -38,7 +37,7 @@ pub struct Command {
     pub name: String,
     /// Its number with init.
     pub number: u32,
-    dir: PathBuf,
+    place: Place,
     caps: Caps,
     state: Mutex<State>,
     /// Changes whenever the state does.
@@ -77,22 +76,22 @@ fn index(stream: Stream) -> usize {
 }
 
 impl Command {
-    /// One about to begin, with its directory in the spool.
+    /// One about to begin, with its place in the spool.
     #[must_use]
-    pub fn new(name: &str, number: u32, dir: PathBuf, caps: Caps) -> Self {
+    pub fn new(name: &str, number: u32, place: Place, caps: Caps) -> Self {
         let (tick, _) = watch::channel(0);
-        Self { name: name.to_owned(), number, dir, caps, state: Mutex::default(), tick }
+        Self { name: name.to_owned(), number, place, caps, state: Mutex::default(), tick }
     }
 
     /// One of a vmd that is gone: ended as recorded, or lost.
     #[must_use]
-    pub fn found(name: &str, dir: PathBuf, end: Option<CommandEnd>) -> Self {
-        let length = |stream| std::fs::metadata(spool::output(&dir, stream)).map_or(0, |found| found.len());
+    pub fn found(name: &str, number: u32, place: Place, end: Option<CommandEnd>) -> Self {
+        let length = |stream| std::fs::metadata(place.output(stream)).map_or(0, |found| found.len());
         let kept = [length(Stream::Out), length(Stream::Err)];
         let lost =
             CommandEnd { why: Why::Lost, wall_ms: 0, cpu_us: 0, memory_peak_bytes: 0, truncated: false };
         let end = end.unwrap_or(lost);
-        let command = Self::new(name, 0, dir, Caps::default());
+        let command = Self::new(name, number, place, Caps::default());
         *command.state() =
             State { kept, closed: [true; 2], truncated: end.truncated, end: Some(end), ..State::default() };
         command
@@ -165,7 +164,9 @@ impl Command {
             })
             .await;
         let wanted = kept.saturating_sub(offset).min(max).min(READ_BYTES_MAX);
-        let bytes = spool::read(&self.dir, stream, offset, wanted)
+        let bytes = self
+            .place
+            .read(stream, offset, wanted)
             .map_err(|error| io_fail("read the spooled output", &error))?;
         let state = self.state();
         let last = state.closed[at] && offset.saturating_add(bytes.len() as u64) >= state.kept[at];
@@ -224,7 +225,7 @@ impl Command {
             let room = self.caps.output_bytes.saturating_sub(self.state().kept[at]);
             let keep = usize::try_from(room).unwrap_or(usize::MAX).min(count);
             if file.is_none() {
-                file = File::create(spool::output(&self.dir, stream)).ok();
+                file = File::create(self.place.output(stream)).ok();
             }
             let written = file.as_mut().is_some_and(|file| file.write_all(&piece[..keep]).is_ok());
             self.change(|state| {
@@ -270,7 +271,7 @@ impl Command {
                 truncated: state.truncated,
             }
         };
-        if let Err(error) = Spool::end(&self.dir, &end) {
+        if let Err(error) = self.place.end(&end) {
             tracing::error!(command = self.name, %error, "can't note a command's end");
         }
         tracing::debug!(command = self.name, ?end, "command ended");

@@ -1,7 +1,7 @@
 //! vmd.
 
 use crate::sheet::Sheet;
-use gantry_proto::noded::OutputPiece;
+use gantry_proto::noded::{OpenLimits, OutputPiece};
 use gantry_proto::vmd::{self, CommandName, Why};
 
 fn name() -> vmd::VmName {
@@ -131,6 +131,9 @@ fn vmd_keeps_its_bytes() {
     let failed = vec![("gantry-3".to_owned(), "why".to_owned())];
     let swept = vmd::SweepReply { removed: vec!["gantry-2".to_owned()], failed };
     sheet.verb::<vmd::Sweep>(&[sweep], &[], &[swept]);
+    let some = OpenLimits { memory_mib: 64, pids: 8, disk_mib: 4 };
+    let confines = [Some(some), None].map(|limits| vmd::ConfineRequest { vm: "gantry-1".to_owned(), limits });
+    sheet.verb::<vmd::Confine>(&confines, &[], &[()]);
     sheet.covers(vmd::VERBS);
     sheet.check();
 }

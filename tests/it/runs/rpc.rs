@@ -65,12 +65,27 @@ pub fn exec(bed: &Bed, lease: &str, name: &str, command: &str) -> Result<(String
     })
 }
 
+/// First entry of a VM's journal in vmd's spool; its length comes before it.
+#[derive(serde::Deserialize)]
+enum First {
+    Created(CreateRequest),
+}
+
+/// The request of one of the VMs that vmd has.
+fn any_request(node: &Node) -> Result<CreateRequest> {
+    let mut entries = std::fs::read_dir(node.root.join("var/lib/gantry/spool/vm"))?.flatten();
+    // Names of outputs have a plus.
+    let journal = entries.find(|entry| !entry.file_name().to_string_lossy().contains('+'));
+    let bytes = std::fs::read(journal.context("the node has a VM to copy")?.path())?;
+    let (length, rest) = bytes.split_first_chunk::<4>().context("a length")?;
+    let body = rest.get(..usize::try_from(u32::from_le_bytes(*length))?).context("a whole entry")?;
+    let First::Created(request) = gantry_proto::codec::decode(body)?;
+    Ok(request)
+}
+
 /// A VM that vmd has and nobody ordered: a copy of the request of one that is there, under another name and label.
 pub fn stray(node: &Node, name: &str, label: String, uid_base: u32) -> Result<()> {
-    let vmd = node.root.join("var/lib/gantry/spool/vm");
-    let any = std::fs::read_dir(vmd)?.next().context("the node has a VM to copy")??;
-    let request = std::fs::read(any.path().join("started"))?;
-    let old: CreateRequest = gantry_proto::codec::decode(&request)?;
+    let old = any_request(node)?;
     let request = CreateRequest {
         vm: name.to_owned(),
         label,

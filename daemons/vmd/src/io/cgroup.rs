@@ -234,7 +234,8 @@ impl Cgroup {
                 let first = write(limit.clone(), bytes);
                 if both.exists() {
                     write(both, bytes)?;
-                    write(limit, bytes)?;
+                    // Refused before: it was above the old value of both.
+                    first.or_else(|_| write(limit, bytes))?;
                 } else {
                     first?;
                 }

@@ -1,13 +1,20 @@
 //! The container runtime's command line: crun, or runc. One `run` per VM, and `delete` for what a run leaves: crun stays
 //! in the foreground and cleans up. runc does not let a VM have its own standard input that way, so it is told to go
 //! (`--detach`); PID 1 then is vmd's child, as vmd is the subreaper.
+//!
+//! It is run from a sealed copy in memory ([`sealed`]), which no VM can write to through `/proc/PID/exe`. Runtimes guard themselves
+//! in this very way, by copying themselves and starting anew each time; they see that this one is guarded already.
+
+mod sealed;
 
 use super::stage;
+use sealed::Sealed;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::{Child, Command};
 
@@ -55,6 +62,7 @@ pub struct Runtime {
     pub program: PathBuf,
     /// Whether it is crun.
     crun: bool,
+    sealed: Arc<Sealed>,
 }
 
 impl Runtime {
@@ -63,7 +71,8 @@ impl Runtime {
     pub fn find(wanted: Option<&str>) -> Option<Self> {
         NAMES.iter().filter(|name| wanted.is_none_or(|wanted| wanted == **name)).find_map(|name| {
             let program = DIRS.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())?;
-            Some(Self { program, crun: *name == "crun" })
+            let sealed = Arc::new(Sealed::new(program.clone(), stage::runtime(name)));
+            Some(Self { program, crun: *name == "crun", sealed })
         })
     }
 
@@ -77,8 +86,8 @@ impl Runtime {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("--root").arg(stage::STATE);
+        let mut command = Command::new(self.sealed.path());
+        command.arg0(&self.program).arg("--root").arg(stage::STATE);
         if self.crun {
             // vmd's own groups do all the work.
             command.arg("--cgroup-manager=disabled");

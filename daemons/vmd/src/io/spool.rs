@@ -1,14 +1,21 @@
-//! What outlives vmd: `spool/vm/VM/` with the VM's request in the file `created`, named `started` once it was, and for each
-//! command a directory with its outputs and its end. Written before the effect it tells of. Not flushed: at a crash of the
-//! machine the VMs die too, and a VM nobody knows is lost as one whose commands are not known. Every run makes these
-//! files and removes them, so there are few: outputs have one only when they have a byte.
+//! What outlives vmd, two files per VM: `spool/vm/VM`, a journal that is only appended to (the VM's request, its first
+//! start, beginnings and ends of commands), and a file `VM+NUMBERout` or `VM+NUMBERerr` for each output that has a byte.
+//! Written before the effect it tells of. Not flushed: at a crash of the machine the VMs die too, and a VM nobody knows
+//! is lost as one whose commands are not known. Every run makes these files and removes them, so there are few.
 
 use gantry_proto::codec;
 use gantry_proto::vmd::{CommandEnd, CreateRequest, Stream};
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::DirBuilderExt;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// Between a VM's name and what an output adds to it; no name has it.
+const OUTPUT: char = '+';
+/// Bytes before each entry: its length.
+const LENGTH_BYTES: usize = 4;
 
 /// The spool of all VMs.
 #[derive(Debug, Clone)]
@@ -23,20 +30,66 @@ pub struct Found {
     pub request: CreateRequest,
     /// Whether it was ever started.
     pub started: bool,
-    /// Its commands, and their ends if recorded.
-    pub commands: Vec<(String, Option<CommandEnd>)>,
+    /// Its commands by number.
+    pub commands: BTreeMap<u32, FoundCommand>,
 }
 
-fn private_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(path)
+/// A command found at start.
+#[derive(Debug)]
+pub struct FoundCommand {
+    /// Its name.
+    pub name: String,
+    /// Its end if recorded.
+    pub end: Option<CommandEnd>,
 }
 
-/// A VM's request, until it is started.
-const CREATED: &str = "created";
-/// The same from then on.
-const STARTED: &str = "started";
-/// Before the names of commands.
-const COMMAND: &str = "c-";
+/// An entry of a journal; the first is `Created`.
+#[derive(Debug, Serialize, Deserialize)]
+enum Entry {
+    Created(CreateRequest),
+    Started,
+    Begun {
+        number: u32,
+        command: String,
+    },
+    /// It never reached PID 1; its name is free.
+    Dropped {
+        number: u32,
+    },
+    Ended {
+        number: u32,
+        end: CommandEnd,
+    },
+}
+
+/// A command's part of the spool.
+#[derive(Debug, Clone)]
+pub struct Place {
+    journal: PathBuf,
+    number: u32,
+}
+
+fn framed(entry: &Entry) -> io::Result<Vec<u8>> {
+    let body = codec::encode(entry).map_err(io::Error::other)?;
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+    Ok([&length.to_le_bytes()[..], &body].concat())
+}
+
+/// Adds an entry wholly or not at all.
+fn append(journal: &Path, entry: &Entry) -> io::Result<()> {
+    write_whole(&mut OpenOptions::new().append(true).open(journal)?, &framed(entry)?)
+}
+
+fn write_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    let done = file.write(bytes)?;
+    if done == bytes.len() {
+        return Ok(());
+    }
+    // A full disk took a part: what follows must not be read as the rest of it.
+    let length = file.metadata()?.len();
+    file.set_len(length.saturating_sub(done as u64))?;
+    Err(io::ErrorKind::StorageFull.into())
+}
 
 impl Spool {
     /// The one below `spool` (the node's spool directory).
@@ -49,14 +102,14 @@ impl Spool {
         Ok(Self { dir })
     }
 
-    fn vm(&self, vm: &str) -> PathBuf {
+    fn journal(&self, vm: &str) -> PathBuf {
         self.dir.join(vm)
     }
 
-    /// A command's directory.
+    /// A command's part.
     #[must_use]
-    pub fn command(&self, vm: &str, command: &str) -> PathBuf {
-        self.vm(vm).join(format!("{COMMAND}{command}"))
+    pub fn place(&self, vm: &str, number: u32) -> Place {
+        Place { journal: self.journal(vm), number }
     }
 
     /// Notes a VM.
@@ -64,106 +117,162 @@ impl Spool {
     /// # Errors
     /// The disk's; then nothing of it is left, or what is left is taken away at the next start.
     pub fn create(&self, request: &CreateRequest) -> io::Result<()> {
-        let dir = self.vm(&request.vm);
-        let bytes = codec::encode(request).map_err(io::Error::other)?;
-        private_dir(&dir)?;
-        fs::write(dir.join(CREATED), &bytes)
+        let bytes = framed(&Entry::Created(request.clone()))?;
+        let path = self.journal(&request.vm);
+        let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
+        write_whole(&mut file, &bytes).inspect_err(|_| _ = fs::remove_file(&path))
     }
 
-    /// Notes that a VM is about to start.
+    /// Notes that a VM is about to start for the first time.
     ///
     /// # Errors
     /// The disk's.
     pub fn start(&self, vm: &str) -> io::Result<()> {
-        let dir = self.vm(vm);
-        match fs::rename(dir.join(CREATED), dir.join(STARTED)) {
-            // Not its first start.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && dir.join(STARTED).exists() => Ok(()),
-            other => other,
-        }
+        append(&self.journal(vm), &Entry::Started)
     }
 
     /// Notes a command that is about to begin.
     ///
     /// # Errors
-    /// The disk's; `AlreadyExists` when it is known.
-    pub fn begin(&self, vm: &str, command: &str) -> io::Result<PathBuf> {
-        let dir = self.command(vm, command);
-        private_dir(&dir)?;
-        Ok(dir)
+    /// The disk's.
+    pub fn begin(&self, vm: &str, command: &str, number: u32) -> io::Result<Place> {
+        let place = self.place(vm, number);
+        append(&place.journal, &Entry::Begun { number, command: command.to_owned() })?;
+        Ok(place)
     }
 
-    /// Notes a command's end. One that is not whole when vmd dies is none.
+    /// Removes a VM that had these commands; not there is fine.
     ///
     /// # Errors
-    /// The disk's.
-    pub fn end(dir: &Path, end: &CommandEnd) -> io::Result<()> {
-        fs::write(dir.join("end"), codec::encode(end).map_err(io::Error::other)?)
-    }
-
-    /// Removes a VM; not there is fine.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn remove(&self, vm: &str) -> io::Result<()> {
-        match fs::remove_dir_all(self.vm(vm)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+    /// The disk's; it is still noted then.
+    pub fn remove(&self, vm: &str, commands: impl IntoIterator<Item = u32>) -> io::Result<()> {
+        for number in commands {
+            let place = self.place(vm, number);
+            remove_file(&place.output(Stream::Out))?;
+            remove_file(&place.output(Stream::Err))?;
         }
+        // Last: whatever is left of it is a noted VM's.
+        remove_file(&self.journal(vm))
     }
 
-    /// All VMs noted. What is not whole was never answered, and is removed.
+    /// All VMs noted. What is not whole was never answered, and is removed; so is what no noted VM has.
     ///
     /// # Errors
     /// The disk's.
     pub fn load(&self) -> io::Result<Vec<Found>> {
-        let mut all = Vec::new();
+        let (mut found, mut outputs) = (BTreeMap::new(), Vec::new());
         for entry in fs::read_dir(&self.dir)? {
-            let dir = entry?.path();
-            let read = |name: &str| codec::decode::<CreateRequest>(&fs::read(dir.join(name)).ok()?).ok();
-            let found = read(STARTED).map(|request| (request, true));
-            match found.or_else(|| Some((read(CREATED)?, false))) {
-                Some((request, started)) => all.push(Found { request, started, commands: commands(&dir)? }),
-                None => fs::remove_dir_all(&dir)?,
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type()?.is_dir() {
+                // As earlier versions had them: their VMs have ended with that vmd.
+                fs::remove_dir_all(entry.path())?;
+            } else if let Some((vm, _)) = name.split_once(OUTPUT) {
+                outputs.push((vm.to_owned(), entry.path()));
+            } else if let Some(one) = read_journal(&entry.path())? {
+                found.insert(name, one);
+            } else {
+                fs::remove_file(entry.path())?;
             }
         }
-        Ok(all)
+        for (_, path) in outputs.iter().filter(|(vm, _)| !found.contains_key(vm)) {
+            fs::remove_file(path)?;
+        }
+        Ok(found.into_values().collect())
     }
 }
 
-fn commands(dir: &Path) -> io::Result<Vec<(String, Option<CommandEnd>)>> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(name) = name.strip_prefix(COMMAND) else { continue };
-        let end = fs::read(entry.path().join("end")).ok();
-        let end = end.and_then(|bytes| codec::decode(&bytes).ok());
-        all.push((name.to_owned(), end));
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
-    Ok(all)
 }
 
-/// The file of an output.
-#[must_use]
-pub fn output(dir: &Path, stream: Stream) -> PathBuf {
-    dir.join(match stream {
-        Stream::Out => "out",
-        Stream::Err => "err",
-    })
+/// What a journal says; None when not even its first entry is whole. An entry that is not whole, left by a vmd that was
+/// killed in its midst, is cut off.
+fn read_journal(path: &Path) -> io::Result<Option<Found>> {
+    let bytes = fs::read(path)?;
+    let mut rest = bytes.as_slice();
+    let Some(Entry::Created(request)) = next(&mut rest) else { return Ok(None) };
+    let mut found = Found { request, started: false, commands: BTreeMap::new() };
+    while let Some(entry) = next(&mut rest) {
+        match entry {
+            Entry::Created(_) => {}
+            Entry::Started => found.started = true,
+            Entry::Begun { number, command } => {
+                found.commands.insert(number, FoundCommand { name: command, end: None });
+            }
+            Entry::Dropped { number } => _ = found.commands.remove(&number),
+            Entry::Ended { number, end } => {
+                if let Some(command) = found.commands.get_mut(&number) {
+                    command.end = Some(end);
+                }
+            }
+        }
+    }
+    if !rest.is_empty() {
+        let whole = (bytes.len() - rest.len()) as u64;
+        OpenOptions::new().write(true).open(path)?.set_len(whole)?;
+    }
+    Ok(Some(found))
 }
 
-/// Up to `max` bytes of an output from `offset` on.
-///
-/// # Errors
-/// The disk's.
-pub fn read(dir: &Path, stream: Stream, offset: u64, max: u64) -> io::Result<Vec<u8>> {
-    let mut file = match File::open(output(dir, stream)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
-    file.seek(SeekFrom::Start(offset))?;
-    let mut bytes = Vec::new();
-    file.take(max).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// Takes the next whole entry off `rest`.
+fn next(rest: &mut &[u8]) -> Option<Entry> {
+    let (length, after) = rest.split_first_chunk::<LENGTH_BYTES>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (body, after) = after.split_at_checked(length)?;
+    let entry = codec::decode(body).ok()?;
+    *rest = after;
+    Some(entry)
 }
+
+impl Place {
+    /// Notes its end. One that is not whole when vmd dies is none.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn end(&self, end: &CommandEnd) -> io::Result<()> {
+        append(&self.journal, &Entry::Ended { number: self.number, end: *end })
+    }
+
+    /// Notes that it never began.
+    ///
+    /// # Errors
+    /// The disk's; after vmd's death it then counts as lost.
+    pub fn drop_it(&self) -> io::Result<()> {
+        append(&self.journal, &Entry::Dropped { number: self.number })
+    }
+
+    /// The file of an output.
+    #[must_use]
+    pub fn output(&self, stream: Stream) -> PathBuf {
+        let word = match stream {
+            Stream::Out => "out",
+            Stream::Err => "err",
+        };
+        let mut path = self.journal.clone().into_os_string();
+        path.push(format!("{OUTPUT}{}{word}", self.number));
+        path.into()
+    }
+
+    /// Up to `max` bytes of an output from `offset` on.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn read(&self, stream: Stream, offset: u64, max: u64) -> io::Result<Vec<u8>> {
+        let mut file = match File::open(self.output(stream)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::new();
+        file.take(max).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+#[path = "spool/tests.rs"]
+mod tests;

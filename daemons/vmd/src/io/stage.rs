@@ -77,6 +77,12 @@ pub fn enter(init: &Path, keep: &[PathBuf]) -> Result<Layout, StageError> {
     Ok(layout)
 }
 
+/// Where the runtime of that name is run from.
+#[must_use]
+pub fn runtime(name: &str) -> PathBuf {
+    Path::new(STAGE).join(name)
+}
+
 /// Where a VM's bundle is.
 #[must_use]
 pub fn bundle(vm: &str) -> PathBuf {

@@ -64,6 +64,14 @@ fn failed(error: CallError) -> Failed {
     }
 }
 
+/// For calls that may be made again: vmd away is [`Class::Locked`].
+fn told(failed: Failed) -> DriverError {
+    match failed {
+        Failed::Away(text) => DriverError::new(Class::Locked, text),
+        Failed::Told(error) => error,
+    }
+}
+
 impl Helper {
     /// The vmd of that socket.
     #[must_use]
@@ -145,10 +153,19 @@ impl Helper {
     /// # Errors
     /// vmd's own, by class.
     pub async fn call<V: Verb>(&self, request: &V::Request) -> Result<V::Reply, DriverError> {
-        self.once::<V>(request).await.map_err(|failed| match failed {
-            Failed::Away(text) => DriverError::new(Class::Locked, text),
-            Failed::Told(error) => error,
-        })
+        self.once::<V>(request).await.map_err(told)
+    }
+
+    /// As [`Helper::call`], of a verb that a vmd of an earlier release does not know: None then.
+    ///
+    /// # Errors
+    /// vmd's own, by class.
+    pub async fn call_known<V: Verb>(&self, request: &V::Request) -> Result<Option<V::Reply>, DriverError> {
+        let client = self.client().await.map_err(told)?;
+        match client.call_waiting::<V>(request).await {
+            Err(CallError::Fail(fail)) if fail.code == Code::UnknownVerb => Ok(None),
+            answer => answer.map(Some).map_err(|error| told(failed(error))),
+        }
     }
 
     /// Calls a verb about a command. When vmd dies meanwhile its records say how it ended, once it is back.

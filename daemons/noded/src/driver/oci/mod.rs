@@ -151,25 +151,16 @@ impl Oci {
     }
 
     async fn limit_all(&self, vm: &VmId, limits: Option<OpenLimits>) -> Result<(), DriverError> {
-        let facts = self.facts(vm).await?;
-        let own = facts.limits;
-        let (limits, scratch_mib) = match limits {
-            None => (own, facts.scratch_mib),
-            Some(OpenLimits { memory_mib, pids, disk_mib }) => {
-                (VmLimits { memory_mib, pids, cpu_percent: own.cpu_percent }, disk_mib)
-            }
-        };
-        let above =
-            limits.memory_mib > own.memory_mib || limits.pids > own.pids || scratch_mib > facts.scratch_mib;
-        if above || limits.memory_mib == 0 || limits.pids == 0 || scratch_mib == 0 {
-            let text = format!(
-                "limits must be from 1 to the VM's own: {} MiB of memory, {} processes, {} MiB of disk",
-                own.memory_mib, own.pids, facts.scratch_mib
-            );
-            return Err(DriverError::new(Class::Refused, text));
+        let request = vmd::ConfineRequest { vm: vm.to_string(), limits };
+        if self.helper.call_known::<vmd::Confine>(&request).await?.is_some() {
+            return Ok(());
         }
-        self.limit(vm, limits).await?;
-        let request = vmd::RoomRequest { vm: facts.vm, scratch_mib };
+        // A vmd of before that verb, which lives on when noded is replaced.
+        let VmFacts { limits: own, scratch_mib, .. } = self.facts(vm).await?;
+        let whole = OpenLimits { memory_mib: own.memory_mib, pids: own.pids, disk_mib: scratch_mib };
+        let OpenLimits { memory_mib, pids, disk_mib } = limits.unwrap_or(whole);
+        self.limit(vm, VmLimits { memory_mib, pids, cpu_percent: own.cpu_percent }).await?;
+        let request = vmd::RoomRequest { vm: vm.to_string(), scratch_mib: disk_mib };
         self.helper.call::<vmd::Room>(&request).await
     }
 
@@ -180,22 +171,29 @@ impl Oci {
     /// This cluster's VMs with what vmd says of them.
     async fn labelled(&self) -> Result<Vec<(Label, VmFacts)>, DriverError> {
         let all = self.helper.call::<vmd::List>(&()).await?;
-        let of = |facts: VmFacts| {
-            let label: Label = serde_json::from_str(&facts.label).ok()?;
-            (label.vm.cluster == self.node.cluster).then_some((label, facts))
-        };
-        Ok(all.into_iter().filter_map(of).collect())
+        Ok(all.into_iter().filter_map(|facts| Some((self.label(&facts)?, facts))).collect())
     }
 
-    /// Notes a VM with vmd, under ids that no other has.
-    async fn note(&self, vm: String, label: String, spec: &VmSpec) -> Result<(), DriverError> {
+    /// Of one of this cluster's VMs.
+    fn label(&self, facts: &VmFacts) -> Option<Label> {
+        let label: Label = serde_json::from_str(&facts.label).ok()?;
+        (label.vm.cluster == self.node.cluster).then_some(label)
+    }
+
+    /// Notes a VM with vmd, under ids that none of `all` has, which are all of vmd's.
+    async fn note(
+        &self,
+        vm: String,
+        label: String,
+        spec: &VmSpec,
+        all: &[VmFacts],
+    ) -> Result<(), DriverError> {
         let (images, image) = (self.images.clone(), spec.image.clone());
         let imported = spec.image_digest.as_ref().map(|digest| images::dir(&self.node.root).join(digest));
         let image = tokio::task::spawn_blocking(move || image::open(&images, &image, imported))
             .await
             .map_err(|error| DriverError::new(Class::Locked, error.to_string()))??;
-        let all = self.helper.call::<vmd::List>(&()).await?;
-        let uid_base = free_base(self.node.uid_base, &all)
+        let uid_base = free_base(self.node.uid_base, all)
             .ok_or_else(|| DriverError::new(Class::NoSpace, "all ids for VMs are taken"))?;
         let config = bundle::config(&vm, uid_base, image.host_dirs);
         let request = CreateRequest {
@@ -219,11 +217,12 @@ impl Oci {
     async fn make(&self, vm: &VmId, spec: &VmSpec) -> Result<(), DriverError> {
         check(spec)?;
         let _turn = self.making.lock().await;
-        let all = self.labelled().await?;
-        if all.iter().any(|(label, _)| label.vm == *vm) {
+        let all = self.helper.call::<vmd::List>(&()).await?;
+        let labels: Vec<_> = all.iter().filter_map(|facts| self.label(facts)).collect();
+        if labels.iter().any(|label| label.vm == *vm) {
             return Err(DriverError::new(Class::Exists, format!("{vm} is there already")));
         }
-        let used = all.iter().map(|(label, _)| label.spec.memory_mib).fold(0, u64::saturating_add);
+        let used = labels.iter().map(|label| label.spec.memory_mib).fold(0, u64::saturating_add);
         let room = self.node.room.memory_mib;
         if used.saturating_add(spec.memory_mib) > room {
             let text = format!("{} MiB of memory wanted, {used} of {room} MiB are in use", spec.memory_mib);
@@ -231,7 +230,7 @@ impl Oci {
         }
         let label = Label { vm: *vm, spec: spec.clone() };
         let label = serde_json::to_string(&label).expect("plain structs have a JSON form");
-        self.note(vm.to_string(), label, spec).await
+        self.note(vm.to_string(), label, spec, &all).await
     }
 
     /// Makes a VM, runs a command in it, removes it.
@@ -251,7 +250,8 @@ impl Oci {
         let vm = VmName { vm: "gantry-probe".to_owned() };
         // One that an earlier probe left when it was given up.
         let _ = self.helper.call::<vmd::Remove>(&vm).await;
-        self.note(vm.vm.clone(), String::new(), &spec).await?;
+        let all = self.helper.call::<vmd::List>(&()).await?;
+        self.note(vm.vm.clone(), String::new(), &spec, &all).await?;
         let ran = self.run_true(&vm.vm).await;
         self.helper.call::<vmd::Remove>(&vm).await?;
         drop(turn);

@@ -116,6 +116,23 @@ async fn the_death_of_pid_1_or_of_the_runtime_ends_the_vm() {
 }
 
 #[tokio::test]
+async fn the_runtime_runs_from_a_copy_that_nobody_can_write() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    let (_, runtime) = processes(&bed, &vm(1).to_string());
+    // runc is gone by now.
+    if let Some(pid) = runtime {
+        let exe = format!("/proc/{pid}/exe");
+        let target = std::fs::read_link(&exe).expect("a program");
+        // A runtime that had copied itself once more would have named the copy.
+        assert_eq!(target.to_string_lossy(), "/memfd:crun (deleted)");
+        assert!(std::fs::OpenOptions::new().write(true).open(&exe).is_err());
+    }
+    oci.destroy(&vm(1)).await.expect("destroyed");
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn an_ordered_stop_of_vmd_leaves_no_groups() {
     let mut bed = Bed::new().await;
     let _oci = bed.start(1).await;

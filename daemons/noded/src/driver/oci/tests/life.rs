@@ -2,7 +2,7 @@
 
 use super::bed::*;
 use crate::driver::{Class, Driver, Ended, Output};
-use gantry_proto::noded::VmSpec;
+use gantry_proto::noded::{OpenLimits, VmSpec};
 use gantry_proto::vmd::VmLimits;
 use std::time::Duration;
 
@@ -74,6 +74,37 @@ async fn limits_are_lowered_and_never_raised() {
     let end = oci.wait(&vm(1), "half").await.expect("ended");
     assert_eq!(half.ended, Ended::Exit(0));
     assert!(end.cpu_us / 1000 < end.wall_ms * 9 / 10, "at half a CPU: {end:?}");
+}
+
+#[tokio::test]
+async fn the_work_s_limits_hold_until_others_are_set_also_after_its_end() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    let few = OpenLimits { memory_mib: 64, pids: 8, disk_mib: 4 };
+    oci.limit_work(&vm(1), Some(few)).await.expect("lowered");
+    let hungry = "/usr/bin/python3 -c 'x = bytearray(90 << 20)'";
+    assert_eq!(sh(&oci, 1, "low", hungry).await.ended, Ended::Memory);
+    let fill = "head -c 8M /dev/zero >/tmp/x; code=$?; rm /tmp/x; exit $code";
+    assert_eq!(sh(&oci, 1, "full", fill).await.ended, Ended::Exit(1));
+    for above in [
+        OpenLimits { memory_mib: 129, ..few },
+        OpenLimits { pids: 65, ..few },
+        OpenLimits { disk_mib: 33, ..few },
+        OpenLimits { pids: 0, ..few },
+    ] {
+        assert_eq!(class(oci.limit_work(&vm(1), Some(above)).await), Some(Class::Refused), "{above:?}");
+    }
+    // The same once more: nothing is written, and it still holds.
+    oci.limit_work(&vm(1), Some(few)).await.expect("set");
+    assert_eq!(sh(&oci, 1, "low2", hungry).await.ended, Ended::Memory);
+    // Its end leaves no room for processes and restores the VM's own limits.
+    oci.end_work(&vm(1)).await.expect("ended");
+    assert_eq!(sh(&oci, 1, "high", hungry).await.ended, Ended::Exit(0));
+    oci.limit_work(&vm(1), Some(few)).await.expect("lowered");
+    assert_eq!(sh(&oci, 1, "low3", hungry).await.ended, Ended::Memory);
+    oci.limit_work(&vm(1), None).await.expect("its own");
+    assert_eq!(sh(&oci, 1, "high2", hungry).await.ended, Ended::Exit(0));
+    assert_eq!(sh(&oci, 1, "room", fill).await.ended, Ended::Exit(0));
 }
 
 #[tokio::test]

@@ -7,3 +7,4 @@ mod crash;
 mod ends;
 mod hostile;
 mod life;
+mod older;
