@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod args;
+mod away;
 pub mod command;
 pub mod error;
 pub mod filter;

@@ -4,18 +4,13 @@
 use crate::error::CliError;
 use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
-use gantry_proto::boot::{DaemonState, DaemonStatus, Status};
 use gantry_proto::hello::Hello;
 use gantry_rpc::Client;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Names a directory with the sibling programs, in place of the one this program lies in.
 pub const LIBEXEC_ENV: &str = "GANTRY_LIBEXEC";
-
-/// How long boot may take to say how the daemons stand.
-const BOOT_ANSWER: Duration = Duration::from_secs(5);
 
 /// The role file, if this node belongs to a cluster.
 ///
@@ -78,53 +73,6 @@ pub fn no_cluster(root: &Root) -> CliError {
          with \"gnt-node add\" on its master. If the root is another one, name it with --root or GANTRY_ROOT.",
         root.role_file().display()
     ))
-}
-
-/// "luxid does not answer", with what to do.
-pub async fn luxid_away(root: &Root, error: &io::Error) -> CliError {
-    match luxid_status(root).await {
-        Some(luxid) if luxid.state == DaemonState::Stopped => return stopped(root),
-        Some(luxid) => return does_not_stay_up(root, &luxid),
-        None => {}
-    }
-    CliError::plain(format!(
-        "Cannot communicate with the master daemon.\nIs the process running and listening for connections?\n\
-         ({}: {error})\nStart the node's daemons with \"gantry-boot --root {} --daemonize\"; the logs are in {}.",
-        root.socket("luxi.sock").display(),
-        root.path().display(),
-        root.log().display()
-    ))
-}
-
-/// "luxid was stopped on purpose", with what to do; none when it was not, or boot can't say.
-pub async fn luxid_stopped(root: &Root) -> Option<CliError> {
-    let luxid = luxid_status(root).await?;
-    (luxid.state == DaemonState::Stopped).then(|| stopped(root))
-}
-
-fn stopped(root: &Root) -> CliError {
-    CliError::plain(format!(
-        "Cannot communicate with the master daemon: luxid was stopped.\n\
-         Start this node's daemons with \"gantry daemon start --root {}\".",
-        root.path().display()
-    ))
-}
-
-fn does_not_stay_up(root: &Root, luxid: &DaemonStatus) -> CliError {
-    CliError::plain(format!(
-        "Cannot communicate with the master daemon: luxid does not stay up ({}; started {} times by boot).\n\
-         The last lines of {} say why; boot starts it again until it lives.",
-        if luxid.why.is_empty() { "no reason known" } else { &luxid.why },
-        luxid.starts,
-        root.log().join("luxid.log").display()
-    ))
-}
-
-/// What boot says of luxid; none when no boot answers.
-async fn luxid_status(root: &Root) -> Option<DaemonStatus> {
-    let boot = boot(root).await.ok()??;
-    let all = boot.call::<Status>(&(), BOOT_ANSWER).await.ok()?;
-    all.into_iter().find(|daemon| daemon.name == "luxid")
 }
 
 /// Whether a boot runs on this root.

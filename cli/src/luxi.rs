@@ -4,7 +4,7 @@
 //! a repeated one could make a second job.
 
 use crate::error::CliError;
-use crate::local;
+use crate::{away, local};
 use gantry_model::error::GanetiError;
 use gantry_model::root::Root;
 use serde_json::{Value, json};
@@ -26,6 +26,8 @@ const CALL: Duration = Duration::from_secs(180);
 const CONNECT: Duration = Duration::from_secs(30);
 /// The same when nothing here would start it again.
 const CONNECT_UNATTENDED: Duration = Duration::from_secs(1);
+/// How often boot is asked whether waiting is in vain; first after so long.
+const IN_VAIN: Duration = Duration::from_secs(3);
 /// Between attempts to connect.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Attempts of a reading call whose connection breaks under it.
@@ -48,7 +50,7 @@ impl Luxi {
     /// Not the master, no cluster, luxid does not come back, no permission: each with what to do.
     pub async fn connect(root: &Root) -> Result<Self, CliError> {
         let began = Instant::now();
-        let mut patience = None;
+        let (mut patience, mut in_vain) = (None, IN_VAIN);
         loop {
             match gantry_rpc::unix::connect(&root.socket("luxi.sock")).await {
                 Ok(stream) => return Ok(Self { root: root.clone(), stream, rest: Vec::new() }),
@@ -59,14 +61,20 @@ impl Luxi {
                     // Each time: a master that came back and was replaced meanwhile is told so by its nodes.
                     local::check_master(root)?;
                     if patience.is_none() {
-                        if let Some(stopped) = local::luxid_stopped(root).await {
+                        if let Some(stopped) = away::luxid_stopped(root).await {
                             return Err(stopped);
                         }
                         patience =
                             Some(if local::boot_answers(root).await { CONNECT } else { CONNECT_UNATTENDED });
                     }
                     if patience.is_some_and(|p| began.elapsed() >= p) {
-                        return Err(local::luxid_away(root, &error).await);
+                        return Err(away::luxid_away(root, &error).await);
+                    }
+                    if began.elapsed() >= in_vain {
+                        if let Some(why) = away::luxid_in_vain(root).await {
+                            return Err(why);
+                        }
+                        in_vain += IN_VAIN;
                     }
                 }
             }

@@ -50,7 +50,7 @@ pub async fn connect(session: &Session) -> Result<Client, CliError> {
             patience = Some(if attended { AWAY } else { Duration::from_secs(1) });
         }
         if patience.is_some_and(|p| began.elapsed() >= p) {
-            return Err(local::luxid_away(&session.root, &error).await);
+            return Err(crate::away::luxid_away(&session.root, &error).await);
         }
         sleep(PAUSE).await;
     }

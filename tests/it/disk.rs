@@ -3,6 +3,7 @@
 //!
 //! The small disks are in a mount namespace of the test's own thread, which its children share.
 
+use super::failover::copies;
 use super::step;
 use anyhow::{Context, Result, ensure};
 use gantry_tests::leak::Site;
@@ -44,6 +45,12 @@ impl Disk {
             while file.write_all(&vec![0; grain]).is_ok() {}
         }
         Ok(())
+    }
+
+    /// Busy while somebody has a file open for writing.
+    fn set_read_only(&self, yes: bool) -> Result<()> {
+        let only = if yes { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+        Ok(mount(None::<&str>, &self.0, None::<&str>, MsFlags::MS_REMOUNT | only, None::<&str>)?)
     }
 
     fn make_room(&self) -> Result<()> {
@@ -104,6 +111,64 @@ fn a_master_with_a_full_disk_goes_on_once_there_is_room() {
     });
 }
 
+/// A tag that is acknowledged; and what `info` says of the copies of the last node then.
+fn goes_on(cluster: &VirtualCluster, tag: &str) -> Result<String> {
+    cluster.run(&["cluster", "add-tags", tag])?;
+    let info = cluster.run(&["cluster", "info"])?;
+    let name = format!("{}: has row", cluster.nodes[2].name);
+    Ok(info.lines().filter(|line| line.contains(&name)).collect::<Vec<_>>().join("\n"))
+}
+
+#[test]
+fn a_candidate_whose_disk_takes_nothing_is_told_and_catches_up() {
+    let dir = directory().expect("a directory");
+    let disk = Disk::mount(&dir.path().join("n3/var/lib"), 32).expect("a small disk");
+    let options = Options { dir: Some(dir.path().to_owned()), ..Options::new(3) };
+    let cluster = VirtualCluster::start(&options).expect("the cluster starts");
+    let mut tags = 0;
+    let mut next = || {
+        tags += 1;
+        format!("tag{tags}")
+    };
+    step("three copies", || copies(&cluster, 3));
+    let mut hurt = |name: &str, word: &str, hurt: &dyn Fn() -> Result<()>, heal: &dyn Fn() -> Result<()>| {
+        step(&format!("{name}: the others go on, and what is wrong is said"), || {
+            hurt()?;
+            let mut said = String::new();
+            wait::until("the copy lacks rows and says why", PATIENCE, || {
+                said = goes_on(&cluster, &next()).ok()?;
+                said.lines().all(|line| !line.contains("lacks none") && line.contains(word)).then_some(())
+            })
+            .with_context(|| said.clone())?;
+            let (_, said) = cluster.refused(&["cluster", "verify"])?;
+            ensure!(said.contains(&cluster.nodes[2].name), "{said}");
+            Ok(())
+        });
+        step(&format!("{name}: writable again it catches up by itself"), || {
+            heal()?;
+            copies(&cluster, 3)?;
+            cluster.run(&["cluster", "verify"]).map(drop)
+        });
+    };
+    let frozen = || {
+        cluster.kill_node(2)?;
+        disk.set_read_only(true)?;
+        cluster.boot(2)?;
+        let log = cluster.nodes[2].root.join("var/log/gantry/noded.log");
+        wait::until("its noded says what is wrong", PATIENCE, || {
+            let log = fs::read_to_string(&log).ok()?.to_lowercase();
+            (log.contains("read-only") || log.contains("readonly")).then_some(())
+        })
+    };
+    hurt("read-only", "can't connect", &frozen, &|| disk.set_read_only(false));
+    hurt("full", "full", &|| disk.fill(), &|| disk.make_room());
+    step("nothing acknowledged is lost", || {
+        let known = cluster.run(&["cluster", "list-tags"])?;
+        ensure!((1..=tags).all(|n| known.lines().any(|tag| tag == format!("tag{n}"))), "{known}");
+        Ok(())
+    });
+}
+
 /// Submits jobs until the disk shows: those acknowledged before. Then a command says whose log to read.
 fn until_refused(cluster: &VirtualCluster) -> Result<Vec<u64>> {
     let mut acknowledged = Vec::new();
@@ -120,7 +185,7 @@ fn until_refused(cluster: &VirtualCluster) -> Result<Vec<u64>> {
     ensure!(!refused.starts_with("SubmitJob") || refused.contains("luxid"), "no clear sentence: {refused}");
     let (_, said) = cluster.refused(&["cluster", "add-tags", "none"])?;
     ensure!(
-        said.contains("luxid does not stay up") && said.contains("luxid.log"),
+        said.contains("does not stay up") && said.contains("disk is full"),
         "who is to be looked at: {said}"
     );
     let log = fs::read_to_string(cluster.master().root.join("var/log/gantry/luxid.log"))?;

@@ -312,8 +312,17 @@ impl VirtualCluster {
     /// # Errors
     /// When it can't be started.
     pub fn boot(&self, number: usize) -> Result<()> {
+        self.boot_with(number, &[])
+    }
+
+    /// As [`VirtualCluster::boot`], with more in its environment.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn boot_with(&self, number: usize, environment: &[(&str, &str)]) -> Result<()> {
         let node = &self.nodes[number];
         let status = Command::new(self.programs.join("gantry-boot"))
+            .envs(environment.iter().copied())
             .arg("--root")
             .arg(&node.root)
             .arg("--daemonize")

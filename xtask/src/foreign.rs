@@ -22,6 +22,8 @@ const RUNTIME_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/us
 const IN_VMS: [(&str, &str); 2] = [("/usr/bin/python3", "python3"), ("/usr/bin/gcc", "gcc")];
 /// The C library's headers, which gcc's package only recommends.
 const HEADERS: (&str, &str) = ("/usr/include/stdio.h", "libc6-dev");
+/// Shows the daemons of a test another time.
+const FAKETIME: (&str, &str) = ("/usr/bin/faketime", "faketime");
 /// Only for comparison, in the benches.
 const PODMAN: (&str, &str) = ("/usr/bin/podman", "podman");
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -31,6 +33,7 @@ pub fn install() -> Result<()> {
     if !PROOFS.iter().all(|proof| Path::new(proof).exists()) {
         packages(&PACKAGES, "Ganeti's own clients, for the compatibility tests")?;
     }
+    missing(&[FAKETIME], "clocks that are years off, in tests")?;
     runtime()?;
     in_vms()
 }

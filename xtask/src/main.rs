@@ -1,10 +1,11 @@
-//! The doors of the project: `cargo xtask quickstart|build|test|ci|dev-cluster|bench|man|tidy`. What people and CI run is the same.
+//! The doors of the project: `cargo xtask quickstart|build|test|soak|ci|dev-cluster|bench|man|tidy`. What people and CI run is the same.
 
 mod build;
 mod dev_cluster;
 mod foreign;
 mod quickstart;
 mod run;
+mod soak;
 mod test;
 mod tidy;
 
@@ -41,6 +42,15 @@ enum Door {
     Test {
         /// Only tests whose names contain this
         filter: Option<String>,
+    },
+    /// The tests of copies, failover and storms with larger numbers, round after round
+    Soak {
+        /// No round begins after so many minutes
+        #[arg(long, default_value_t = 60)]
+        minutes: u32,
+        /// Seed of the first round
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// All that CI runs: format, lints, tidy, tests
     Ci,
@@ -81,6 +91,7 @@ fn open(door: Door) -> Result<()> {
         Door::Quickstart { keep, .. } => quickstart::run(keep),
         Door::Build { release } => build::all(release).map(|_| ()),
         Door::Test { filter } => test::all(filter.as_deref()),
+        Door::Soak { minutes, seed } => soak::run_for(minutes, seed),
         Door::Ci => test::ci(),
         Door::DevCluster { nodes } => dev_cluster::run(nodes),
         Door::Bench { filter } => build::bench(filter.as_deref()),

@@ -323,6 +323,7 @@ impl<L: Link, F: FnMut(Event) + Send> Engine<'_, L, F> {
         let mine = self.link.call::<noded::CopyPromise>(self.me, request(), deadline).await;
         let mine = mine.map_err(ElectError::Own)?;
         let mine = promised(&mine).map_err(|why| ElectError::OwnPromise { epoch, why: why.to_string() })?;
+        gantry_rt::crash::point("elect-own-promise");
         let mut promises = vec![(self.me, mine)];
         let others: BTreeSet<NodeUuid> = ask.iter().map(|member| NodeUuid(member.node)).collect();
         let calls = others.into_iter().filter(|node| *node != self.me).map(|node| {
@@ -359,7 +360,9 @@ impl<L: Link, F: FnMut(Event) + Send> Engine<'_, L, F> {
     /// Tells the own noded, which writes role.json.
     async fn take(&mut self, won: Fence) -> Result<Outcome, ElectError> {
         let deadline = Duration::from_millis(ELECTED_MS);
+        gantry_rt::crash::point("elect-won");
         let taken = self.link.call::<noded::Elected>(self.me, won, deadline).await;
+        gantry_rt::crash::point("elect-taken");
         taken.map_err(|why| ElectError::NotTaken { epoch: won.epoch, why })?;
         (self.say)(Event::Won { epoch: won.epoch });
         Ok(Outcome::Won(won))

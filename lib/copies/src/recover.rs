@@ -84,6 +84,7 @@ pub async fn start<L: Link>(
     }
     let (opened, claim) = recovered?;
     let lead = blocking(move || opened.lead(&claim).map_err(CopiesError::from)).await?;
+    crash_point(log, "led");
     let Start { root, link, stop, .. } = start;
     let parts = Parts { link, root, log, me, claim, stop: stop.clone() };
     let handle = CopiesHandle::spawn(parts, lead.writer());
@@ -94,12 +95,20 @@ pub async fn start<L: Link>(
         () = stop.cancelled() => Err(CopiesError::Stopped),
     };
     match loaded {
-        Ok(started) => Ok((started, handle)),
+        Ok(started) => {
+            crash_point(log, "committed");
+            Ok((started, handle))
+        }
         Err(why) => {
             handle.end();
             Err(why)
         }
     }
+}
+
+/// Where a test may end a start.
+fn crash_point(log: LogKind, step: &str) {
+    gantry_rt::crash::point(&format!("recover-{log:?}-{step}"));
 }
 
 struct Recovery<'a, L> {
@@ -146,12 +155,15 @@ impl<L: Link> Recovery<'_, L> {
             let promised;
             (opened, promised) = on(opened, move |opened| opened.promise(&claim)).await?;
             let own = promised.map_err(|why| deposed("this node's own copy".to_owned(), term, why))?;
+            crash_point(self.log, "promised");
             let mut answers = BTreeMap::from([(self.me.node, facts::facts(&own))]);
             match self.gather(&claim, &mut answers).await? {
                 Round::Higher(heard) => heard_terms.push(heard),
                 Round::Ready(best) => {
+                    crash_point(self.log, "gathered");
                     if best != self.me {
                         opened = self.adopt(opened, &claim, best).await?;
+                        crash_point(self.log, "adopted");
                     }
                     return Ok((opened, claim));
                 }

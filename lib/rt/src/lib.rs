@@ -16,6 +16,7 @@
 
 mod admin;
 pub mod clock;
+pub mod crash;
 mod daemon;
 pub mod files;
 mod logs;

@@ -18,6 +18,7 @@ use gantry_model::ids::NodeUuid;
 use gantry_model::root::Root;
 use gantry_proto::wconfd::{CopyStatus, LearnerInQ, ListInQRequest, MembersReply};
 use gantry_rpc::CallError;
+use gantry_rt::crash;
 use gantry_store::core::settle::{Members as Object, NextQ, SeenQ, next_q};
 use gantry_store::{Member, Writer};
 use prometheus_client::registry::Registry;
@@ -149,6 +150,7 @@ impl Copies {
             NextQ::Append(list) => {
                 tracing::info!(n = list.n, copies = list.members.len(), "the queue's copies change");
                 self.writer.append_list(list).map_err(LuxidError::Append)?;
+                crash::point("members-listed-in-Q");
                 Ok(None)
             }
             NextQ::Tell(n) => {
@@ -174,6 +176,7 @@ impl Copies {
         if *said == Some(Said { connection, request }) {
             return;
         }
+        crash::point("members-Q-to-be-told");
         match config.list_in_q(&request).await {
             Ok(()) => *said = Some(Said { connection, request }),
             Err(why) => tracing::debug!(%why, "wconfd does not hear of the queue's members"),

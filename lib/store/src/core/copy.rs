@@ -182,7 +182,7 @@ pub enum MakeRefusal {
     /// Another copy is here than the one to be replaced: the request came late.
     #[error("copy {0:?} is here now")]
     OtherCopy(Option<Uuid>),
-    /// The writer that asks is too old, or of another cluster.
+    /// The writer that asks is too old.
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
@@ -190,6 +190,7 @@ pub enum MakeRefusal {
 /// The vote of an empty copy `copy_id`, made instead of the copy `instead_of` (`None`: there is none). For a
 /// node that is in neither log's list (P2.2); what was here is put aside. Repeating the request changes nothing,
 /// and one that comes late finds another copy than it names: it must not empty a copy that has joined since.
+/// That the caller is of the node's own cluster is for the node to know; a disk of another one may have been put into it.
 ///
 /// # Errors
 /// Another copy is here, or the one here has promised a newer writer of the same history.
@@ -202,10 +203,8 @@ pub fn make(
 ) -> Result<Vote, MakeRefusal> {
     let found = here.map(|vote| vote.copy_id);
     if let Some(vote) = here {
-        if vote.cluster != claim.cluster {
-            return Err(Refusal::Stranger.into());
-        }
-        if vote.history == claim.history {
+        // What is of another history or another cluster has promised nothing to this one.
+        if (vote.cluster, vote.history) == (claim.cluster, claim.history) {
             standing(vote, claim, rules)?;
             if vote.copy_id == copy_id {
                 return Ok(vote.clone());

@@ -2,6 +2,7 @@
 
 use super::{Members, Shared, State, object, record};
 use gantry_proto::envelope::Code;
+use gantry_rt::crash;
 use gantry_store::core::settle::{NextW, SeenW, next_w};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,11 +70,18 @@ async fn step(shared: &Arc<Shared>) -> (NextW, Option<Duration>) {
     let next = state.next();
     let fed = shared.begun().learner;
     let written = match &next {
-        NextW::Publish(members) => shared.write(record(members), Vec::new()).await,
+        NextW::Publish(members) => {
+            crash::point("members-list-committed");
+            let written = shared.write(record(members), Vec::new()).await;
+            crash::point("members-published");
+            written
+        }
         NextW::Settle(members) => {
             let commands = shared.begun().list.as_ref().filter(|(n, _)| *n == members.n).cloned();
             let commands = commands.map(|(_, commands)| commands).unwrap_or_default();
+            crash::point("members-to-settle");
             let written = shared.write(record(members), commands).await;
+            crash::point("members-settled");
             match written {
                 Ok(index) => {
                     shared.begun().refused = None;

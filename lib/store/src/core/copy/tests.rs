@@ -222,5 +222,8 @@ fn an_empty_copy_is_made_instead_of_the_one_named() {
     assert_eq!(older, Err(MakeRefusal::Refused(Refusal::Promised(term(3, 2)))));
     let other = Claim { history: id(77), ..claim(term(2, 9), 1, 1) };
     assert_eq!(ask(other, Some(id(3)), id(9)).unwrap().history, id(77), "it joins another history");
+    let foreign = Claim { cluster: id(78), ..claim(term(2, 9), 1, 1) };
+    assert_eq!(ask(foreign, Some(id(3)), id(9)).unwrap().cluster, id(78), "a disk of another cluster");
+    assert_eq!(ask(foreign, None, id(9)), Err(MakeRefusal::OtherCopy(Some(id(3)))));
     assert!(make(None, &claim(term(1, 1), 1, 1), None, id(9), Rules::ALL).is_ok());
 }

@@ -1,0 +1,177 @@
+//! Crashes at each step of a failover and of a change of the candidates, in both logs, with whole nodes: `gantry_rt::crash`
+//! ends the daemon that comes by an armed point. Whatever was acknowledged is there afterwards, and the command, repeated,
+//! is carried out.
+
+use super::damage::Told;
+use super::{PATIENCE, copies};
+use crate::{cluster, step};
+use anyhow::{Context, Result, ensure};
+use gantry_tests::{VirtualCluster, wait};
+use std::fs;
+use std::path::PathBuf;
+
+/// Steps of a take-over by a node whose own copies lack rows: the elector's, then those of the start of both logs.
+const TAKE_OVER: [&str; 13] = [
+    "elect-own-promise",
+    "elect-won",
+    "elect-taken",
+    "recover-W-promised",
+    "recover-W-gathered",
+    "recover-W-adopted",
+    "recover-W-led",
+    "recover-W-committed",
+    "recover-Q-promised",
+    "recover-Q-gathered",
+    "recover-Q-adopted",
+    "recover-Q-led",
+    "recover-Q-committed",
+];
+/// Steps of a candidate that goes or comes.
+const GOES: [&str; 7] = [
+    "members-listed-in-W",
+    "members-list-committed",
+    "members-published",
+    "members-listed-in-Q",
+    "members-Q-to-be-told",
+    "members-to-settle",
+    "members-settled",
+];
+/// Further steps of one that comes.
+const COMES: [&str; 3] = ["members-copies-made", "members-learner-named", "members-learner-fed"];
+
+fn armed(cluster: &VirtualCluster, node: usize, point: &str) -> PathBuf {
+    cluster.nodes[node].root.join("crash").join(point)
+}
+
+/// Starts a node such that its points can be armed.
+fn boot(cluster: &VirtualCluster, node: usize) -> Result<()> {
+    let dir = cluster.nodes[node].root.join("crash");
+    fs::create_dir_all(&dir)?;
+    cluster.boot_with(node, &[("GANTRY_CRASH_DIR", &dir.to_string_lossy())])
+}
+
+fn start() -> VirtualCluster {
+    let cluster = cluster(3);
+    step("nodes whose points can be armed", || {
+        for node in 0..3 {
+            copies(&cluster, 3)?;
+            cluster.kill_node(node)?;
+            boot(&cluster, node)?;
+        }
+        copies(&cluster, 3)
+    });
+    cluster
+}
+
+/// Repeats a command until it succeeds, as its user would.
+fn until_done(cluster: &VirtualCluster, node: usize, args: &[&str]) -> Result<String> {
+    let mut said = String::new();
+    wait::until("the command, repeated, is carried out", PATIENCE, || {
+        let done = cluster.run_on(node, args);
+        said = done.as_ref().map_or_else(|why| format!("{why:#}"), Clone::clone);
+        done.ok()
+    })
+    .with_context(|| said)
+}
+
+/// Makes a node master though a daemon may die on the way. One that is master already says so.
+fn take_over(cluster: &VirtualCluster, node: usize) -> Result<()> {
+    let name = &cluster.nodes[node].name;
+    wait::until("the node is master", PATIENCE, || {
+        let _ = cluster.run_on(node, &["cluster", "master-failover"]);
+        let said = cluster.run_on(node, &["cluster", "getmaster"]).ok()?;
+        (said.trim() == name).then_some(())
+    })?;
+    cluster.led_by(node);
+    Ok(())
+}
+
+#[test]
+fn a_take_over_that_crashes_at_any_step_loses_nothing() {
+    let cluster = start();
+    let mut told = Told::default();
+    let mut master = 0;
+    for point in TAKE_OVER {
+        let next = (master + 1) % 3;
+        step(&format!("{point}: a node that lacks rows takes over"), || {
+            cluster.kill_node(next)?;
+            told.tag(&cluster, &format!("before-{point}"))?;
+            cluster.kill_node(master)?;
+            boot(&cluster, next)?;
+            let armed = armed(&cluster, next, point);
+            fs::write(&armed, "")?;
+            take_over(&cluster, next)?;
+            ensure!(!armed.exists(), "nothing came by {point}");
+            told.tag(&cluster, &format!("after-{point}"))?;
+            told.is_there(&cluster)?;
+            boot(&cluster, master)?;
+            copies(&cluster, 3)
+        });
+        master = next;
+    }
+    step("the cluster is sound", || cluster.run(&["cluster", "verify"]).map(drop));
+}
+
+/// Candidates come and go; at each step the daemon dies, and goes on.
+#[test]
+fn a_change_of_candidates_that_crashes_at_any_step_is_carried_out() {
+    let cluster = start();
+    let mut told = Told::default();
+    let name = cluster.nodes[2].name.clone();
+    for (word, points) in [("no", &GOES[..]), ("yes", &[&GOES[..], &COMES[..]].concat())] {
+        let other = if word == "no" { "yes" } else { "no" };
+        for point in points {
+            step(&format!("-C {word}, {point}"), || {
+                until_done(&cluster, 0, &["node", "modify", "-C", other, &name])?;
+                let armed = armed(&cluster, 0, point);
+                fs::write(&armed, "")?;
+                until_done(&cluster, 0, &["node", "modify", "-C", word, &name])?;
+                ensure!(!armed.exists(), "nothing came by {point}");
+                told.tag(&cluster, &format!("{word}-{point}"))?;
+                copies(&cluster, if word == "yes" { 3 } else { 2 })
+            });
+        }
+    }
+    step("all is there", || {
+        told.is_there(&cluster)?;
+        cluster.run(&["cluster", "verify"]).map(drop)
+    });
+}
+
+/// The same, and the whole master with it: the next one finds the two logs at different steps and brings them together.
+#[test]
+fn a_change_of_candidates_that_its_master_does_not_survive_is_settled_by_the_next() {
+    let cluster = start();
+    let mut told = Told::default();
+    let mut master = 0;
+    for (number, point) in [&GOES[..], &COMES[..]].concat().into_iter().enumerate() {
+        let (next, third) = ((master + 1) % 3, (master + 2) % 3);
+        // The third goes and comes, in turn; those points that only a coming one passes are met by a coming one.
+        let comes = number % 2 == 1 || COMES.contains(&point);
+        let name = cluster.nodes[third].name.clone();
+        step(&format!("{point}, {}", if comes { "comes" } else { "goes" }), || {
+            if comes {
+                until_done(&cluster, master, &["node", "modify", "-C", "no", &name])?;
+            }
+            let armed = armed(&cluster, master, point);
+            fs::write(&armed, "")?;
+            let word = if comes { "yes" } else { "no" };
+            let mut command = cluster.command_on(master, &["node", "modify", "-C", word, &name]);
+            let mut child =
+                command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+            let fired = wait::until("the point is come by", PATIENCE, || (!armed.exists()).then_some(()));
+            let killed = cluster.kill_node(master);
+            child.wait()?;
+            fired.and(killed)?;
+            // Two candidates, or three, whatever the two logs say: with the dead one back there is a majority of each.
+            boot(&cluster, master)?;
+            take_over(&cluster, next)?;
+            told.tag(&cluster, &format!("after-{point}"))?;
+            until_done(&cluster, next, &["node", "modify", "-C", "yes", &name])?;
+            copies(&cluster, 3)?;
+            told.is_there(&cluster)?;
+            cluster.run(&["cluster", "verify"]).map(drop)
+        });
+        master = next;
+    }
+}
