@@ -4,8 +4,9 @@
 use crate::run::{cargo, run};
 use crate::{build, foreign};
 use anyhow::{Context, Result};
+use gantry_tests::Random;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Histories of each profile of the simulation: a hundred times those of `cargo xtask test`.
 const SIM_SEEDS: &str = "20000";
@@ -27,7 +28,7 @@ pub fn run_for(minutes: u32, seed: Option<u64>) -> Result<()> {
     foreign::install()?;
     let programs = build::all(false)?;
     let end = Instant::now() + Duration::from_secs(u64::from(minutes) * 60);
-    let first = seed.map_or_else(clock, Ok)?;
+    let first = seed.unwrap_or_else(|| Random::from_env("soak").seed());
     eprintln!("soak: the simulation, {SIM_SEEDS} seeds of each profile");
     let mut sim = cargo(&["test", "--release", "--package", "gantry-sim", "--test", "seeds"]);
     run(sim.env("GANTRY_SEEDS", SIM_SEEDS))?;
@@ -56,9 +57,4 @@ fn round(programs: &Path, seed: u64) -> Result<()> {
         run(command.env("GANTRY_FAILOVER_ROUNDS", FAILOVERS).env("GANTRY_STORM_S", STORM_S))?;
     }
     Ok(())
-}
-
-/// A first seed that is another one each time.
-fn clock() -> Result<u64> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
 }
