@@ -40,12 +40,14 @@ pub use crate::core::row::{
 pub use crate::core::rules::Rule;
 pub use error::StoreError;
 pub use io::alone::{Alone, go_alone};
+pub use io::backup::{Rebirth, backup, rebirth, snapshot_objects, writer_runs};
 pub use io::copy::{Copy, CopyOptions, EmptyCopy};
 pub use io::create::{Birth, create};
 pub use io::feed::{CopyView, Shipment};
 pub use io::files::{LogKind, file_of};
 pub use io::look::{AppendRefusal, Bodies, Fetched, Look, NoBodies, SnapshotFile};
 pub use io::opened::{Lead, Opened};
+pub use io::snapshot::Head as SnapshotHead;
 pub use io::read::{READ_BYTES_MAX, read_batches};
 pub use io::seed::seed;
 pub use io::start::{StartOptions, Started, start};
