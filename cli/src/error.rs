@@ -93,8 +93,23 @@ impl CliError {
 
     /// A failure whose text is made from a cause: "what: why".
     pub fn plain(text: impl Into<String>) -> Self {
-        Self::Plain(text.into())
+        Self::Plain(without_numbers(text.into()))
     }
+}
+
+/// Without the numbers that the standard library adds to the words of a system's error: the words say it.
+pub fn without_numbers(mut text: String) -> String {
+    const BEGIN: &str = " (os error ";
+    while let Some(at) = text.find(BEGIN) {
+        let rest = &text[at + BEGIN.len()..];
+        match rest.find(')') {
+            Some(end) if rest[..end].bytes().all(|b| b.is_ascii_digit()) => {
+                text.replace_range(at..=at + BEGIN.len() + end, "");
+            }
+            _ => break,
+        }
+    }
+    text
 }
 
 impl From<crate::filter::FilterError> for CliError {
@@ -154,6 +169,16 @@ mod tests {
     use super::*;
     use gantry_model::error::Ecode;
     use serde_json::json;
+
+    #[test]
+    fn causes_are_words_without_numbers() {
+        let gone = std::io::Error::from_raw_os_error(2);
+        assert_eq!(
+            CliError::plain(format!("cannot read a: {gone}; cannot read b: {gone}; try c")).to_string(),
+            "cannot read a: No such file or directory; cannot read b: No such file or directory; try c"
+        );
+        assert_eq!(CliError::plain("odd (os error x) text").to_string(), "odd (os error x) text");
+    }
 
     #[test]
     fn errors_read_as_ganetis() {

@@ -92,6 +92,19 @@ impl Listing {
     }
 }
 
+/// What a list was answered.
+pub struct Listed {
+    answer: Answer,
+    raw: Value,
+}
+
+impl Listed {
+    /// Whether there is nothing to show.
+    pub fn is_empty(&self) -> bool {
+        self.answer.data.is_empty()
+    }
+}
+
 impl Session {
     /// Queries and prints a table.
     ///
@@ -104,10 +117,10 @@ impl Session {
         names: &[String],
     ) -> Result<(), CliError> {
         let filter = filter::from_args(names, options.filter, listing.key, listing.numeric)?;
-        self.list_filtered(listing, options, filter).await.map(drop)
+        self.list_filtered(listing, options, filter).await
     }
 
-    /// As [`Session::list`], with the filter made already; how many rows there were.
+    /// As [`Session::list`], with the filter made already.
     ///
     /// # Errors
     /// As [`Session::list`].
@@ -116,10 +129,37 @@ impl Session {
         listing: &Listing,
         options: &ListOptions,
         filter: Value,
-    ) -> Result<usize, CliError> {
+    ) -> Result<(), CliError> {
+        let listed = self.listed(listing, options, filter).await?;
+        self.show_listed(listing, options, &listed)
+    }
+
+    /// What [`Session::list`] shows, unseen.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn listed(
+        &mut self,
+        listing: &Listing,
+        options: &ListOptions,
+        filter: Value,
+    ) -> Result<Listed, CliError> {
         let fields = listing.fields(options.output.as_deref())?;
         let raw = self.call("Query", json!([listing.what, fields, filter])).await?;
-        let answer = answer(&raw)?;
+        Ok(Listed { answer: answer(&raw)?, raw })
+    }
+
+    /// Shows it.
+    ///
+    /// # Errors
+    /// Unknown fields; the screen's.
+    pub fn show_listed(
+        &mut self,
+        listing: &Listing,
+        options: &ListOptions,
+        listed: &Listed,
+    ) -> Result<(), CliError> {
+        let Listed { answer, raw } = listed;
         let unknown = answer.unknown_fields().join(", ");
         if !unknown.is_empty() {
             self.screen.note(&format!("Warning: Queried for unknown fields {unknown}"));
@@ -135,11 +175,11 @@ impl Session {
                 verbose: options.verbose,
                 zone: self.zone.clone(),
             };
-            for line in lines(&answer, &style, listing.overrides) {
+            for line in lines(answer, &style, listing.overrides) {
                 self.screen.line(&line)?;
             }
         }
-        if unknown.is_empty() { Ok(answer.data.len()) } else { Err(CliError::Told(EXIT_UNKNOWN_FIELD)) }
+        if unknown.is_empty() { Ok(()) } else { Err(CliError::Told(EXIT_UNKNOWN_FIELD)) }
     }
 
     /// Queries rows as objects by field name; what is missing is null.

@@ -154,6 +154,14 @@ const GIVEN: &[(&str, &str)] = &[
     ("lease_s_max", "--lease-max, in seconds,"),
 ];
 
+/// What the server calls what has changed, and what is printed for it.
+const SHOWN: &[(&str, &str)] = &[
+    ("memory_mib", "memory (MiB)"),
+    ("disk_mib", "disk (MiB)"),
+    ("wall_s_max", "wall-max (s)"),
+    ("lease_s_max", "lease-max (s)"),
+];
+
 /// Runs one command.
 ///
 /// # Errors
@@ -208,7 +216,12 @@ async fn modify(session: &mut Session, change: Modify) -> Result<(), CliError> {
     }
     let given = json!({"blueprint_name": change.blueprint, "set": set});
     let result = session.run_op("OP_BLUEPRINT_MODIFY", given, &change.job).await;
-    let result = result.map_err(|error| error.naming(GIVEN))?;
+    let mut result = result.map_err(|error| error.naming(GIVEN))?;
+    for pair in result.iter_mut().filter_map(Value::as_array_mut).flatten() {
+        if let Some((_, shown)) = SHOWN.iter().find(|(field, _)| pair[0] == **field) {
+            pair[0] = json!(shown);
+        }
+    }
     print_changes(session, &format!("Modified blueprint {}", change.blueprint), result.as_ref())
 }
 

@@ -84,10 +84,12 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
         Slot::List { names, list } => match names.as_slice() {
             [pool] if gantry_model::pool::is_name(pool) && !list.forces_filter() => {
                 let either = json!(["|", ["==", "pool", pool], ["==", "name", pool]]);
-                match session.list_filtered(&LIST, &list, either).await? {
-                    0 => none_of(session, pool).await,
-                    _ => Ok(()),
+                let listed = session.listed(&LIST, &list, either).await?;
+                // A refusal has no header above it.
+                if listed.is_empty() && !list.json {
+                    return none_of(session, pool).await;
                 }
+                session.show_listed(&LIST, &list, &listed)
             }
             _ => session.list(&LIST, &list, &names).await,
         },

@@ -56,7 +56,7 @@ fn what_was_changed_is_told() {
     let ended = stage.run("gnt-blueprint modify py -B memory=512 --enabled no");
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(
-        ended.out.ends_with("Modified blueprint py\n - memory_mib -> 512\n - enabled -> False\n"),
+        ended.out.ends_with("Modified blueprint py\n - memory (MiB) -> 512\n - enabled -> False\n"),
         "{ended:?}"
     );
     let op = &luxid.heard()[0].1[0][0];

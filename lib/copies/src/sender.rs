@@ -107,7 +107,11 @@ pub async fn run<L: Link>(shared: Arc<Shared<L>>, member: Member, stop: Cancella
                     "a copy is suspect: take it out and add it again as an empty one"
                 );
                 shared.writer.suspect(member.copy_id, &why);
-                shared.note(member, |entry| entry.suspect = Some(why));
+                shared.note(member, |entry| {
+                    // Why it did not answer before tells nothing any more.
+                    entry.why.clear();
+                    entry.suspect = Some(why);
+                });
                 return;
             }
             End::Deposed(why) => return shared.depose(member.node, why),

@@ -1,5 +1,6 @@
 //! The copies of both logs in `gnt-cluster info`: the answer of QueryMembers.
 
+use crate::error::without_numbers;
 use crate::output::info::Info;
 use crate::output::text::plain;
 use serde_json::Value;
@@ -46,7 +47,7 @@ fn line(copy: &Value) -> String {
         parts.push(format!("SUSPECT, does not count: {why}"));
     }
     if let Some(why) = copy["why"].as_str().filter(|why| !why.is_empty()) {
-        parts.push(why.to_owned());
+        parts.push(without_numbers(why.to_owned()));
     }
     parts.join(", ")
 }

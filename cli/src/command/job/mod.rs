@@ -205,7 +205,7 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
                 _ if !jobs.is_empty() => Err(CliError::Usage(
                     "give either jobs or states (--pending, --running, ...), not both".to_owned(),
                 )),
-                words => session.list_filtered(listing, &list, by_state(words)).await.map(drop),
+                words => session.list_filtered(listing, &list, by_state(words)).await,
             }
         }
         Job::ListFields { fields, table } => session.list_fields("job", &fields, &table).await,

@@ -52,6 +52,9 @@ pub async fn run(session: &mut Session, log: &Log) -> Result<(), CliError> {
         let why = if end.why.is_empty() { String::new() } else { format!(": {}", end.why) };
         session.screen.note(&crate::output::text::safe(&format!("Task {} {state}{why}", log.task)));
     }
+    if end.state == u8::from(TaskState::Cancelled) {
+        session.screen.note("What a cancelled task wrote is not kept once it has ended");
+    }
     Ok(())
 }
 

@@ -406,9 +406,20 @@ impl Master {
 
     /// Submits jobs through luxid's LUXI socket (`SubmitManyJobs`): opcodes whose result is further jobs.
     pub async fn submit_many(&self, jobs: &Value) -> Result<Value, OpFail> {
+        self.luxi("SubmitManyJobs", &json!([jobs])).await
+    }
+
+    /// How the copies of both logs stand: `QueryMembers`, whose `config` and `queue` are lists of
+    /// [`gantry_proto::wconfd::CopyStatus`].
+    pub async fn copies(&self) -> Result<Value, OpFail> {
+        self.luxi("QueryMembers", &json!([])).await
+    }
+
+    /// Asks luxid as its clients do.
+    async fn luxi(&self, method: &str, args: &Value) -> Result<Value, OpFail> {
         let ask = async {
             let mut stream = gantry_rpc::unix::connect(&self.root.socket("luxi.sock")).await?;
-            let mut text = json!({"method": "SubmitManyJobs", "args": [jobs]}).to_string().into_bytes();
+            let mut text = json!({"method": method, "args": args}).to_string().into_bytes();
             text.push(ETX);
             stream.write_all(&text).await?;
             let mut answer = Vec::new();
@@ -423,15 +434,15 @@ impl Master {
         };
         let answer = tokio::time::timeout(LUXI_CALL, ask)
             .await
-            .map_err(|_| OpFail::exec("luxid did not answer a submission in time"))?
-            .map_err(|why| OpFail::exec(format!("can't submit further jobs: {why}")))?;
+            .map_err(|_| OpFail::exec(format!("luxid did not answer {method} in time")))?
+            .map_err(|why| OpFail::exec(format!("can't ask luxid ({method}): {why}")))?;
         match (answer.get("success"), answer.get("result")) {
             (Some(Value::Bool(true)), Some(result)) => Ok(result.clone()),
             (_, Some(result)) => match GanetiError::from_value(result) {
                 Some(error) => Err(OpFail::Error(error)),
-                None => Err(OpFail::exec(format!("luxid refused further jobs: {result}"))),
+                None => Err(OpFail::exec(format!("luxid refused {method}: {result}"))),
             },
-            _ => Err(OpFail::exec("luxid's answer to a submission is no LUXI answer")),
+            _ => Err(OpFail::exec(format!("luxid's answer to {method} is no LUXI answer"))),
         }
     }
 }

@@ -5,9 +5,7 @@ use crate::error::{OpFail, failed};
 use gantry_model::config::Params;
 use gantry_model::ids::NodeUuid;
 use gantry_proto::codec::Json;
-use gantry_proto::wconfd::{
-    MemberChange, MemberChangeRequest, Members, MembersReply, SsconfValues, SsconfValuesReply,
-};
+use gantry_proto::wconfd::{MemberChange, MemberChangeRequest, SsconfValues, SsconfValuesReply};
 use gantry_rpc::Event;
 
 impl Master {
@@ -44,11 +42,6 @@ impl Master {
             }
             self.wait(&mut patience, &why).await?;
         }
-    }
-
-    /// The copies of W as wconfd sees them.
-    pub async fn members(&mut self) -> Result<MembersReply, OpFail> {
-        self.call::<Members>(&()).await
     }
 
     /// What every node's ssconf should be.

@@ -6,7 +6,8 @@ use crate::io::nodes::CALL;
 use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{AdminState, Group, Instance, Node, Slot, SlotState};
 use gantry_proto::noded::{NodeInfo, NodeInfoReply};
-use gantry_proto::wconfd::{CopyStatus, MembersReply, Want};
+use gantry_proto::wconfd::{CopyStatus, Want};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 
@@ -67,7 +68,7 @@ pub async fn config(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
     let instances: Vec<Instance> = cx.master.instances().await?;
     let mut findings = config_findings(&nodes, &groups, &instances, cluster.master_node);
     findings.extend(pool_findings(Pool::of(&nodes, cluster.candidate_pool_size, &[])));
-    findings.extend(copy_findings(&cx.master.members().await?));
+    findings.extend(copy_findings(&cx.master.copies().await?)?);
     cx.say("* Verifying all nodes belong to an existing group");
     for (kind, name, text) in &findings {
         error(cx, kind, name, text);
@@ -81,17 +82,30 @@ fn pool_findings(pool: Pool) -> Option<(&'static str, String, String)> {
     pool.is_short().then(|| ("cluster", "config".to_owned(), text))
 }
 
-/// Copies of the configuration that do not count, do not answer, or are far behind.
-fn copy_findings(members: &MembersReply) -> Vec<(&'static str, String, String)> {
-    let wrong = |copy: &CopyStatus| match &copy.suspect {
+/// Copies of either log that do not count, do not answer, or are far behind.
+fn copy_findings(copies: &Value) -> Result<Vec<(&'static str, String, String)>, OpFail> {
+    let mut found = Vec::new();
+    for (log, whose) in [("config", "configuration"), ("queue", "job queue")] {
+        let all = Vec::<CopyStatus>::deserialize(&copies[log])
+            .map_err(|why| OpFail::exec(format!("can't read how the copies stand: {why}")))?;
+        let wrong = all.into_iter().filter_map(|copy| Some((copy_finding(&copy, whose)?, copy.name)));
+        found.extend(wrong.map(|(text, name)| ("node", name, text)));
+    }
+    Ok(found)
+}
+
+/// What is wrong with a copy, and what to do.
+fn copy_finding(copy: &CopyStatus, whose: &str) -> Option<String> {
+    let node = &copy.name;
+    match &copy.suspect {
         Some(why) => Some(format!(
-            "its copy does not count: {why}; take the node out of the candidates and in again (gnt-node modify -C)"
+            "its copy of the {whose} does not count: {why}; have it fed anew: \"gnt-node modify -C no {node}\", then \
+             \"gnt-node modify -C yes {node}\""
         )),
-        None if !copy.why.is_empty() => Some(format!("its copy is not reached: {}", copy.why)),
-        None if copy.lag > LAG_MAX => Some(format!("its copy lacks {} changes", copy.lag)),
+        None if !copy.why.is_empty() => Some(format!("its copy of the {whose} is not reached: {}", copy.why)),
+        None if copy.lag > LAG_MAX => Some(format!("its copy of the {whose} lacks {} changes", copy.lag)),
         None => None,
-    };
-    members.copies.iter().filter_map(|copy| Some(("node", copy.name.clone(), wrong(copy)?))).collect()
+    }
 }
 
 /// Soft checks of `spec/config.md` §5: (kind, name, text) of what is wrong.

@@ -45,7 +45,8 @@ pub struct Lead {
 }
 
 impl Opened {
-    /// Takes the writer lock, checkpoints the files, makes missing projections, carries on a snapshot.
+    /// Takes the writer lock, checkpoints the files, makes missing projections, carries on a snapshot. All rows of the log
+    /// are checked (objects are when they are loaded), as a copy that follows checks its own: a writer whose log is damaged would confirm what it has lost.
     ///
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Busy`], [`StoreError::Cluster`], [`StoreError::Damaged`].
@@ -62,6 +63,7 @@ impl Opened {
             return Err(StoreError::Cluster { found, wanted });
         }
         admit::clear_spool(&disk.log)?;
+        sound(&disk)?;
         Ok(Opened { disk, lock, opts })
     }
 
@@ -191,6 +193,19 @@ impl Opened {
             writer::spawn(log, files, self.opts.queue).map_err(aside::io("start the writer of", &dir))?;
         Ok(Lead { writer, dir, log, vote, members, first })
     }
+}
+
+/// That the log is what was written. Alone, a log goes on without rows that were applied long ago: nobody else has them,
+/// and none that is still needed passes [`replay`] damaged.
+fn sound(disk: &Disk) -> Result<(), StoreError> {
+    let (conn, file, base) = (&disk.log.conn, disk.log.spec.name, disk.base()?);
+    let Err(error) = log::verify(conn, file, &base) else { return Ok(()) };
+    let (_, list) = log::newest_list(conn, file, &base)?;
+    if !error.is_damage() || list.members.len() > 1 {
+        return Err(error);
+    }
+    tracing::error!(log = ?disk.kind, why = error.chain(), "rows of this log are damaged; no other copy has them");
+    Ok(())
 }
 
 /// Appends the empty row of the new term; when it is committed all older rows are.

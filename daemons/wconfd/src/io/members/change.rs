@@ -1,13 +1,14 @@
 //! One change of the members: the part that belongs to its caller.
 
 use super::{Members, Shared, State, object};
-use gantry_copies::link::Link;
+use gantry_copies::link::{Link, LinkError};
 use gantry_model::config::{MemberCopy, Members as Record};
 use gantry_model::error::GanetiError;
 use gantry_model::ids::NodeUuid;
 use gantry_proto::copies::{Claim, Log, MakeReply, MakeRequest, Term};
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded;
+use gantry_proto::verb::Verb;
 use gantry_proto::wconfd::Command;
 use gantry_store::core::Rules;
 use gantry_store::core::settle::{NextW, SeenW, change, fed};
@@ -206,6 +207,17 @@ impl Shared {
         }
     }
 
+    /// Calls a verb that may be repeated: a connection that ended unseen since it was last used is made anew, once.
+    async fn ask<V>(&self, node: NodeUuid, request: V::Request) -> Result<V::Reply, LinkError>
+    where
+        V: Verb<Request: Sync + Clone>,
+    {
+        match self.link.call::<V>(node, request.clone(), CALL).await {
+            Err(LinkError::Lost) => self.link.call::<V>(node, request, CALL).await,
+            answer => answer,
+        }
+    }
+
     /// Has the node make empty copies of both logs.
     async fn make(&self, wish: &Wish, copy_id: Uuid) -> Result<(), Fail> {
         let failed = |what: &str, why: String| state_error(format!("{what}: {why}"));
@@ -223,12 +235,12 @@ impl Shared {
             return Err(Fail::new(Code::Internal, "this node's gantry-noded does not see both logs"));
         }
         // What is there may be of an earlier change that failed; it goes aside, and nothing that came since does.
-        let there = self.link.call::<noded::CopyLook>(wish.node, (), CALL).await;
+        let there = self.ask::<noded::CopyLook>(wish.node, ()).await;
         let there =
             there.map_err(|why| failed(&format!("{} can't make copies", wish.name), why.to_string()))?;
         let instead_of = there.copies.iter().map(|(log, facts)| (*log, facts.copy_id)).collect();
         let request = MakeRequest { claims, copy_id, instead_of };
-        let made = self.link.call::<noded::CopyMake>(wish.node, request, CALL).await;
+        let made = self.ask::<noded::CopyMake>(wish.node, request).await;
         match made.map_err(|why| failed(&format!("{} can't make copies", wish.name), why.to_string()))? {
             MakeReply::Made => Ok(()),
             MakeReply::Refused(_, why) => {

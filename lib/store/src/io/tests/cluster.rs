@@ -72,6 +72,11 @@ impl Cluster {
         Cluster { log, nodes: (1..=members).map(made).collect(), epoch: 1, bytes: BYTES }
     }
 
+    /// Where a node's files are.
+    pub fn dir(&self, at: usize) -> &Path {
+        self.nodes[at].dir.path()
+    }
+
     /// Wins the next epoch for node `at` among `up` nodes; its ballot is the epoch's number.
     pub fn elect(&mut self, at: usize, up: &[usize]) -> bool {
         let looks: Vec<Look> = up.iter().map(|n| self.nodes[*n].copy.look().unwrap()).collect();

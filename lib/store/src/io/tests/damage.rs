@@ -2,6 +2,7 @@ use super::*;
 use crate::core::Rules;
 use crate::core::copy::{Claim, Refusal};
 use crate::core::row::Term;
+use crate::io::opened::Opened;
 use crate::io::read::read_batches;
 use crate::io::sql::Db;
 use crate::io::{admit, log};
@@ -227,4 +228,24 @@ fn a_failing_write_stops_the_writer() {
     let failed = started.writer.progress().borrow().failed.clone().unwrap();
     assert!(failed.starts_with("config.data: cannot change an object"), "{failed}");
     started.writer.stop();
+}
+
+/// Rows that were applied long ago are needed by other copies only: beside others a writer that lost them must not confirm.
+#[test]
+fn a_damaged_row_keeps_a_log_from_being_led_beside_others_only() {
+    const HURT: &str = "UPDATE log SET epoch = epoch + 1 WHERE idx = 2";
+    for log in BOTH {
+        let dir = filled(log);
+        let before = found(dir.path(), log);
+        assert_eq!(sqlite(dir.path(), log.log_file().name).execute(HURT, []).unwrap(), 1);
+        assert_eq!(found(dir.path(), log), before, "alone it goes on");
+
+        let mut cluster = super::cluster::Cluster::new(log, 3);
+        assert!(cluster.elect(0, &[0, 1, 2]));
+        cluster.recover(0, &[0, 1, 2]).unwrap().writer.stop();
+        let dir = cluster.dir(0).to_owned();
+        assert_eq!(sqlite(&dir, log.log_file().name).execute(HURT, []).unwrap(), 1);
+        let why = Opened::open(&dir, StartOptions::new(log)).unwrap_err();
+        assert!(matches!(&why, StoreError::Damaged { what, .. } if what.contains("row 2")), "{why}");
+    }
 }
