@@ -104,11 +104,7 @@ fn tail(moment: &Moment, log: LogKind) -> Result<(Position, Overlay), StoreError
 ///
 /// # Errors
 /// It is not intact, of another log or of another format.
-pub fn snapshot_objects(
-    path: &Path,
-    log: LogKind,
-    mut each: impl FnMut(Object),
-) -> Result<Head, StoreError> {
+pub fn snapshot_objects(path: &Path, log: LogKind, mut each: impl FnMut(Object)) -> Result<Head, StoreError> {
     snapshot::read(path, log, |object| {
         each(object);
         Ok(())
@@ -211,4 +207,33 @@ pub fn writer_runs(dir: &Path, log: LogKind) -> Result<Option<Option<u32>>, Stor
         Err(StoreError::Busy { pid, .. }) => Ok(Some(pid)),
         Err(why) => Err(why),
     }
+}
+
+/// Where a log's file stands, for who has no part in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Its cluster.
+    pub cluster: Uuid,
+    /// Its last row.
+    pub last: Position,
+    /// The epoch it has promised.
+    pub promised: u64,
+}
+
+/// Where the log in `dir` stands; None: there is none.
+///
+/// # Errors
+/// It cannot be read: nobody can go on with it.
+pub fn end_of(dir: &Path, log: LogKind) -> Result<Option<End>, StoreError> {
+    let spec = log.log_file();
+    let path = spec.path(dir);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let db = super::sql::Db::open_read(spec, &path)?;
+    let base = log::base(&db.conn, spec.name)?;
+    log::verify(&db.conn, spec.name, &base)?;
+    let vote = log::vote(&db.conn, spec.name)?;
+    let last = log::last(&db.conn, spec.name, &base)?;
+    Ok(Some(End { cluster: vote.cluster, last, promised: vote.promised.epoch }))
 }
