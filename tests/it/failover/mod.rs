@@ -1,7 +1,7 @@
 //! Masters die and another node takes over (P1 to P3), with real processes: whatever was acknowledged is there, and an old
 //! master that comes back changes nothing.
 
-mod load;
+pub mod load;
 
 use crate::{cluster, step};
 use anyhow::{Context, Result, ensure};
@@ -130,7 +130,7 @@ fn an_old_master_that_wakes_up_changes_nothing() {
 }
 
 /// Waits until so many copies of each log count and lack nothing.
-fn copies(cluster: &VirtualCluster, count: usize) -> Result<()> {
+pub fn copies(cluster: &VirtualCluster, count: usize) -> Result<()> {
     let mut last = Value::Null;
     wait::until("all copies to be settled and fed", PATIENCE, || {
         last = cluster.luxi().ok()?.call("QueryMembers", json!([])).ok()?;

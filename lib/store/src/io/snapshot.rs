@@ -19,8 +19,9 @@ use crate::core::token::{Records, Token, TokenRecord};
 use crate::error::StoreError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
@@ -167,7 +168,10 @@ fn head(log: &rusqlite::Connection, kind: LogKind, base: &Base, at: Position) ->
 }
 
 fn fill(path: &Path, head: &Head, dbs: &[Db], overlay: &Overlay) -> Result<(u64, u32), StoreError> {
-    let file = File::create(path).map_err(io("make", path))?;
+    // It holds what the files it is made of hold.
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(path).map_err(io("make", path))?;
     let mut out = Out { file: BufWriter::new(file), bytes: 0, crc: crc32fast::Hasher::new() };
     let err = |e| io("write", path)(e);
     out.part(b'h', &serde_json::to_vec(head).expect("a head is plain data")).map_err(err)?;
