@@ -1,0 +1,254 @@
+//! A backup is taken while the cluster works, and all copies but that are lost or left behind: what comes back, and what may
+//! not. And backups that are killed.
+
+use crate::failover::{copies, load::Load};
+use crate::{cluster, step};
+use anyhow::{Context, Result, ensure};
+use gantry_tests::{VirtualCluster, pool, task, wait};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Slots of the pool: two a node, so that each node has its floors.
+const SLOTS: usize = 6;
+/// What is acknowledged while backups are made.
+const JOBS: usize = 60;
+/// Backups that are killed.
+const KILLS: u64 = 12;
+/// How late the last of them is killed, milliseconds after its directory is there.
+const KILL_STEP_MS: u64 = 4;
+
+/// The pool's slots, all clean.
+fn clean(cluster: &VirtualCluster) -> Result<BTreeMap<String, u64>> {
+    let mut last = Vec::new();
+    wait::until("all slots are clean", PATIENCE, || {
+        last = pool::slots(&mut cluster.luxi().ok()?).ok()?;
+        last.retain(|slot| slot.name.starts_with(pool::NAME));
+        (last.len() == SLOTS && last.iter().all(|slot| slot.state == "CLEAN")).then_some(())
+    })
+    .with_context(|| format!("{last:?}"))?;
+    Ok(last.into_iter().map(|slot| (slot.uuid, slot.generation)).collect())
+}
+
+/// Has every VM of the pool used and made anew.
+fn used_up(cluster: &VirtualCluster) -> Result<()> {
+    let before = clean(cluster)?;
+    let said = cluster.run(&[
+        "lease",
+        "acquire",
+        "--json",
+        "--for",
+        "1h",
+        "--count",
+        &SLOTS.to_string(),
+        pool::NAME,
+    ])?;
+    let lease: Value = serde_json::from_str(&said)?;
+    let uuid = lease["uuid"].as_str().with_context(|| said.clone())?;
+    cluster.run(&["lease", "exec", uuid, "true"])?;
+    cluster.run(&["lease", "release", uuid])?;
+    wait::until("every slot has another generation", PATIENCE, || {
+        let now = pool::slots(&mut cluster.luxi().ok()?).ok()?;
+        now.iter().all(|slot| before.get(&slot.uuid).is_none_or(|old| slot.generation > *old)).then_some(())
+    })?;
+    clean(cluster).map(drop)
+}
+
+#[test]
+fn a_cluster_comes_back_from_its_backup() {
+    let cluster = cluster(3);
+    let dir = cluster.dir().join("backup");
+    let at = dir.to_string_lossy().into_owned();
+    let load = Load::default();
+    step("all nodes have copies that count", || copies(&cluster, 3));
+    step("a pool, an instance, jobs and tags", || {
+        pool::add(&cluster, "fake", SLOTS)?;
+        cluster.add_instance("early.gantry.test", &cluster.nodes[1].name)?;
+        clean(&cluster)?;
+        load.blow(&cluster, 1, || enough(&load))
+    });
+    let mut told = 0;
+    step("a task whose output is a body", || {
+        told = say(&cluster, &"word".repeat(2_000))?;
+        Ok(())
+    });
+    step("a backup under load", || {
+        let more = Load::default();
+        more.blow(&cluster, 2, || {
+            enough(&more)?;
+            let said = cluster.run(&["cluster", "backup", &at])?;
+            ensure!(said.contains("job queue to row"), "{said}");
+            let before = more.count().0;
+            wait::until("load went on beside it", PATIENCE, || (more.count().0 > before).then_some(()))
+        })
+    });
+    let mut floors = BTreeMap::new();
+    step("the cluster goes on: VMs are used, another instance", || {
+        used_up(&cluster)?;
+        used_up(&cluster)?;
+        floors = clean(&cluster)?;
+        cluster.add_instance("late.gantry.test", &cluster.nodes[1].name)?;
+        let (_, said) = cluster.refused(&["cluster", "restore", "--yes-do-it", &at])?;
+        ensure!(said.contains("a master at work"), "{said}");
+        Ok(())
+    });
+    step("the master's disk is lost", || {
+        cluster.kill_node(0)?;
+        std::fs::remove_dir_all(cluster.nodes[0].root.join("var/lib/gantry"))?;
+        Ok(())
+    });
+    step("the candidates that are left have more, and that is said", || {
+        let (_, said) = cluster.refused(&["cluster", "restore", &at])?;
+        ensure!(said.contains("LOST by a restore") && said.contains("master-failover"), "{said}");
+        ensure!(said.contains("--yes-do-it") && said.contains(&cluster.nodes[1].name), "{said}");
+        ensure!(!cluster.nodes[0].root.join("var/lib/gantry/role.json").exists(), "a look changed something");
+        Ok(())
+    });
+    step("it is restored all the same", || {
+        let said = cluster.run(&["cluster", "restore", "--yes-do-it", &at])?;
+        ensure!(said.contains("This node is the master now"), "{said}");
+        ensure!(said.contains("own record of its VMs is lost"), "{said}");
+        Ok(())
+    });
+    step("everything acknowledged before the backup is there", || load.is_there(&cluster));
+    step("a task's long output is there", || {
+        let log = cluster.run(&["task", "log", &told.to_string()])?;
+        ensure!(log.contains(&"word".repeat(2_000)), "{log}");
+        Ok(())
+    });
+    step("instances of the backup are there, later ones are not", || {
+        let list = cluster.run(&["instance", "list", "-o", "name"])?;
+        ensure!(list.contains("early.gantry.test") && !list.contains("late.gantry.test"), "{list}");
+        Ok(())
+    });
+    step("generations go on above every node's floor", || {
+        let now = clean(&cluster)?;
+        for (slot, floor) in &floors {
+            ensure!(now.get(slot).is_some_and(|now| now > floor), "{slot}: floor {floor}, now {now:?}");
+        }
+        Ok(())
+    });
+    step("the VM that the backup does not know is killed", || stray_is_gone(&cluster));
+    step("the other candidates are fed anew", || {
+        for node in &cluster.nodes[1..] {
+            wait::until("it can be made a candidate", PATIENCE, || {
+                cluster.run(&["node", "modify", "-C", "yes", &node.name]).ok()
+            })?;
+        }
+        copies(&cluster, 3)
+    });
+    step("VMs are used again, jobs run, the cluster is sound", || {
+        used_up(&cluster)?;
+        ensure!(say(&cluster, "again")? > told, "a number is used again");
+        load.blow(&cluster, 3, || {
+            let before = load.count();
+            wait::until("more is acknowledged", PATIENCE, || (load.count().0 > before.0 + JOBS).then_some(()))
+        })?;
+        cluster.run(&["cluster", "verify"]).map(drop)
+    });
+    step("another node takes over what was restored", || {
+        cluster.kill_node(0)?;
+        cluster.run_on(1, &["cluster", "master-failover"])?;
+        cluster.led_by(1);
+        load.is_there(&cluster)
+    });
+}
+
+/// Has a task say something; its number.
+fn say(cluster: &VirtualCluster, words: &str) -> Result<u64> {
+    let mut luxi = cluster.luxi()?;
+    let spec = json!({
+        "name": "one", "pool": pool::NAME, "execute": [{"command": format!("echo {words}")}],
+        "limits": {"wall_s": 30, "cpu_s": 10, "memory_mib": 64, "pids": 16, "disk_mib": 8, "output_kib": 64},
+    });
+    let id = task::submit(&mut luxi, &spec)?;
+    let ended = task::wait_all(&mut luxi, &[id], PATIENCE)?.pop().context("one task")?;
+    ensure!(ended.state() == "success", "{:?}", ended.json());
+    Ok(id)
+}
+
+fn enough(load: &Load) -> Result<()> {
+    wait::until("enough is acknowledged", PATIENCE, || {
+        let now = load.count();
+        (now.0 >= JOBS && now.1 >= 2).then_some(())
+    })
+}
+
+/// Some audit of the node says that it has killed it; none is left for the next.
+fn stray_is_gone(cluster: &VirtualCluster) -> Result<()> {
+    let name = &cluster.nodes[1].name;
+    let mut seen = Value::Null;
+    wait::until("an audit kills it", PATIENCE, || {
+        let op = json!({"OP_ID": "OP_NODE_AUDIT", "node_name": name, "reason": []});
+        let mut luxi = cluster.luxi().ok()?;
+        luxi.submit(&[op]).ok()?;
+        seen = luxi.call("Query", json!(["job", ["ops", "opresult"], null])).ok()?;
+        let jobs = seen["data"].as_array()?;
+        let audits = jobs.iter().filter(|job| job[0][1][0]["OP_ID"] == "OP_NODE_AUDIT");
+        let killed = |job: &&Value| job[1][1][0]["killed"].as_array().is_some_and(|all| !all.is_empty());
+        audits.filter(killed).count().gt(&0).then_some(())
+    })
+    .with_context(|| seen.to_string())
+}
+
+/// Whether there is a whole backup in `dir`, by what a restore says.
+fn is_whole(program: &Path, dir: &Path) -> Result<bool> {
+    let root = tempfile::tempdir()?;
+    let look =
+        Command::new(program).arg("--root").arg(root.path()).args(["restore", "--look"]).arg(dir).output()?;
+    let said = String::from_utf8_lossy(&look.stderr).into_owned();
+    ensure!(
+        look.status.success() || said.contains("holds no backup"),
+        "half a backup looks like one: {said}"
+    );
+    Ok(look.status.success())
+}
+
+#[test]
+fn a_backup_that_is_killed_is_none() {
+    let cluster = cluster(1);
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = cluster.programs().join("gantry-wconfd");
+    step("something to back up", || {
+        let load = Load::default();
+        load.blow(&cluster, 1, || enough(&load))
+    });
+    let mut halves = 0;
+    for round in 0..KILLS {
+        let at = dir.path().join("b");
+        step(&format!("killed {} ms after it began", round * KILL_STEP_MS), || {
+            let mut child = Command::new(&program)
+                .arg("--root")
+                .arg(&cluster.nodes[0].root)
+                .arg("backup")
+                .arg(&at)
+                .stdout(Stdio::null())
+                .spawn()?;
+            let partial = dir.path().join(".b.partial");
+            wait::until("it has begun", PATIENCE, || (partial.exists() || at.exists()).then_some(()))?;
+            std::thread::sleep(Duration::from_millis(round * KILL_STEP_MS));
+            child.kill()?;
+            child.wait()?;
+            let whole = is_whole(&program, &at)?;
+            ensure!(whole == at.exists(), "the name is there before the backup is whole");
+            halves += u64::from(!whole);
+            if whole {
+                std::fs::remove_dir_all(&at)?;
+            }
+            Ok(())
+        });
+    }
+    assert!(halves > 0, "none was killed in the middle: the test tests nothing");
+    step("the next one is whole, and nothing is left beside it", || {
+        let at = dir.path().join("b");
+        cluster.run(&["cluster", "backup", &at.to_string_lossy()])?;
+        ensure!(is_whole(&program, &at)?, "not whole");
+        let names: Vec<_> =
+            std::fs::read_dir(dir.path())?.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+        ensure!(names == ["b"], "{names:?}");
+        Ok(())
+    });
+}
