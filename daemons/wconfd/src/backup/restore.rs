@@ -137,8 +137,7 @@ fn plan(root: &Root, dir: &Path) -> Result<Plan, BackupError> {
     let node = me(&settings, &nodes)?.uuid;
     let lost = !root.lib().join(NODED_DATA).exists();
     let slots = objects.iter().filter(|object| lost && object.kind == kind::SLOT).filter_map(body::<Slot>);
-    let unknown =
-        slots.filter(|slot| slot.node == node && slot.generation.0 > 0).map(|slot| slot.uuid).collect();
+    let unknown = slots.filter(|slot| slot.node == node).map(|slot| slot.uuid).collect();
     let config = Config::load(objects.into_iter().map(|object| Object {
         kind: object.kind,
         key: object.key,
