@@ -17,9 +17,10 @@ const SLOTS: usize = 6;
 /// What is acknowledged while backups are made.
 const JOBS: usize = 60;
 /// Backups that are killed.
-const KILLS: u64 = 12;
-/// How late the last of them is killed, milliseconds after its directory is there.
-const KILL_STEP_MS: u64 = 4;
+const KILLS: usize = 14;
+/// What each of them has when it is killed.
+const STAGES: [&str; 7] =
+    ["", "wconf.snapshot.new", "wconf.snapshot", "queue.snapshot", "secrets", "secrets/ca.key", "node.toml"];
 
 /// The pool's slots, all clean.
 fn clean(cluster: &VirtualCluster) -> Result<BTreeMap<String, u64>> {
@@ -299,9 +300,9 @@ fn a_backup_that_is_killed_is_none() {
         load.blow(&cluster, 1, || enough(&load))
     });
     let mut halves = 0;
-    for round in 0..KILLS {
+    for (round, stage) in STAGES.iter().cycle().take(KILLS).enumerate() {
         let at = dir.path().join("b");
-        step(&format!("killed {} ms after it began", round * KILL_STEP_MS), || {
+        step(&format!("round {round}: killed when it has '{stage}'"), || {
             let mut child = Command::new(&program)
                 .arg("--root")
                 .arg(&cluster.nodes[0].root)
@@ -309,9 +310,8 @@ fn a_backup_that_is_killed_is_none() {
                 .arg(&at)
                 .stdout(Stdio::null())
                 .spawn()?;
-            let partial = dir.path().join(".b.partial");
-            wait::until("it has begun", PATIENCE, || (partial.exists() || at.exists()).then_some(()))?;
-            std::thread::sleep(Duration::from_millis(round * KILL_STEP_MS));
+            let partial = dir.path().join(".b.partial").join(stage);
+            wait::until("it is so far", PATIENCE, || (partial.exists() || at.exists()).then_some(()))?;
             child.kill()?;
             child.wait()?;
             let whole = is_whole(&program, &at)?;

@@ -5,14 +5,15 @@
 use super::check::digest;
 use super::manifest::{self, Body, Entry, Manifest, Place};
 use super::{
-    BackupError, NODE_TOML, Progress, SECRETS, body_name, count, failed, room, say, size, snapshot_name,
+    BackupError, NODE_TOML, Progress, SECRETS, body_name, count, failed, room, say, seconds, size,
+    snapshot_name,
 };
 use gantry_model::config::{Cluster, Node, kind};
 use gantry_model::pool::Image;
 use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
 use gantry_model::task::Task;
-use gantry_rt::{clock, files};
+use gantry_rt::files;
 use gantry_store::{LogKind, SnapshotFile, StoreError};
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::BTreeSet;
@@ -141,7 +142,7 @@ fn fill(root: &Root, role: &RoleFile, partial: &Path) -> Result<Manifest, Backup
     let manifest = Manifest {
         cluster: role.cluster,
         cluster_name: named.cluster_name.unwrap_or_default(),
-        made_at: clock::now().epoch() as u64,
+        made_at: seconds(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
         node: role.node,
         node_name: named.node_name.unwrap_or_default(),

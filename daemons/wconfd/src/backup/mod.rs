@@ -192,8 +192,18 @@ pub fn count(n: usize, one: &str, many: &str) -> String {
 /// Refuses when less than `need` is free where `dir` is.
 pub(crate) fn room(dir: &Path, need: u64) -> Result<(), BackupError> {
     let at = nix::sys::statvfs::statvfs(dir).map_err(|why| failed("look at", dir)(why.into()))?;
-    let free = u64::from(at.blocks_available()) * at.fragment_size();
+    let free = at.blocks_available() * at.fragment_size();
     if free < need { Err(BackupError::Room { need, free, dir: dir.to_owned() }) } else { Ok(()) }
+}
+
+/// Seconds since 1970.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is a whole number after 1970"
+)]
+pub(crate) fn seconds() -> u64 {
+    gantry_rt::clock::now().epoch() as u64
 }
 
 /// How far long work is, said once a second.

@@ -25,7 +25,7 @@ use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
 use gantry_rpc::tls::{self, Identity, ca};
 use gantry_rt::node_toml::NodeToml;
-use gantry_rt::{clock, files, node_toml};
+use gantry_rt::{files, node_toml};
 use gantry_store::{LogKind, Member, Rebirth, SnapshotHead, rebirth, snapshot_objects, writer_runs};
 use nix::fcntl::{Flock, FlockArg};
 use serde::de::DeserializeOwned;
@@ -80,7 +80,7 @@ pub fn restore(root: &Root, options: &RestoreOptions) -> Result<(), BackupError>
     let mut answers = runtime.block_on(others::ask(&identity.0, plan.manifest.cluster, &plan.others));
     answers.iter().for_each(|other| say(&others::tell(other)));
     answers.push(own_copies(root, &plan));
-    let verdict = others::judge(&plan.manifest, &answers, clock::now().epoch() as u64);
+    let verdict = others::judge(&plan.manifest, &answers, super::seconds());
     if !verdict.masters.is_empty() {
         return Err(BackupError::Refused(format!(
             "the cluster has a master that answers: {}; a backup is not restored beside it. To go back to the backup all the \
