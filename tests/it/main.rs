@@ -2,6 +2,7 @@
 //! and walks through steps on it, since starting one costs seconds. A failed step names itself, and the nodes' logs follow.
 
 mod architecture;
+mod backup;
 mod bad_input;
 mod chaos;
 mod commands;

@@ -301,6 +301,12 @@ impl VirtualCluster {
         })
     }
 
+    /// Where the programs lie.
+    #[must_use]
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
     /// The cluster's directory.
     #[must_use]
     pub fn dir(&self) -> &Path {

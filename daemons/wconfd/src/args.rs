@@ -35,6 +35,26 @@ pub enum Command {
     Init(InitOptions),
     /// Make this candidate the master (started by gantry-boot for gnt-cluster master-failover)
     Elect(ElectOptions),
+    /// Write the cluster's state into a new directory (started by gnt-cluster backup)
+    Backup {
+        /// The directory
+        dir: PathBuf,
+    },
+    /// Make this node the master of what a backup holds (started by gnt-cluster restore)
+    Restore(RestoreOptions),
+}
+
+/// How a backup is restored.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct RestoreOptions {
+    /// The backup
+    pub dir: PathBuf,
+    /// Check the backup, look at the other nodes and say what would be done
+    #[arg(long)]
+    pub look: bool,
+    /// Go back to the backup though other copies have more
+    #[arg(long)]
+    pub yes_do_it: bool,
 }
 
 /// How an election is run.

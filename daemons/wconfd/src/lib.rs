@@ -8,12 +8,14 @@
 //!
 //! * [`core`]: pure: configuration, lock table, inventory comparison, ssconf values.
 //! * [`io`]: the owner of all state, its mailbox, and the tasks that call nodes.
-//! * [`api`]: the verbs. [`serve`]: the daemon. [`init`]: a new cluster. [`elect`]: a new master. [`seed`]: a large one, for benchmarks.
+//! * [`api`]: the verbs. [`serve`]: the daemon. [`init`]: a new cluster. [`elect`]: a new master.
+//!   [`backup`]: the cluster as a directory, and back. [`seed`]: a large one, for benchmarks.
 //!
 //! It runs nothing on nodes but claims, inventories and ssconf values, and never calls luxid.
 
 pub mod api;
 pub mod args;
+pub mod backup;
 pub mod core;
 pub mod elect;
 pub mod init;

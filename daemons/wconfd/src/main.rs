@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use gantry_wconfd::args::{Args, Command};
-use gantry_wconfd::{elect, init, serve};
+use gantry_wconfd::{backup, elect, init, serve};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -27,5 +27,20 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Some(Command::Backup { ref dir }) => {
+            said(backup::make::backup(&args.root(), dir).map(|made| backup::make::tell(&made, dir)))
+        }
+        Some(Command::Restore(ref options)) => said(backup::restore::restore(&args.root(), options)),
+    }
+}
+
+/// An error goes to its caller as it is: it is told there.
+fn said(done: Result<(), backup::BackupError>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -456,6 +456,16 @@ pub struct Task {
 }
 
 impl Task {
+    /// Digests of the bodies it names: input, archive, outputs too long for a record.
+    pub fn bodies(&self) -> impl Iterator<Item = &str> {
+        let input = self.spec.input.iter().map(|body| body.digest.as_str());
+        let result = self.result.iter();
+        let archive = result.clone().filter_map(|r| r.archive.as_ref()).map(|body| body.digest.as_str());
+        let steps = result.flat_map(|r| &r.steps);
+        let outputs = steps.flat_map(|step| [&step.out, &step.err]).filter_map(|o| o.digest.as_deref());
+        input.chain(archive).chain(outputs)
+    }
+
     /// The current attempt, if one was begun and has not ended.
     #[must_use]
     pub fn current(&self) -> Option<&Attempt> {

@@ -6,7 +6,7 @@ use gantry_model::root::Root;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Port of noded, TCP.
 pub const NODED_PORT: u16 = 1811;
@@ -199,7 +199,16 @@ pub fn load(root: &Root) -> Result<NodeToml, NodeTomlError> {
         Ok(text) => text,
         Err(source) => return Err(NodeTomlError::Io { path, source }),
     };
-    toml::from_str(&text).map_err(|error| NodeTomlError::Wrong { path, why: error.to_string() })
+    parse(&text, &path)
+}
+
+/// Reads settings that were found in `path`.
+///
+/// # Errors
+/// They are none.
+pub fn parse(text: &str, path: &Path) -> Result<NodeToml, NodeTomlError> {
+    toml::from_str(text)
+        .map_err(|error| NodeTomlError::Wrong { path: path.to_owned(), why: error.to_string() })
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ pub use crate::core::row::{
 pub use crate::core::rules::Rule;
 pub use error::StoreError;
 pub use io::alone::{Alone, go_alone};
+pub use io::backup::{End, Rebirth, backup, end_of, rebirth, snapshot_objects, writer_runs};
 pub use io::copy::{Copy, CopyOptions, EmptyCopy};
 pub use io::create::{Birth, create};
 pub use io::feed::{CopyView, Shipment};
@@ -48,6 +49,7 @@ pub use io::look::{AppendRefusal, Bodies, Fetched, Look, NoBodies, SnapshotFile}
 pub use io::opened::{Lead, Opened};
 pub use io::read::{READ_BYTES_MAX, read_batches};
 pub use io::seed::seed;
+pub use io::snapshot::Head as SnapshotHead;
 pub use io::start::{StartOptions, Started, start};
 pub use io::writer::{
     LOCAL_BYTES_MAX, LocalChange, LocalRow, LocalSeq, Progress, QUEUE_BYTES_MAX, Stats, Writer,

@@ -3,7 +3,7 @@
 
 mod crash;
 mod damage;
-mod load;
+pub mod load;
 
 use crate::{cluster, step};
 use anyhow::{Context, Result, ensure};

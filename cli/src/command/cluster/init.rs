@@ -173,7 +173,11 @@ fn node_name(session: &Session, init: &Init) -> Option<String> {
     }
 }
 
-async fn start_boot(session: &Session) -> Result<(), CliError> {
+/// Starts this node's boot, which starts the daemons.
+///
+/// # Errors
+/// It does not start.
+pub async fn start_boot(session: &Session) -> Result<(), CliError> {
     let mut command = Command::new(local::sibling("gantry-boot")?);
     command.arg("--root").arg(session.root.path()).arg("--daemonize").stdin(Stdio::null());
     let output = command.output().await;
@@ -182,13 +186,17 @@ async fn start_boot(session: &Session) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::plain(format!(
-        "The cluster's state is made, but its daemons do not start:\n{}\nStart them with \"gantry-boot --root {} --daemonize\".",
+        "The cluster's state is there, but its daemons do not start:\n{}\nStart them with \"gantry-boot --root {} --daemonize\".",
         String::from_utf8_lossy(&output.stderr).trim_end(),
         session.root.path().display()
     )))
 }
 
-async fn wait_for_luxid(session: &Session) -> Result<(), CliError> {
+/// Waits until jobs are taken.
+///
+/// # Errors
+/// They are not, after a minute: how the daemons stand.
+pub async fn wait_for_luxid(session: &Session) -> Result<(), CliError> {
     let bar = if session.screen.is_watched() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::default_spinner());
     let boot = local::boot(&session.root).await?;
@@ -208,7 +216,7 @@ async fn wait_for_luxid(session: &Session) -> Result<(), CliError> {
     }
     bar.finish_and_clear();
     Err(CliError::plain(format!(
-        "The cluster's state is made, but its daemons are not ready after {} s: {}\nTheir logs are in {}. They are tried \
+        "The cluster's state is there, but its daemons are not ready after {} s: {}\nTheir logs are in {}. They are tried \
          again all the time; when they run, finish with \"{}\".",
         START.as_secs(),
         stand(&last),

@@ -1,5 +1,6 @@
 //! `gnt-cluster`: making, showing, changing, verifying and ending the cluster.
 
+mod backup;
 mod copies;
 mod destroy;
 mod info;
@@ -45,6 +46,20 @@ enum Cluster {
     MasterFailover(master::MasterFailover),
     /// Take a silent or suspect master candidate out when no majority of them answers
     DropCandidate(master::DropCandidate),
+    /// Write all of the cluster's state into a new directory
+    ///
+    /// Run it on the master, which may work on meanwhile or be stopped. The directory holds the configuration and the job
+    /// queue as they were at one moment, the inputs, outputs and images they name, and the cluster's keys: keep it as
+    /// safe as the master itself. It is there when it is whole, and not before; nothing is ever overwritten.
+    Backup(backup::Backup),
+    /// Make this node the master of what a backup holds
+    ///
+    /// For when no master candidate is left that could take over: as long as one is, gnt-cluster master-failover loses
+    /// less. Run it on a node of the backed up cluster, or on a machine with the name and address of a lost one (without an
+    /// etc/gantry/node.toml it becomes the node that made the backup). Every byte of the backup is checked, and the other nodes
+    /// are looked at, before anything is changed; what this node had is put into aside/. A master of before is refused
+    /// by all nodes from then on.
+    Restore(backup::Restore),
     /// Check the configuration and all nodes
     Verify(Verify),
     /// Change settings of the cluster
@@ -127,6 +142,8 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
         Cluster::MasterPing => master::ping(session).await,
         Cluster::MasterFailover(options) => Box::pin(master::failover(session, &options)).await,
         Cluster::DropCandidate(options) => master::drop_candidate(session, &options).await,
+        Cluster::Backup(options) => backup::backup(session, &options).await,
+        Cluster::Restore(options) => Box::pin(backup::restore(session, &options)).await,
         Cluster::Verify(options) => Box::pin(verify(session, &options)).await,
         Cluster::Modify(modify) => self::modify(session, &modify).await,
         Cluster::Queue { command } => queue(session, &command).await,

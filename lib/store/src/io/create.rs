@@ -121,7 +121,7 @@ fn fill_log(db: &mut Db, vote: &Vote, rows: &[Row]) -> Result<(), StoreError> {
 }
 
 /// Makes a file under another name, flushes it, and gives it its name.
-fn build(
+pub(super) fn build(
     dir: &Path,
     spec: &FileSpec,
     fill: impl FnOnce(&mut Db) -> Result<(), StoreError>,

@@ -3,6 +3,7 @@
 mod admit;
 pub mod alone;
 mod aside;
+pub mod backup;
 mod compact;
 pub mod copy;
 pub mod create;
@@ -17,7 +18,7 @@ mod objects;
 pub mod opened;
 pub mod read;
 pub mod seed;
-mod snapshot;
+pub mod snapshot;
 pub mod sql;
 pub mod start;
 mod turn;

@@ -14,13 +14,15 @@ use super::objects;
 use super::sql::{Db, damaged};
 use crate::core::compact::Base;
 use crate::core::list::List;
-use crate::core::row::{Object, Position};
+use crate::core::row::{Index, Object, Position};
 use crate::core::token::{Records, Token, TokenRecord};
 use crate::error::StoreError;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -83,26 +85,59 @@ pub fn write(dir: &Path, log: LogKind, name: &str) -> Result<SnapshotFile, Store
 
 fn try_write(dir: &Path, kind: LogKind, name: &str) -> Result<Option<SnapshotFile>, StoreError> {
     let spec = kind.log_file();
-    let specs = std::iter::once(spec).chain(kind.projections());
-    let dbs = specs.map(|s| Db::open_read(s, &s.path(dir))).collect::<Result<Vec<_>, _>>()?;
-    let mut marks = Vec::new();
-    for db in &dbs {
-        // A read transaction sees one moment of its file from its first read on.
-        db.conn.execute_batch("BEGIN").map_err(super::sql::failed(db.spec.name, "begin to read"))?;
-        if db.spec.objects {
-            marks.push(objects::applied(&db.conn, &db.spec)?);
+    let Some(moment) = Moment::open(dir, kind)? else { return Ok(None) };
+    let log = &moment.dbs[0].conn;
+    let Some(at) = log::position(log, spec.name, &moment.base, moment.applied)? else { return Ok(None) };
+    moment.write(&dir.join(name), at, &BTreeMap::new()).map(Some)
+}
+
+/// One moment of all files of a log, for as long as it is kept.
+pub(super) struct Moment {
+    kind: LogKind,
+    /// The log's file is the first.
+    pub(super) dbs: Vec<Db>,
+    pub(super) base: Base,
+    /// Up to here rows are applied to all its objects.
+    pub(super) applied: Index,
+}
+
+/// What rows beyond the applied ones make of objects: (kind, key) to its revision and body; no body: it is gone.
+pub(super) type Overlay = BTreeMap<(String, String), (u64, Option<Vec<u8>>)>;
+
+impl Moment {
+    /// None when the object files do not stand at one row just now.
+    pub(super) fn open(dir: &Path, kind: LogKind) -> Result<Option<Self>, StoreError> {
+        let spec = kind.log_file();
+        let specs = std::iter::once(spec).chain(kind.projections());
+        let dbs = specs.map(|s| Db::open_read(s, &s.path(dir))).collect::<Result<Vec<_>, _>>()?;
+        let mut marks = Vec::new();
+        for db in &dbs {
+            // A read transaction sees one moment of its file from its first read on.
+            db.conn.execute_batch("BEGIN").map_err(super::sql::failed(db.spec.name, "begin to read"))?;
+            if db.spec.objects {
+                marks.push(objects::applied(&db.conn, &db.spec)?);
+            }
         }
+        let base = log::base(&dbs[0].conn, spec.name)?;
+        let mark = marks.first().copied().filter(|m| marks.iter().all(|o| o == m));
+        Ok(mark.map(|mark| Self { kind, dbs, base, applied: mark.idx }))
     }
-    let log = &dbs[0].conn;
-    let base = log::base(log, spec.name)?;
-    let Some(mark) = marks.first().copied().filter(|m| marks.iter().all(|o| o == m)) else { return Ok(None) };
-    let Some(at) = log::position(log, spec.name, &base, mark.idx)? else { return Ok(None) };
-    let head = head(log, kind, &base, at)?;
-    let path = dir.join(name);
-    let temp = dir.join(format!("{name}.new"));
-    let (bytes, crc) = fill(&temp, &head, &dbs)?;
-    std::fs::rename(&temp, &path).map_err(io("rename", &path))?;
-    Ok(Some(SnapshotFile { path, bytes, at, crc }))
+
+    /// Writes the objects as `path`; flushed when this returns. `at` is the row they stand at with `overlay`.
+    pub(super) fn write(
+        &self,
+        path: &Path,
+        at: Position,
+        overlay: &Overlay,
+    ) -> Result<SnapshotFile, StoreError> {
+        let head = head(&self.dbs[0].conn, self.kind, &self.base, at)?;
+        let mut temp = path.as_os_str().to_owned();
+        temp.push(".new");
+        let temp = PathBuf::from(temp);
+        let (bytes, crc) = fill(&temp, &head, &self.dbs, overlay)?;
+        std::fs::rename(&temp, path).map_err(io("rename", path))?;
+        Ok(SnapshotFile { path: path.to_owned(), bytes, at, crc })
+    }
 }
 
 fn head(log: &rusqlite::Connection, kind: LogKind, base: &Base, at: Position) -> Result<Head, StoreError> {
@@ -132,17 +167,29 @@ fn head(log: &rusqlite::Connection, kind: LogKind, base: &Base, at: Position) ->
     })
 }
 
-fn fill(path: &Path, head: &Head, dbs: &[Db]) -> Result<(u64, u32), StoreError> {
-    let file = File::create(path).map_err(io("make", path))?;
+fn fill(path: &Path, head: &Head, dbs: &[Db], overlay: &Overlay) -> Result<(u64, u32), StoreError> {
+    // It holds what the files it is made of hold.
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(path).map_err(io("make", path))?;
     let mut out = Out { file: BufWriter::new(file), bytes: 0, crc: crc32fast::Hasher::new() };
     let err = |e| io("write", path)(e);
     out.part(b'h', &serde_json::to_vec(head).expect("a head is plain data")).map_err(err)?;
     let mut count: u64 = 0;
     for db in dbs.iter().filter(|db| db.spec.objects) {
         objects::each(&db.conn, &db.spec, |object| {
+            if !overlay.is_empty() && overlay.contains_key(&(object.kind.clone(), object.key.clone())) {
+                return Ok(());
+            }
             count += 1;
             out.part(b'o', &encode(&object)).map_err(|e| io("write", path)(e))
         })?;
+    }
+    for ((kind, key), (rev, body)) in overlay {
+        let Some(body) = body else { continue };
+        let object = Object { kind: kind.clone(), key: key.clone(), rev: *rev, body: body.clone() };
+        count += 1;
+        out.part(b'o', &encode(&object)).map_err(|e| io("write", path)(e))?;
     }
     out.part(b'e', &count.to_le_bytes()).map_err(|e| io("write", path)(e))?;
     let file = out.file.into_inner().map_err(|e| io("write", path)(e.into_error()))?;

@@ -81,12 +81,7 @@ pub(super) fn task(rev: u64, task: &Task) -> Change {
 
 /// The digests of the bodies that a task names.
 pub fn bodies_of(task: &Task) -> impl Iterator<Item = &str> {
-    let input = task.spec.input.iter().map(|body| body.digest.as_str());
-    let result = task.result.iter();
-    let archive = result.clone().filter_map(|r| r.archive.as_ref()).map(|body| body.digest.as_str());
-    let steps = result.flat_map(|r| &r.steps);
-    let outputs = steps.flat_map(|step| [&step.out, &step.err]).filter_map(|o| o.digest.as_deref());
-    input.chain(archive).chain(outputs)
+    task.bodies()
 }
 
 /// The change that stores a lease request.

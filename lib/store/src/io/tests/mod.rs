@@ -1,5 +1,6 @@
 //! Real files in temporary directories.
 
+mod backup;
 mod cluster;
 mod compaction;
 mod crash;
