@@ -19,8 +19,11 @@ fn end(code: i32) -> CommandEnd {
     CommandEnd { why: Why::Exit(code), wall_ms: 1, cpu_us: 2, memory_peak_bytes: 3, truncated: false }
 }
 
-/// What a load finds, in short: the VM, whether it was started, and its commands with their exit codes.
-fn found(spool: &Spool) -> Vec<(String, bool, Vec<(u32, String, Option<CommandEnd>)>)> {
+/// A VM, whether it was started, and its commands with their ends.
+type FoundVm = (String, bool, Vec<(u32, String, Option<CommandEnd>)>);
+
+/// What a load finds, in short.
+fn found(spool: &Spool) -> Vec<FoundVm> {
     let commands =
         |found: Found| found.commands.into_iter().map(|(number, one)| (number, one.name, one.end)).collect();
     let all = spool.load().expect("loaded").into_iter();
