@@ -171,6 +171,14 @@ pub async fn drop_candidate(session: &mut Session, options: &DropCandidate) -> R
     session.command = "drop-candidate".to_owned();
     local::check_master(&session.root)?;
     let node = &options.node;
+    let copies = session.call("QueryMembers", json!([])).await?;
+    let of = |log: &str| copies[log].as_array().into_iter().flatten().any(|copy| copy["name"] == **node);
+    if !of("config") && !of("queue") {
+        return Err(CliError::plain(format!(
+            "{node} is no master candidate; \"{}\" ends with those that are",
+            session.typed("cluster", "info")
+        )));
+    }
     let question = format!(
         "This will take the copies of {node} out of those that count. Nothing acknowledged is lost by that. From then on \
          what is acknowledged lies on the candidates that are left; if only this node is left, on its disk alone. {node} \

@@ -158,7 +158,7 @@ async fn lost(mut quorum: watch::Receiver<Option<String>>) -> String {
 
 fn unknown(silent: &str, advice: &str) -> GanetiError {
     let seconds = UNKNOWN_AFTER.as_secs();
-    GanetiError::generic(format!(
+    GanetiError::exec(format!(
         "outcome unknown: this was taken, but no majority of the master candidates' copies of the job queue has confirmed \
          it for {seconds} s (silent: {silent}). It may be done when they answer again. Look before you send it again \
          (gnt-job list, gnt-task list); what has a key of its own may be sent again with the same key. To go on, {advice}"

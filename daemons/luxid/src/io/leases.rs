@@ -12,6 +12,7 @@ use gantry_proto::wconfd::Command;
 use gantry_rpc::CallError;
 use gantry_rt::Tasks;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -21,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 const UNDER_WAY_MAX: usize = 256;
 /// First and longest pause before a command is asked again.
 const AGAIN_MS: (u64, u64) = (20, 5_000);
+/// How long an ended lease waits for others to be forgotten with it: nobody waits for that, and each command is a commit.
+const FORGET_GATHER: Duration = Duration::from_millis(200);
 /// Most leases forgotten by one command.
 const FORGOTTEN_AT_ONCE_MAX: usize = 256;
 
@@ -34,7 +37,8 @@ struct Inner {
     tasks: Tasks,
     stop: CancellationToken,
     places: Semaphore,
-    forgotten: Mutex<Vec<LeaseUuid>>,
+    /// To be forgotten with the next command. Those that a stop leaves here are found ended, and forgotten, by the next luxid.
+    forgotten: Mutex<BTreeSet<LeaseUuid>>,
 }
 
 /// A grab to be made.
@@ -76,19 +80,19 @@ impl Leases {
         });
     }
 
-    /// Forgets an ended lease, together with others that are to be forgotten just then.
+    /// Forgets an ended lease, together with others that are to be forgotten within [`FORGET_GATHER`].
     pub fn forget(&self, lease: LeaseUuid) {
         let first = {
             let mut forgotten = self.0.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-            forgotten.push(lease);
-            forgotten.len() == 1
+            forgotten.insert(lease) && forgotten.len() == 1
         };
         if !first {
             return;
         }
         let inner = Arc::clone(&self.0);
-        self.spawn("lease-forget", async move {
+        self.spawn_after("lease-forget", FORGET_GATHER, async move {
             let all = std::mem::take(&mut *inner.forgotten.lock().unwrap_or_else(PoisonError::into_inner));
+            let all: Vec<LeaseUuid> = all.into_iter().collect();
             for leases in all.chunks(FORGOTTEN_AT_ONCE_MAX) {
                 if let Err(error) = inner.apply(&Command::LeaseForget { leases: leases.to_vec() }).await {
                     tracing::warn!(%error, "wconfd does not forget ended leases");
@@ -98,9 +102,22 @@ impl Leases {
     }
 
     fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_after(name, Duration::ZERO, work);
+    }
+
+    /// Does `work` when there is a place, which is not held during the pause before.
+    fn spawn_after(
+        &self,
+        name: &'static str,
+        pause: Duration,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         let inner = Arc::clone(&self.0);
         self.0.tasks.spawn(name, async move {
             let placed = async {
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
                 let _place = inner.places.acquire().await;
                 work.await;
             };
