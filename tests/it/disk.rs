@@ -140,9 +140,10 @@ fn a_candidate_whose_disk_takes_nothing_is_told_and_catches_up() {
                 said.lines().all(|line| !line.contains("lacks none") && line.contains(word)).then_some(())
             })
             .with_context(|| said.clone())?;
-            let (_, said) = cluster.refused(&["cluster", "verify"])?;
-            ensure!(said.contains(&cluster.nodes[2].name), "{said}");
-            Ok(())
+            wait::until("verify tells it", PATIENCE, || {
+                let (_, said) = cluster.refused(&["cluster", "verify"]).ok()?;
+                said.contains(&cluster.nodes[2].name).then_some(())
+            })
         });
         step(&format!("{name}: writable again it catches up by itself"), || {
             heal()?;

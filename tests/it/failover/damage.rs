@@ -122,9 +122,11 @@ fn hurt(
         ensure!(copy["lag"] != 0, "a copy that lacks nothing: {copy}");
         let info = cluster.run(&["cluster", "info"])?;
         ensure!(info.contains(why), "{info}");
-        let (_, said) = cluster.refused(&["cluster", "verify"])?;
-        ensure!(said.contains(why) && said.contains("gnt-node modify -C no"), "{said}");
-        Ok(())
+        // One that answered a moment ago may be connecting.
+        wait::until("verify tells it, and the cure", PATIENCE, || {
+            let (_, said) = cluster.refused(&["cluster", "verify"]).ok()?;
+            (said.contains(why) && said.contains("gnt-node modify -C no")).then_some(())
+        })
     });
     step(&format!("{name}: the cure"), || cure(cluster, told));
 }

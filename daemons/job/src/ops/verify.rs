@@ -11,6 +11,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 
+/// A copy that answered so lately is only being connected anew: a noded that restarts is no finding.
+const AWAY_MS: u64 = 3_000;
 /// A copy that lacks more changes than a learner may when it begins to count (P2.2).
 const LAG_MAX: u64 = 1000;
 
@@ -100,7 +102,7 @@ fn copy_finding(copy: &CopyStatus, whose: &str) -> Option<String> {
     let cure = format!("\"gnt-node modify -C no {node}\", then \"gnt-node modify -C yes {node}\"");
     match &copy.suspect {
         Some(why) => Some(format!("its copy of the {whose} does not count: {why}; have it fed anew: {cure}")),
-        None if !copy.why.is_empty() => Some(format!(
+        None if !copy.why.is_empty() && copy.answered_ms_ago.is_none_or(|ms| ms > AWAY_MS) => Some(format!(
             "its copy of the {whose} is not reached: {}; if it stays so, have it fed anew: {cure}",
             copy.why
         )),
