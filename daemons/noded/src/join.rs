@@ -252,31 +252,14 @@ fn check(proved: &Proved, request: JoinFinishRequest) -> Result<Membership, Fail
     // Building the listener's half compares key and certificate.
     tls::server_config(&identity)
         .map_err(|why| wrong(format!("the certificate is for another key: {why}")))?;
-    signed_by(&certificate, &ca).map_err(wrong)?;
+    identity
+        .check_signed()
+        .map_err(|why| wrong(format!("the certificate is not signed by the CA: {why}")))?;
     if role == Role::Master {
         return Err(Fail::new(Code::Denied, "a joining node can't be the master"));
     }
     let role = RoleFile { node: proved.node, cluster: proved.cluster, role, epoch: fence.epoch };
     Ok(Membership { certificate, key: proved.key.clone(), ca, fence, role })
-}
-
-fn signed_by(certificate: &str, ca: &str) -> Result<(), String> {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, UnixTime};
-    let one = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|why| why.to_string());
-    let (certificate, ca) = (one(certificate)?, one(ca)?);
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(ca).map_err(|why| why.to_string())?;
-    let parsed = rustls::server::ParsedCertificate::try_from(&certificate).map_err(|why| why.to_string())?;
-    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
-    rustls::client::verify_server_cert_signed_by_trust_anchor(
-        &parsed,
-        &roots,
-        &[],
-        UnixTime::now(),
-        algorithms,
-    )
-    .map_err(|why| format!("the certificate is not signed by the CA: {why}"))
 }
 
 /// Makes one stage of a join durable; each may be repeated.

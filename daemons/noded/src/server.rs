@@ -217,6 +217,7 @@ impl Server {
             unix::bind(&path, 0o600).map_err(|source| ServeError::Local { path: path.clone(), source })?;
         let local = serve_unix(local, Arc::clone(&api), Limits::default(), over.clone());
         let tls = tls::server_config(&identity)?;
+        member.listens_by(tls.clone());
         let serve = serve_tls(self.listener()?, tls, api, Limits::default(), over.clone());
         let ending = async {
             let ended = tokio::select! {

@@ -88,10 +88,10 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
     ensure!(role.role == Role::Master, "this node is not the master");
     daemon.ready.set(false, "recovering the log");
     let dir = daemon.root.lib();
-    let identity = tls::Identity::load(&daemon.root.secrets()).context("loading the certificate")?;
-    let identity = Arc::new(identity);
+    // Said at once when it is no use; then it is read for each new connection, so that a renewed one is taken.
+    tls::Identity::load(&daemon.root.secrets()).context("loading the certificate")?;
     let peers = Peers::of_dir(&dir);
-    let link = TlsLink::new(tls::Identity::clone(&identity), role.cluster, "gantry-wconfd", peers);
+    let link = TlsLink::of_dir(daemon.root.secrets(), role.cluster, "gantry-wconfd", peers);
     let link = Arc::new(link);
     let Recovered { started, copies, config } = recover(&daemon, &role, &link).await?;
     let Some(me) = config.node(role.node) else { bail!("the configuration does not know this node") };
@@ -121,7 +121,7 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
         handle: handle.clone(),
         cluster: role.cluster,
         fence,
-        identity,
+        secrets: daemon.root.secrets(),
         values: values_news,
         tasks: daemon.tasks.clone(),
     };

@@ -10,15 +10,16 @@ use crate::error::ConnectError;
 use crate::serve::Facts;
 use gantry_model::ids::{ClusterUuid, NodeUuid};
 use gantry_proto::hello::Hello;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version::TLS13};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -97,16 +98,14 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads `node.pem`, `node.key` and `ca.pem` in `secrets`. Blocks for three small reads.
+    /// Reads `node.pem`, `node.key` and `ca.pem` in `secrets`. Blocks for three small reads. A key that stands in
+    /// `node.pem` itself counts, not `node.key`: so both are replaced by one rename.
     ///
     /// # Errors
     /// When one is missing or they don't fit.
     pub fn load(secrets: &Path) -> Result<Self, TlsError> {
-        let read = |name: &str| {
-            let path = secrets.join(name);
-            std::fs::read_to_string(&path).map_err(|source| TlsError::Read { path, source })
-        };
-        Self::from_pem(&read(NODE_PEM)?, &read(NODE_KEY)?, &read(CA_PEM)?)
+        let (certificate, key) = own(secrets)?;
+        Self::from_pem(&certificate, &key, &read(secrets, CA_PEM)?)
     }
 
     /// From PEM texts. The cluster and node are those the certificate names.
@@ -123,6 +122,25 @@ impl Identity {
         let (cluster, node) = verify::node_of(&chain[0]).map_err(TlsError::Name)?;
         let client = Arc::new(ClientParts { provider: provider() });
         Ok(Self { cluster, node, chain, key: Arc::new(key), roots: Arc::new(roots), client })
+    }
+
+    /// Reads the certificate and key in `secrets`, with the trust that `ca` would give. Blocks for two small reads.
+    ///
+    /// # Errors
+    /// When one is missing or they don't fit.
+    pub fn load_trusting(secrets: &Path, ca: &str) -> Result<Self, TlsError> {
+        let (certificate, key) = own(secrets)?;
+        Self::from_pem(&certificate, &key, ca)
+    }
+
+    /// Whether one of the CAs that it trusts signed its own certificate: who shares its trust believes it.
+    ///
+    /// # Errors
+    /// When none did.
+    pub fn check_signed(&self) -> Result<(), TlsError> {
+        let parsed = ParsedCertificate::try_from(&self.chain[0])?;
+        let algorithms = self.client.provider.signature_verification_algorithms.all;
+        Ok(verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, &[], UnixTime::now(), algorithms)?)
     }
 
     /// The cluster this identity belongs to.
@@ -151,10 +169,27 @@ impl Identity {
     }
 }
 
-/// How a TLS listener proves itself and whom it lets in.
+fn read(secrets: &Path, name: &str) -> Result<String, TlsError> {
+    let path = secrets.join(name);
+    std::fs::read_to_string(&path).map_err(|source| TlsError::Read { path, source })
+}
+
+/// A node's own certificate and key.
+fn own(secrets: &Path) -> Result<(String, String), TlsError> {
+    let certificate = read(secrets, NODE_PEM)?;
+    let key = if has_key(&certificate) { certificate.clone() } else { read(secrets, NODE_KEY)? };
+    Ok((certificate, key))
+}
+
+/// Whether a PEM text has a private key in it.
+fn has_key(pem: &str) -> bool {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).is_ok()
+}
+
+/// How a TLS listener proves itself and whom it lets in. Clones share it.
 #[derive(Clone)]
 pub struct ServerTls {
-    acceptor: tokio_rustls::TlsAcceptor,
+    acceptor: Arc<RwLock<tokio_rustls::TlsAcceptor>>,
     /// None: an unjoined node, which asks for no certificate.
     cluster: Option<ClusterUuid>,
 }
@@ -164,6 +199,11 @@ pub struct ServerTls {
 /// # Errors
 /// When key and certificate don't fit.
 pub fn server_config(identity: &Identity) -> Result<ServerTls, TlsError> {
+    let config = member_config(identity)?;
+    Ok(ServerTls { acceptor: acceptor(config), cluster: Some(identity.cluster) })
+}
+
+fn member_config(identity: &Identity) -> Result<ServerConfig, TlsError> {
     let provider = Arc::clone(&identity.client.provider);
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(&identity.roots), Arc::clone(&provider))
@@ -173,7 +213,7 @@ pub fn server_config(identity: &Identity) -> Result<ServerTls, TlsError> {
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
-    Ok(ServerTls { acceptor: acceptor(config), cluster: Some(identity.cluster) })
+    Ok(config)
 }
 
 /// An unjoined node's listener: proves itself with `certificate`, asks for none.
@@ -190,20 +230,35 @@ pub fn server_config_unjoined(certificate: &str, key: &str) -> Result<ServerTls,
     Ok(ServerTls { acceptor: acceptor(config), cluster: None })
 }
 
-fn acceptor(mut config: ServerConfig) -> tokio_rustls::TlsAcceptor {
+fn acceptor(config: ServerConfig) -> Arc<RwLock<tokio_rustls::TlsAcceptor>> {
+    Arc::new(RwLock::new(without_resumption(config)))
+}
+
+fn without_resumption(mut config: ServerConfig) -> tokio_rustls::TlsAcceptor {
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     tokio_rustls::TlsAcceptor::from(Arc::new(config))
 }
 
 impl ServerTls {
+    /// New connections prove and trust by `identity` from now on; those that stand are left alone.
+    ///
+    /// # Errors
+    /// When key and certificate don't fit; all is then as before.
+    pub fn renew(&self, identity: &Identity) -> Result<(), TlsError> {
+        let renewed = without_resumption(member_config(identity)?);
+        *self.acceptor.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        Ok(())
+    }
+
     /// The server's half of the handshake.
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
     ) -> io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Facts)> {
         tune(&stream)?;
-        let stream = self.acceptor.accept(stream).await?;
+        let acceptor = self.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let stream = acceptor.accept(stream).await?;
         let (_, session) = stream.get_ref();
         let mut facts = Facts { exporter: exporter(session)?, ..Facts::default() };
         if let Some(ours) = self.cluster {

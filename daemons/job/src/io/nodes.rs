@@ -15,7 +15,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a plain call to a node may take.
@@ -36,7 +35,6 @@ pub struct Nodes {
     fence: Fence,
     /// The node this job runs on.
     here: NodeUuid,
-    identity: RefCell<Option<Arc<Identity>>>,
     places: RefCell<HashMap<NodeUuid, Place>>,
 }
 
@@ -107,7 +105,7 @@ impl NodeFail {
 impl Nodes {
     /// Nothing is connected yet.
     pub fn new(root: Root, cluster: ClusterUuid, fence: Fence, here: NodeUuid) -> Self {
-        Self { root, cluster, fence, here, identity: RefCell::default(), places: RefCell::default() }
+        Self { root, cluster, fence, here, places: RefCell::default() }
     }
 
     /// The master's claim that every changing call carries.
@@ -115,15 +113,10 @@ impl Nodes {
         self.fence
     }
 
-    fn identity(&self) -> Result<Arc<Identity>, OpFail> {
-        if let Some(identity) = &*self.identity.borrow() {
-            return Ok(Arc::clone(identity));
-        }
-        let identity = Identity::load(&self.root.secrets())
-            .map_err(|why| OpFail::exec(format!("can't read this node's certificate: {why}")))?;
-        let identity = Arc::new(identity);
-        *self.identity.borrow_mut() = Some(Arc::clone(&identity));
-        Ok(identity)
+    /// Read for each new connection: a renewed certificate counts at once, also in a job that has run for hours.
+    fn identity(&self) -> Result<Identity, OpFail> {
+        Identity::load(&self.root.secrets())
+            .map_err(|why| OpFail::exec(format!("can't read this node's certificate: {why}")))
     }
 
     /// The hello of a job to a node.

@@ -28,7 +28,6 @@ pub struct Nodes(Arc<Shared>);
 struct Shared {
     root: Root,
     hello: Hello,
-    identity: Mutex<Option<Arc<Identity>>>,
     clients: Mutex<HashMap<NodeUuid, Client>>,
 }
 
@@ -36,7 +35,7 @@ impl Nodes {
     /// Nothing is connected yet. `hello` is what luxid says to a node, whose uuid is filled in.
     #[must_use]
     pub fn new(root: Root, hello: Hello) -> Self {
-        Self(Arc::new(Shared { root, hello, identity: Mutex::default(), clients: Mutex::default() }))
+        Self(Arc::new(Shared { root, hello, clients: Mutex::default() }))
     }
 
     /// Asks these nodes, side by side.
@@ -101,15 +100,9 @@ impl Nodes {
         Ok(client)
     }
 
-    fn identity(&self) -> Result<Arc<Identity>, String> {
-        let mut kept = lock(&self.0.identity);
-        if let Some(identity) = &*kept {
-            return Ok(Arc::clone(identity));
-        }
-        let identity = Identity::load(&self.0.root.secrets()).map_err(|error| error.to_string())?;
-        let identity = Arc::new(identity);
-        *kept = Some(Arc::clone(&identity));
-        Ok(identity)
+    /// Read for each new connection: a renewed certificate counts at once.
+    fn identity(&self) -> Result<Identity, String> {
+        Identity::load(&self.0.root.secrets()).map_err(|error| error.to_string())
     }
 }
 

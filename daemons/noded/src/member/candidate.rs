@@ -5,9 +5,10 @@ use super::{Member, lock, shut};
 use crate::core::ssconf;
 use crate::error;
 use crate::io::files;
+use gantry_model::root::Root;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{SECRETS_MAX, SecretsRequest, SsconfHaveReply};
-use gantry_rpc::tls::{CA_KEY, CA_PEM};
+use gantry_rpc::tls::{CA_KEY, CA_PEM, Identity, TlsError};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -17,18 +18,31 @@ const SECRET_BYTES_MAX: usize = 16 << 10;
 const SECRETS: [&str; 2] = [CA_PEM, CA_KEY];
 
 impl Member {
-    /// Stores what a master needs, readable by this user only; durable when it returns.
+    /// Stores what a master needs, readable by this user only; durable when it returns. Another trust (`ca.pem`, one CA or
+    /// several) counts for new connections from then on; those that stand go on.
     ///
     /// # Errors
-    /// `Fenced`; `BadRequest` for an unknown name, before anything is written.
+    /// `Fenced`; `BadRequest` for an unknown name, or a trust in which this node's own certificate is worth nothing: it
+    /// would cut itself off. Before anything is written.
     pub async fn secrets(self: &Arc<Self>, request: SecretsRequest) -> Result<(), Fail> {
         check(&request)?;
         let member = Arc::clone(self);
         self.detached("secrets", async move {
             let _one = member.filing.lock().await;
             let _pass = member.gate.enter(request.fence).map_err(shut)?;
-            let root = member.settings.root.clone();
-            blocking(move || files::store_named(&root, &request.files).map_err(|why| error::file(&why))).await
+            let (root, tls) = (member.settings.root.clone(), lock(&member.tls).clone());
+            blocking(move || {
+                let trust = request.files.iter().find(|(name, _)| name == CA_PEM);
+                let renewed = trust.map(|(_, ca)| trusting(&root, ca)).transpose()?;
+                files::store_named(&root, &request.files).map_err(|why| error::file(&why))?;
+                match (renewed, tls) {
+                    (Some(identity), Some(tls)) => tls
+                        .renew(&identity)
+                        .map_err(|why| Fail::new(Code::Internal, format!("stored, but not in use: {why}"))),
+                    (Some(_) | None, _) => Ok(()),
+                }
+            })
+            .await
         })
         .await
     }
@@ -51,6 +65,17 @@ impl Member {
         .await?;
         Ok(SsconfHaveReply { index, digests })
     }
+}
+
+/// This node with another trust, by which the others must still believe it.
+fn trusting(root: &Root, ca: &str) -> Result<Identity, Fail> {
+    let bad = |why: TlsError| {
+        let text = format!("with this {CA_PEM} the node's own certificate would be worth nothing: {why}");
+        Fail::new(Code::BadRequest, text)
+    };
+    let identity = Identity::load_trusting(&root.secrets(), ca).map_err(bad)?;
+    identity.check_signed().map_err(bad)?;
+    Ok(identity)
 }
 
 fn check(request: &SecretsRequest) -> Result<(), Fail> {

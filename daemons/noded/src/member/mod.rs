@@ -38,6 +38,7 @@ use gantry_model::role::RoleFile;
 use gantry_model::root::Root;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{ClaimRequest, SlotFacts};
+use gantry_rpc::tls::ServerTls;
 use gantry_rt::{Tasks, node_toml};
 use gate::{Gate, Shut};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -101,6 +102,8 @@ pub struct Member {
     getters: Semaphore,
     uploads: Uploads,
     images: Images,
+    /// The listener that renewed certificates are given to; None before it listens.
+    tls: Mutex<Option<ServerTls>>,
     tasks: Tasks,
     metrics: Metrics,
     /// Names of the drivers that worked when last probed, and when that was.
@@ -161,6 +164,7 @@ impl Member {
             getters: Semaphore::new(GETTERS_MAX),
             uploads,
             images,
+            tls: Mutex::default(),
             tasks,
             metrics,
             probed: tokio::sync::Mutex::default(),
@@ -197,6 +201,11 @@ impl Member {
     #[must_use]
     pub fn epoch(&self) -> Option<u64> {
         self.gate.fence().map(|fence| fence.epoch)
+    }
+
+    /// Names the listener that is told of renewed certificates.
+    pub fn listens_by(&self, tls: ServerTls) {
+        *lock(&self.tls) = Some(tls);
     }
 
     /// Cancelled once the node has left its cluster.

@@ -1,13 +1,15 @@
 //! Verbs on the node: facts, ssconf, role, leaving, and several nodes in one process.
 
 use crate::bed::*;
-use gantry_model::ids::Fence;
+use gantry_model::ids::{Fence, NodeUuid};
 use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
 use gantry_proto::noded as wire;
+use gantry_rpc::tls::{Identity, ca};
 use gantry_rpc::{Client, Code};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
+use uuid::Uuid;
 
 fn ssconf(fence: Fence, index: u64, values: &[(&str, &str)]) -> wire::SsconfRequest {
     let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -110,6 +112,34 @@ async fn a_candidate_gets_the_ca_and_a_regular_node_keeps_no_key() {
     assert!(key.exists(), "a candidate keeps it");
     client.call::<wire::SetRole>(&role(Role::Regular), PATIENCE).await.expect("set");
     assert!(!key.exists());
+}
+
+#[tokio::test]
+async fn another_trust_counts_at_once_and_never_cuts_the_node_off() {
+    let cluster = Cluster::new();
+    let (node, standing) = cluster.member("n1").await;
+    let next = ca::make_ca(cluster.uuid).expect("made");
+    let give = |ca: String| {
+        let files = vec![("ca.pem".to_owned(), ca)];
+        let (client, request) = (standing.clone(), wire::SecretsRequest { fence: fence(1), files });
+        async move { client.call::<wire::Secrets>(&request, PATIENCE).await }
+    };
+    let pair = ca::make_node(&next, cluster.uuid, NodeUuid(Uuid::new_v4())).expect("made");
+    let both = format!("{}{}", cluster.ca.certificate, next.certificate);
+    let renewed = Identity::from_pem(&pair.certificate, &pair.key, &both).expect("fits");
+    let reaches =
+        |who: Identity| async move { Client::tls(node.address, &hello(), &who, node.node).await.is_ok() };
+    assert!(!reaches(renewed.clone()).await, "a CA that nobody trusts");
+    let kept = std::fs::read_to_string(node.root.secrets().join("ca.pem")).expect("there");
+    for useless in [next.certificate.clone(), "PEM".to_owned(), String::new()] {
+        assert_eq!(code(give(useless).await), Code::BadRequest);
+    }
+    assert_eq!(std::fs::read_to_string(node.root.secrets().join("ca.pem")).expect("there"), kept);
+    give(both.clone()).await.expect("taken");
+    assert!(reaches(renewed.clone()).await && reaches(cluster.master.clone()).await);
+    give(cluster.ca.certificate.clone()).await.expect("taken");
+    assert!(!reaches(renewed).await && reaches(cluster.master.clone()).await);
+    standing.call::<wire::NodeInfo>(&(), PATIENCE).await.expect("never dropped");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use gantry_rpc::{CallError, Client, Code, ConnectError, Hello};
 use gantry_rt::Tasks;
 use gantry_store::Index;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -43,8 +44,8 @@ pub struct Caller {
     pub cluster: ClusterUuid,
     /// This master's claim.
     pub fence: Fence,
-    /// Who we are to the nodes.
-    pub identity: Arc<Identity>,
+    /// Where our certificate lies: read for each new connection, so that a renewed one is taken.
+    pub secrets: PathBuf,
     /// The newest ssconf values.
     pub values: watch::Receiver<Arc<Values>>,
     /// Where tasks run.
@@ -207,7 +208,9 @@ async fn claim(caller: &Caller, target: &Target) -> Result<Client, Broken> {
     let node = target.node;
     let mut hello = Hello::new(wire::PROTOCOL, "gantry-wconfd");
     (hello.node, hello.cluster, hello.epoch) = (Some(node), Some(caller.cluster), Some(caller.fence.epoch));
-    let client = Client::tls(target.address, &hello, &caller.identity, node).await?;
+    let identity = Identity::load(&caller.secrets)
+        .map_err(|why| Broken::Lost(format!("can't read this node's certificate: {why}")))?;
+    let client = Client::tls(target.address, &hello, &identity, node).await?;
     let asked = ask(caller, move |owner, reply| owner.asking(node, reply)).await?;
     let request = ClaimRequest { cluster: caller.cluster, node, fence: caller.fence };
     let facts = client.call::<wire::Claim>(&request, LOST).await?;

@@ -173,3 +173,50 @@ fn an_identity_is_read_from_files() {
     }
     assert_eq!(Identity::load(dir.path()).expect("sound").node(), NODE);
 }
+
+/// A node whose files are `pair` and a trust in `roots`.
+fn trusting(pair: &Pair, roots: &[&Pair]) -> Identity {
+    let roots: String = roots.iter().map(|root| root.certificate.as_str()).collect();
+    Identity::from_pem(&pair.certificate, &pair.key, &roots).expect("sound")
+}
+
+#[tokio::test]
+async fn a_listener_is_renewed_under_a_standing_connection_and_the_old_authority_is_refused_at_the_end() {
+    let (old, new) = (ca::make_ca(CLUSTER).expect("made"), ca::make_ca(CLUSTER).expect("made"));
+    let made = |ca: &Pair, node| ca::make_node(ca, CLUSTER, node).expect("made");
+    let (node_old, node_new) = (made(&old, NODE), made(&new, NODE));
+    let (master_old, master_new) = (made(&old, MASTER), made(&new, MASTER));
+    let tls = tls::server_config(&trusting(&node_old, &[&old])).expect("sound");
+    let (addr, _door) = serve(tls.clone()).await;
+    let before = trusting(&master_old, &[&old]);
+    let standing = Client::tls(addr, &hello(), &before, NODE).await.expect("connects");
+    let renewed = trusting(&master_new, &[&old, &new]);
+    assert!(Client::tls(addr, &hello(), &renewed, NODE).await.is_err(), "nobody trusts the new one yet");
+
+    tls.renew(&trusting(&node_old, &[&old, &new])).expect("trusts both");
+    Client::tls(addr, &hello(), &before, NODE).await.expect("the old certificate");
+    Client::tls(addr, &hello(), &renewed, NODE).await.expect("the new certificate");
+    tls.renew(&trusting(&node_new, &[&old, &new])).expect("has a new certificate");
+    Client::tls(addr, &hello(), &trusting(&master_old, &[&old, &new]), NODE).await.expect("trusts both");
+    assert!(Client::tls(addr, &hello(), &before, NODE).await.is_err(), "trusts the old one only");
+
+    tls.renew(&trusting(&node_new, &[&new])).expect("drops the old one");
+    Client::tls(addr, &hello(), &trusting(&master_new, &[&new]), NODE).await.expect("connects");
+    let stolen = trusting(&master_old, &[&old, &new]);
+    assert!(Client::tls(addr, &hello(), &stolen, NODE).await.is_err(), "the old certificate is refused");
+    assert_eq!(standing.call::<Echo>(&vec![1], SOON).await, Ok(vec![1]), "never dropped");
+}
+
+#[test]
+fn certificate_and_key_in_one_file_are_replaced_by_one_rename() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = ca::make_ca(CLUSTER).expect("made");
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
+    let pair = ca::make_node(&authority, CLUSTER, NODE).expect("made");
+    write(tls::CA_PEM, &authority.certificate);
+    write(tls::NODE_PEM, &format!("{}{}", pair.certificate, pair.key));
+    // Of the certificate before: a crash left it.
+    write(tls::NODE_KEY, &ca::make_node(&authority, CLUSTER, NODE).expect("made").key);
+    let identity = Identity::load(dir.path()).expect("sound");
+    tls::server_config(&identity).expect("key and certificate fit");
+}
