@@ -30,6 +30,8 @@ use uuid::Uuid;
 
 /// Between two words on how a learner stands, and before a word that failed is said again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Longest wait until a change of the list shows in what is known of a majority.
+const LOOKED_OVER: Duration = Duration::from_secs(2);
 /// Names of files with rows put aside that one answer has at most.
 const ASIDE_MAX: usize = 100;
 
@@ -207,12 +209,16 @@ impl Copies {
         let away = |why| GanetiError::generic(format!("can't ask wconfd for its copies: {why}"));
         let copies = config.members().await.map_err(away)?.copies;
         single::may_drop(name, node, &copies, &self.status(&snapshot))?;
-        config.member_drop(node).await.map(|()| true).map_err(|why| match why {
+        let dropped = config.member_drop(node).await.map(|()| true).map_err(|why| match why {
             CallError::Fail(fail) => fail.as_ganeti().unwrap_or_else(|| GanetiError::generic(fail.text)),
             CallError::Closed(_) | CallError::Deadline { .. } | CallError::Protocol(_) => GanetiError::generic(
                 format!("{name} is being taken out, but that it is done is not known: {why}; look at 'gnt-cluster info'"),
             ),
-        })
+        })?;
+        // Who is told that it is done may submit at once: the queue's copies are looked over every tenth of a second.
+        let mut quorum = self.writer.quorum();
+        let _ = tokio::time::timeout(LOOKED_OVER, quorum.wait_for(Option::is_none)).await;
+        Ok(dropped)
     }
 
     /// The answer of `QueryMembers`.
