@@ -151,6 +151,8 @@ impl Owner {
     /// When the store fails: nothing more can be promised then.
     pub async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) -> anyhow::Result<()> {
         let (mut progress, mut quorum) = (self.writer.progress(), self.writer.quorum());
+        // What was committed since this owner was made is news too: else answers would wait for the commit after it.
+        progress.mark_changed();
         self.resume_leases().context("giving leases their time")?;
         loop {
             let pause = self.lease_pause();
