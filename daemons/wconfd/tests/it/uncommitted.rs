@@ -15,6 +15,22 @@ use tokio_util::sync::CancellationToken;
 /// Far more than an answer takes that waits for nothing.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
+/// A second node, which the configuration names as the master.
+fn name_another(objects: &mut Vec<Object>, me: uuid::Uuid) {
+    let (me, other) = (me.to_string(), uuid::Uuid::from_u128(9).to_string());
+    let node = objects.iter().find(|o| o.kind == "node").expect("a node");
+    let mut body: serde_json::Value = serde_json::from_slice(&node.body).unwrap();
+    (body["uuid"], body["name"]) = (other.as_str().into(), "node9.example.test".into());
+    (body["primary_ip"], body["secondary_ip"]) = ("127.0.0.9".into(), "127.0.0.9".into());
+    let node =
+        Object { key: node.key.replace(&me, &other), body: body.to_string().into_bytes(), ..node.clone() };
+    objects.push(node);
+    let cluster = objects.iter_mut().find(|o| o.kind == "cluster").expect("a cluster");
+    let mut body: serde_json::Value = serde_json::from_slice(&cluster.body).unwrap();
+    body["master_node"] = other.into();
+    cluster.body = body.to_string().into_bytes();
+}
+
 struct Stuck {
     _world: World,
     me: Member,
@@ -26,17 +42,32 @@ struct Stuck {
 
 impl Stuck {
     fn start() -> Self {
+        Self::start_as(false)
+    }
+
+    /// As a new master, which names itself in its first batch, or as the one before.
+    fn start_as(new_master: bool) -> Self {
         let world = World::init(1);
         let mut started = start(&world.root.lib(), StartOptions::new(LogKind::W)).unwrap();
         let objects = std::mem::take(&mut started.objects).into_iter();
-        let objects = objects.map(|o| Object { kind: o.kind, key: o.key, rev: o.rev, body: o.body });
+        let me = started.members[0];
+        let mut objects: Vec<Object> =
+            objects.map(|o| Object { kind: o.kind, key: o.key, rev: o.rev, body: o.body }).collect();
+        if new_master {
+            name_another(&mut objects, me.node);
+        }
         let config = Config::load(objects).unwrap();
         let locks = restore(&started.local).unwrap();
-        let (writer, me) = (started.writer.clone(), started.members[0]);
-        let begin = Start { config, locks, writer: started.writer, committed: started.committed };
-        let (owner, _) = Owner::new(begin);
+        let writer = started.writer.clone();
+        let committed = started.committed;
+        let begin = Start { config, locks, writer: started.writer, committed };
+        let (mut owner, _) = Owner::new(begin);
+        owner.take_over(gantry_model::ids::NodeUuid(me.node)).unwrap();
         let (handle, inbox) = pair();
         let stop = CancellationToken::new();
+        while new_master && writer.progress().borrow().committed <= committed {
+            std::thread::yield_now();
+        }
         let run = tokio::spawn(owner.run(inbox, stop.clone()));
         Self { _world: world, me, writer, handle, stop, run }
     }
@@ -131,4 +162,13 @@ async fn a_death_is_taken_down_while_nothing_can_be_committed() {
     tokio::time::timeout(AT_ONCE, owners).await.expect("answered at once").unwrap();
     assert!(!change.is_finished());
     stuck.end().await;
+}
+
+/// A new master names itself before it answers anybody; its copies may be quicker than its first question.
+#[tokio::test]
+async fn what_was_committed_before_the_owner_begins_is_no_wait_for_the_first_who_ask() {
+    let began = Stuck::start_as(true);
+    let rows = tokio::time::timeout(AT_ONCE, began.handle.ask(Owner::rows)).await;
+    rows.expect("answered at once").unwrap();
+    began.end().await;
 }
