@@ -5,8 +5,7 @@
 //! other is in the backup too. Rows that are in a log and not applied are taken as well: a writer that has stopped may
 //! have told that they are done.
 
-use super::aside::io;
-use super::create::build;
+use super::create::{build, refuse_existing};
 use super::files::LogKind;
 use super::lock;
 use super::log;
@@ -124,13 +123,8 @@ pub fn rebirth(
     mut change: impl FnMut(&mut Object),
 ) -> Result<(), StoreError> {
     let _lock = lock::take(dir, log)?;
+    refuse_existing(dir, log)?;
     let spec = log.log_file();
-    for file in std::iter::once(spec).chain(log.projections()) {
-        let path = file.path(dir);
-        if path.try_exists().map_err(io("look for", &path))? {
-            return Err(StoreError::Exists { path });
-        }
-    }
     let promised = Term { epoch: how.epoch, run: 0 };
     let head = snapshot::read(from, log, |_| Ok(()))?;
     if head.cluster != how.cluster {

@@ -34,6 +34,20 @@ pub struct Birth {
     pub first: Batch,
 }
 
+/// That none of a log's files is in `dir`.
+///
+/// # Errors
+/// [`StoreError::Exists`] names the first that is.
+pub fn refuse_existing(dir: &Path, log: LogKind) -> Result<(), StoreError> {
+    for file in std::iter::once(log.log_file()).chain(log.projections()) {
+        let path = file.path(dir);
+        if path.try_exists().map_err(io("look for", &path))? {
+            return Err(StoreError::Exists { path });
+        }
+    }
+    Ok(())
+}
+
 /// Makes the files of one log in `dir`, which is made too if needed. Durable when this returns. Blocks.
 ///
 /// A crash in the middle leaves either nothing that a later `create` minds, or a complete log.
@@ -43,13 +57,8 @@ pub struct Birth {
 pub fn create(dir: &Path, log: LogKind, birth: &Birth) -> Result<(), StoreError> {
     std::fs::create_dir_all(dir).map_err(io("make", dir))?;
     let _lock = lock::take(dir, log)?;
+    refuse_existing(dir, log)?;
     let spec = log.log_file();
-    for file in std::iter::once(spec).chain(log.projections()) {
-        let path = file.path(dir);
-        if path.try_exists().map_err(io("look for", &path))? {
-            return Err(StoreError::Exists { path });
-        }
-    }
     let rows = first_rows(birth)?;
     let vote = first_vote(birth)?;
     build(dir, spec, |db| fill_log(db, &vote, &rows))?;
