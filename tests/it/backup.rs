@@ -334,3 +334,50 @@ fn a_backup_that_is_killed_is_none() {
         Ok(())
     });
 }
+
+/// Steps of a restore at which it is killed.
+const RESTORE: [&str; 10] = [
+    "restore-bodies",
+    "restore-staged",
+    "restore-role-aside",
+    "restore-old-aside",
+    "restore-config.data",
+    "restore-locks.data",
+    "restore-wconf.log",
+    "restore-queue.data",
+    "restore-all-but-role",
+    "restore-role-written",
+];
+
+/// Whatever a killed restore leaves: no daemon takes it for a cluster before it is one, and the same command, given again,
+/// restores.
+#[test]
+fn a_restore_that_is_killed_is_given_again() {
+    let cluster = cluster(1);
+    let at = cluster.dir().join("backup").to_string_lossy().into_owned();
+    let points = cluster.dir().join("points");
+    let load = Load::default();
+    step("a backup", || {
+        std::fs::create_dir(&points)?;
+        cluster.run(&["cluster", "add-tags", "before"])?;
+        load.blow(&cluster, 1, || enough(&load))?;
+        cluster.run(&["cluster", "backup", &at])?;
+        cluster.run(&["cluster", "add-tags", "after"]).map(drop)
+    });
+    for point in RESTORE {
+        step(point, || {
+            cluster.kill_node(0)?;
+            std::fs::write(points.join(point), "")?;
+            let args = ["cluster", "restore", "--yes-do-it", &at];
+            let output = cluster.command(&args).env("GANTRY_CRASH_DIR", &points).output()?;
+            ensure!(!output.status.success() && !points.join(point).exists(), "nothing came by {point}");
+            let said = cluster.run(&args)?;
+            ensure!(said.contains("This node is the master now"), "{said}");
+            load.is_there(&cluster)?;
+            let tags = cluster.run(&["cluster", "list-tags"])?;
+            ensure!(tags.contains("before") && !tags.contains("after"), "{tags}");
+            cluster.run(&["cluster", "add-tags", "after"])?;
+            cluster.run(&["cluster", "verify"]).map(drop)
+        });
+    }
+}

@@ -5,8 +5,8 @@
 use super::check::digest;
 use super::manifest::{self, Body, Entry, Manifest, Place};
 use super::{
-    BackupError, NODE_TOML, Progress, SECRETS, body_name, count, failed, room, say, seconds, size,
-    snapshot_name,
+    BackupError, NODE_TOML, Progress, SECRETS, body_name, count, failed, room, say, size, snapshot_name,
+    unix_ms,
 };
 use gantry_model::config::{Cluster, Node, kind};
 use gantry_model::pool::Image;
@@ -142,7 +142,7 @@ fn fill(root: &Root, role: &RoleFile, partial: &Path) -> Result<Manifest, Backup
     let manifest = Manifest {
         cluster: role.cluster,
         cluster_name: named.cluster_name.unwrap_or_default(),
-        made_at: seconds(),
+        made_at: unix_ms() / 1000,
         release: env!("CARGO_PKG_VERSION").to_owned(),
         node: role.node,
         node_name: named.node_name.unwrap_or_default(),

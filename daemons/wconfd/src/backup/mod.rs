@@ -26,6 +26,7 @@ pub mod others;
 pub mod restore;
 
 use crate::core::config;
+use gantry_copies::link::chain;
 use gantry_rpc::tls::{CA_KEY, CA_PEM, TlsError};
 use gantry_rt::node_toml::NodeTomlError;
 use gantry_store::{LogKind, StoreError};
@@ -135,17 +136,6 @@ pub enum BackupError {
     },
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(why) = cause {
-        text.push_str(": ");
-        text.push_str(&why.to_string());
-        cause = why.source();
-    }
-    text
-}
-
 /// An error of a file operation.
 pub(crate) fn failed<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> BackupError + 'a {
     move |source| BackupError::Io { what, path: path.to_owned(), source }
@@ -196,14 +186,14 @@ pub(crate) fn room(dir: &Path, need: u64) -> Result<(), BackupError> {
     if free < need { Err(BackupError::Room { need, free, dir: dir.to_owned() }) } else { Ok(()) }
 }
 
-/// Seconds since 1970.
+/// Milliseconds since 1970.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "it is a whole number after 1970"
 )]
-pub(crate) fn seconds() -> u64 {
-    gantry_rt::clock::now().epoch() as u64
+pub(crate) fn unix_ms() -> u64 {
+    (gantry_rt::clock::now().epoch() * 1000.0) as u64
 }
 
 /// How far long work is, said once a second.

@@ -3,6 +3,7 @@
 
 use super::manifest::{Manifest, Place};
 use futures_util::future::join_all;
+use gantry_copies::link::chain;
 use gantry_copies::peers::Peer;
 use gantry_model::ids::{ClusterUuid, NodeUuid};
 use gantry_proto::copies::{Log, LookReply};
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 /// How long a node may take to say what it has.
 const LOOK: Duration = Duration::from_secs(5);
-/// How far above everything heard of a restore begins: ballots that others won unheard stay below.
+/// How far above everything heard of a restore begins when the clock is not above it: ballots that others won unheard stay
+/// below.
 const JUMP: u64 = 1_000;
 
 /// What one node said.
@@ -68,7 +70,7 @@ async fn one(
 ) -> Result<Answer, String> {
     let mut hello = Hello::new(noded::PROTOCOL, "gantry-restore");
     (hello.node, hello.cluster) = (Some(node), Some(cluster));
-    let client = Client::tls(peer.address, &hello, identity, node).await.map_err(|why| super::chain(&why))?;
+    let client = Client::tls(peer.address, &hello, identity, node).await.map_err(|why| chain(&why))?;
     let fence = client.peer().epoch.unwrap_or_default();
     let reply = client.call::<noded::CopyLook>(&(), LOOK).await.map_err(|why| why.to_string())?;
     Ok(answer(&reply, fence))
@@ -92,8 +94,9 @@ fn answer(reply: &LookReply, fence: u64) -> Answer {
     answer
 }
 
-/// What follows from it. `now`, seconds since 1970, is above any epoch that was counted up from 1, also at nodes that do
-/// not answer, and above that of every restore before.
+/// What follows from it. `now`, milliseconds since 1970, is above any epoch that was counted up from 1, also at nodes that
+/// do not answer, and above that of every restore before: also of one that was killed and that no file tells of any more,
+/// though this node's own noded has heard its epoch.
 #[must_use]
 pub fn judge(manifest: &Manifest, others: &[Other], now: u64) -> Verdict {
     let mut verdict = Verdict::default();
@@ -117,7 +120,7 @@ pub fn judge(manifest: &Manifest, others: &[Other], now: u64) -> Verdict {
             ));
         }
     }
-    verdict.epoch = (highest + JUMP).max(now);
+    verdict.epoch = if now > highest { now } else { highest + JUMP };
     verdict
 }
 
@@ -180,6 +183,14 @@ mod tests {
         let silent = Other { name: "s".to_owned(), answer: Err("away".to_owned()) };
         let verdict = judge(&manifest(), &[same, silent], 1_700_000_000);
         assert_eq!(verdict.epoch, 1_700_000_000, "above what the silent may have heard of");
+        // One restore after another, of which the next hears or does not: each is above the one before.
+        let restored = other(Answer { epoch: 1_700_000_000, ..Answer::default() });
+        assert_eq!(judge(&manifest(), &[restored.clone()], 1_700_000_001).epoch, 1_700_000_001);
+        assert_eq!(
+            judge(&manifest(), &[restored], 1_600_000_000).epoch,
+            1_700_000_000 + JUMP,
+            "a clock that is behind"
+        );
     }
 
     #[test]

@@ -25,7 +25,7 @@ use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
 use gantry_rpc::tls::{self, Identity, ca};
 use gantry_rt::node_toml::NodeToml;
-use gantry_rt::{files, node_toml};
+use gantry_rt::{crash, files, node_toml};
 use gantry_store::{LogKind, Member, Rebirth, SnapshotHead, rebirth, snapshot_objects, writer_runs};
 use nix::fcntl::{Flock, FlockArg};
 use serde::de::DeserializeOwned;
@@ -80,7 +80,7 @@ pub fn restore(root: &Root, options: &RestoreOptions) -> Result<(), BackupError>
     let mut answers = runtime.block_on(others::ask(&identity.0, plan.manifest.cluster, &plan.others));
     answers.iter().for_each(|other| say(&others::tell(other)));
     answers.push(own_copies(root, &plan));
-    let verdict = others::judge(&plan.manifest, &answers, super::seconds());
+    let verdict = others::judge(&plan.manifest, &answers, super::unix_ms());
     if !verdict.masters.is_empty() {
         return Err(BackupError::Refused(format!(
             "the cluster has a master that answers: {}; a backup is not restored beside it. To go back to the backup all the \
@@ -281,8 +281,11 @@ fn carry_out(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) 
     let bodies: u64 = plan.manifest.bodies.iter().map(|body| body.bytes).sum();
     room(&lib, 2 * snapshots + bodies + SPARE_BYTES)?;
     put_bodies(root, dir, plan)?;
+    crash::point("restore-bodies");
     make_logs(&stage, dir, plan, epoch)?;
+    crash::point("restore-staged");
     exchange(root, dir, plan, node, epoch)?;
+    crash::point("restore-role-written");
     remove_dir(&stage)
 }
 
@@ -400,8 +403,10 @@ fn exchange(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) -
         }
         if *path == role {
             files::sync_dir(&lib).map_err(failed("flush", &lib))?;
+            crash::point("restore-role-aside");
         }
     }
+    crash::point("restore-old-aside");
     if moved == 0 {
         fs::remove_dir(&aside).map_err(failed("remove", &aside))?;
     } else {
@@ -416,6 +421,7 @@ fn exchange(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) -
     for name in ["config.data", "locks.data", "wconf.log", "queue.data"] {
         let (from, to) = (lib.join(STAGE).join(name), lib.join(name));
         fs::rename(&from, &to).map_err(failed("rename into", &to))?;
+        crash::point(&format!("restore-{name}"));
     }
     put_secrets(root, dir, node)?;
     if plan.save {
@@ -426,6 +432,7 @@ fn exchange(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) -
         files::atomic_write(&path, value.as_bytes(), 0o444).map_err(failed("write", &path))?;
     }
     files::sync_dir(&lib).map_err(failed("flush", &lib))?;
+    crash::point("restore-all-but-role");
     let new = RoleFile { node: plan.node, cluster: plan.manifest.cluster, role: Role::Master, epoch };
     files::write_role(root, &new).map_err(failed("write", &role))
 }
