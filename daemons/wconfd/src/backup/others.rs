@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(verdict.epoch, 1_700_000_000, "above what the silent may have heard of");
         // One restore after another, of which the next hears or does not: each is above the one before.
         let restored = other(Answer { epoch: 1_700_000_000, ..Answer::default() });
-        assert_eq!(judge(&manifest(), &[restored.clone()], 1_700_000_001).epoch, 1_700_000_001);
+        assert_eq!(judge(&manifest(), std::slice::from_ref(&restored), 1_700_000_001).epoch, 1_700_000_001);
         assert_eq!(
             judge(&manifest(), &[restored], 1_600_000_000).epoch,
             1_700_000_000 + JUMP,
