@@ -330,7 +330,7 @@ impl Api {
         tracing::warn!(node = name, "a master candidate is taken out while no majority answers");
         let wish = Wish { node, name, join: false, commands: Vec::new() };
         let index = self.members.change(wish, |text| tracing::info!(text, "taking a candidate out")).await?;
-        self.members.looked_over().await;
+        self.members.majority_is_known().await;
         Ok(wire::MemberChangeReply { index })
     }
 

@@ -27,6 +27,8 @@ use uuid::Uuid;
 pub const SILENT_MS: u64 = 5_000;
 /// How often the list, the learners and the silent are looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// Twenty looks: a majority that is not known by then is lost.
+const KNOWN_MAX: Duration = Duration::from_secs(2);
 /// How often old rows are offered for compaction, in looks: every 10 s.
 const COMPACT_LOOKS: u64 = 100;
 /// How long a confirmation may take: two answers of a copy that is just not silent.
@@ -418,6 +420,13 @@ impl<L: Link> CopiesHandle<L> {
             Some(known) => self.0.error(known),
             None => std::future::pending().await,
         }
+    }
+
+    /// Returns once it is known that a majority answers, or after [`KNOWN_MAX`]. A change of the list shows at the next
+    /// look only; until then writes are refused as before it.
+    pub async fn majority_is_known(&self) {
+        let mut quorum = self.0.writer.quorum();
+        let _ = tokio::time::timeout(KNOWN_MAX, quorum.wait_for(Option::is_none)).await;
     }
 
     /// Ends the senders. The writer then commits no more, unless it is alone.

@@ -30,8 +30,6 @@ use uuid::Uuid;
 
 /// Between two words on how a learner stands, and before a word that failed is said again.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longest wait until a change of the list shows in what is known of a majority.
-const LOOKED_OVER: Duration = Duration::from_secs(2);
 /// Names of files with rows put aside that one answer has at most.
 const ASIDE_MAX: usize = 100;
 
@@ -215,9 +213,8 @@ impl Copies {
                 format!("{name} is being taken out, but that it is done is not known: {why}; look at 'gnt-cluster info'"),
             ),
         })?;
-        // Who is told that it is done may submit at once: the queue's copies are looked over every tenth of a second.
-        let mut quorum = self.writer.quorum();
-        let _ = tokio::time::timeout(LOOKED_OVER, quorum.wait_for(Option::is_none)).await;
+        // Who is told that it is done may submit at once.
+        self.handle.majority_is_known().await;
         Ok(dropped)
     }
 

@@ -28,9 +28,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-/// Longest wait until a change of the list shows in what is known of a majority.
-const LOOKED_OVER: std::time::Duration = std::time::Duration::from_secs(2);
-
 /// What luxid has said on its newest connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Said {
@@ -128,10 +125,9 @@ impl Members {
         self.0.said.send_if_modified(|known| std::mem::replace(known, said) != said);
     }
 
-    /// Returns once a majority is known to answer, or after [`LOOKED_OVER`]: copies are looked over every tenth of a second.
-    pub async fn looked_over(&self) {
-        let mut quorum = self.0.writer.quorum();
-        let _ = tokio::time::timeout(LOOKED_OVER, quorum.wait_for(Option::is_none)).await;
+    /// Returns once it is known that a majority answers; see [`CopiesHandle::majority_is_known`].
+    pub async fn majority_is_known(&self) {
+        self.0.copies.majority_is_known().await;
     }
 
     /// Whether a majority of the copies stands by this writer (P1.10).
