@@ -58,7 +58,10 @@ fn hypervisors(answer: &Value) -> Info {
 
 fn cluster_parameters(answer: &Value) -> Info {
     let text = |key: &str| Info::text(plain(&answer[key]));
-    Info::named([
+    // Ours: Ganeti shows what the cluster's name resolves to nowhere, so this line is there when there is one only.
+    let address = answer["master_ip"].as_str().filter(|ip| !ip.is_empty());
+    let address = address.map(|ip| ("master ip", Info::text(ip.to_owned())));
+    Info::named(address.into_iter().chain([
         ("candidate pool size", text("candidate_pool_size")),
         ("maximal number of jobs running simultaneously", text("max_running_jobs")),
         ("maximal number of jobs simultaneously tracked by the scheduler", text("max_tracked_jobs")),
@@ -90,7 +93,7 @@ fn cluster_parameters(answer: &Value) -> Info {
         ("modify ssh setup", text("modify_ssh_setup")),
         ("ssh_key_type", text("ssh_key_type")),
         ("ssh_key_bits", text("ssh_key_bits")),
-    ])
+    ]))
 }
 
 /// `low-high` ranges, a single number alone.

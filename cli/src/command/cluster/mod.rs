@@ -74,6 +74,21 @@ enum Cluster {
         #[command(flatten)]
         job: SubmitOptions,
     },
+    /// Put the cluster's address up on the master
+    ActivateMasterIp {
+        #[command(flatten)]
+        job: SubmitOptions,
+    },
+    /// Take the cluster's address down
+    ///
+    /// It stays down until it is activated again, or another node becomes the master.
+    DeactivateMasterIp {
+        /// Do not ask
+        #[arg(long)]
+        yes_do_it: bool,
+        #[command(flatten)]
+        job: SubmitOptions,
+    },
     /// Add tags to the cluster
     AddTags(Tags),
     /// Remove tags from the cluster
@@ -150,6 +165,14 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
         Cluster::RedistConf { job } => {
             session.command = "redist-conf".to_owned();
             session.run_op("OP_CLUSTER_REDIST_CONF", json!({}), &job).await.map(drop)
+        }
+        Cluster::ActivateMasterIp { job } => {
+            session.command = "activate-master-ip".to_owned();
+            session.run_op("OP_CLUSTER_ACTIVATE_MASTER_IP", json!({}), &job).await.map(drop)
+        }
+        Cluster::DeactivateMasterIp { yes_do_it, job } => {
+            session.command = "deactivate-master-ip".to_owned();
+            master::deactivate_ip(session, yes_do_it, &job).await
         }
         Cluster::AddTags(tags) => {
             session.command = "add-tags".to_owned();
