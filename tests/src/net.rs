@@ -94,6 +94,15 @@ impl Net {
         ip(&["-n", &self.name(number), "address", "add", &address, "dev", DEVICE]).map(drop)
     }
 
+    /// Takes an address from the device of node `number`.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn remove(&self, number: usize, address: &str) -> Result<()> {
+        let address = format!("{address}/32");
+        ip(&["-n", &self.name(number), "address", "del", &address, "dev", DEVICE]).map(drop)
+    }
+
     /// What node `from` sends to node `to` is lost from now on.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! master that comes back changes nothing.
 
 mod crash;
+mod cut;
 mod damage;
 pub mod load;
 
