@@ -22,9 +22,16 @@ pub struct Hooks {
     /// The same after the effect, if they differ.
     after: Option<Vec<(&'static str, String)>>,
     /// Where they run before it.
-    pre: Vec<Node>,
+    pre: Places,
     /// Where they run after it.
-    post: Vec<Node>,
+    post: Places,
+}
+
+/// Where hooks run in one phase.
+#[derive(Debug, Clone, Default)]
+struct Places {
+    master: bool,
+    nodes: Vec<Node>,
 }
 
 /// A hook that ended badly.
@@ -81,7 +88,7 @@ impl Hooks {
     }
 
     fn new(op: &str, path: &'static str, object: &'static str) -> Self {
-        let (env, pre, post) = (Vec::new(), Vec::new(), Vec::new());
+        let (env, pre, post) = (Vec::new(), Places::default(), Places::default());
         Self { op: op.to_owned(), path, object, env, after: None, pre, post }
     }
 
@@ -91,27 +98,28 @@ impl Hooks {
         self
     }
 
+    /// Run on the master, before the effect and after it.
+    pub fn on_master(mut self) -> Self {
+        (self.pre.master, self.post.master) = (true, true);
+        self
+    }
+
+    /// Run on the master after the effect.
+    pub fn after_on_master(mut self) -> Self {
+        self.post.master = true;
+        self
+    }
+
     /// Run on these nodes before the effect.
     pub fn before_on(mut self, nodes: &[Node]) -> Self {
-        self.pre = nodes.to_vec();
+        self.pre.nodes = nodes.to_vec();
         self
     }
 
     /// Run on these nodes after it.
     pub fn after_on(mut self, nodes: &[Node]) -> Self {
-        self.post = nodes.to_vec();
+        self.post.nodes = nodes.to_vec();
         self
-    }
-
-    /// Run on these nodes before it and after it; each once.
-    pub fn on(self, nodes: &[&Node]) -> Self {
-        let mut all: Vec<Node> = Vec::new();
-        for node in nodes {
-            if !all.iter().any(|known| known.uuid == node.uuid) {
-                all.push((*node).clone());
-            }
-        }
-        self.before_on(&all).after_on(&all)
     }
 
     /// What is told after the effect instead, where that differs.
@@ -125,13 +133,29 @@ impl Hooks {
         self
     }
 
-    /// Where they run in a phase: not where nothing is asked.
-    pub fn nodes(&self, phase: HookPhase) -> impl Iterator<Item = &Node> {
-        let nodes = match phase {
+    /// Whether there is anywhere to run them in a phase.
+    pub fn run_in(&self, phase: HookPhase) -> bool {
+        let places = self.places(phase);
+        places.master || !places.nodes.is_empty()
+    }
+
+    fn places(&self, phase: HookPhase) -> &Places {
+        match phase {
             HookPhase::Pre => &self.pre,
             HookPhase::Post => &self.post,
-        };
-        nodes.iter().filter(|node| !node.offline)
+        }
+    }
+
+    /// Where they run in a phase, each node once: not where nothing is asked.
+    pub fn nodes(&self, phase: HookPhase, master: Option<&Node>) -> Vec<Node> {
+        let places = self.places(phase);
+        let mut all: Vec<Node> = Vec::new();
+        for node in master.filter(|_| places.master).into_iter().chain(&places.nodes) {
+            if !node.offline && !all.iter().any(|known| known.uuid == node.uuid) {
+                all.push(node.clone());
+            }
+        }
+        all
     }
 
     /// All variables of a phase. After the effect there are two sets, of before and after.
@@ -211,11 +235,17 @@ mod tests {
 
     #[test]
     fn each_node_is_asked_once_and_offline_ones_never() {
-        let (one, two) = (node("n1", false), node("n2", true));
-        let hooks = Hooks::cluster("OP", "cluster-modify", "c").on(&[&one, &two, &one]);
-        for phase in [HookPhase::Pre, HookPhase::Post] {
-            assert_eq!(hooks.nodes(phase).map(|node| node.name.as_str()).collect::<Vec<_>>(), ["n1"]);
-        }
+        let (one, two, three) = (node("n1", false), node("n2", true), node("n3", false));
+        let names = |hooks: &Hooks, phase| -> Vec<String> {
+            hooks.nodes(phase, Some(&one)).into_iter().map(|node| node.name).collect()
+        };
+        let hooks = Hooks::cluster("OP", "cluster-modify", "c").on_master();
+        let some = hooks.clone().after_on(&[three.clone(), two.clone(), one.clone()]);
+        assert_eq!(names(&some, HookPhase::Pre), ["n1"]);
+        assert_eq!(names(&some, HookPhase::Post), ["n1", "n3"]);
+        let after = Hooks::cluster("OP", "cluster-init", "c").after_on_master();
+        assert!(!after.run_in(HookPhase::Pre) && after.run_in(HookPhase::Post));
+        assert!(hooks.nodes(HookPhase::Pre, None).is_empty(), "a master that is not among the nodes");
     }
 
     #[test]

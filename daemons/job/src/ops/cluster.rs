@@ -13,9 +13,9 @@ use serde_json::{Map, Value, json};
 /// The first job of a cluster. Result: true.
 pub async fn post_init(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.begin(Locks::exclusive()).await?;
-    let (cluster, master) = (cx.master.cluster().await?, cx.master_node().await?);
+    let cluster = cx.master.cluster().await?;
     let hooks = Hooks::cluster(args.id(), "cluster-init", &cluster.cluster_name);
-    cx.post_hooks(&hooks.after_on(&[master])).await?;
+    cx.post_hooks(&hooks.after_on_master()).await?;
     Ok(Value::Bool(true))
 }
 
@@ -44,10 +44,10 @@ pub async fn destroy(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> 
             format!("There are still {} instance(s) in this cluster; remove them first", instances.len());
         return Err(OpFail::prereq(text, Ecode::WrongState));
     }
-    let (cluster, master) = (cx.master.cluster().await?, cx.master_node().await?);
+    let cluster = cx.master.cluster().await?;
     let hooks = Hooks::cluster(args.id(), "cluster-destroy", &cluster.cluster_name);
     // The last moment when somebody could run them.
-    cx.post_hooks(&hooks.after_on(&[master])).await?;
+    cx.post_hooks(&hooks.after_on_master()).await?;
     Ok(json!(cx.go().master))
 }
 
@@ -99,7 +99,7 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
     }
     let hooks = Hooks::cluster(args.id(), "cluster-modify", &cluster.cluster_name)
         .with(&[("NEW_VG_NAME", args.str("vg_name").unwrap_or_default())])
-        .on(&[&cx.master_node().await?]);
+        .on_master();
     cx.pre_hooks(&hooks).await?;
     cx.apply(vec![Command::ClusterSet { rev: Some(cluster.stamp.serial_no), set }]).await?;
     if size.is_some() {

@@ -122,11 +122,6 @@ impl<'a> Cx<'a> {
         self.request
     }
 
-    /// The node this job runs on.
-    pub async fn master_node(&mut self) -> Result<Node, OpFail> {
-        self.master.node(&self.request.master.to_string()).await
-    }
-
     /// The opcode leaves the queue.
     pub fn picked_up(&self) {
         self.desk.update(|board| board.waiting(self.index, time::now()));

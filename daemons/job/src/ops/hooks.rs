@@ -66,13 +66,13 @@ impl Cx<'_> {
     }
 
     async fn run_hooks(&mut self, hooks: &Hooks, phase: HookPhase) -> Result<Vec<Failed>, OpFail> {
-        let nodes: Vec<Node> = hooks.nodes(phase).cloned().collect();
-        if nodes.is_empty() {
+        if !hooks.run_in(phase) {
             return Ok(Vec::new());
         }
         let (cluster, all) = (self.master.cluster().await?, self.master.nodes().await?);
-        let master = all.into_iter().find(|node| node.uuid == self.go().master);
-        let master = master.map(|node| node.name).unwrap_or_default();
+        let master = all.iter().find(|node| node.uuid == self.go().master);
+        let nodes = hooks.nodes(phase, master);
+        let master = master.map(|node| node.name.clone()).unwrap_or_default();
         self.master.confirm().await?;
         let request = HooksRunRequest {
             fence: self.nodes.fence(),

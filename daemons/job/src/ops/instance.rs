@@ -67,9 +67,10 @@ async fn hooks(
     instance: &Instance,
     node: &Node,
 ) -> Result<Hooks, OpFail> {
-    let (cluster, master) = (cx.master.cluster().await?, cx.master_node().await?);
-    let be = beparams(&cluster, instance);
-    Ok(Hooks::instance(args.id(), path, instance, node, &be).on(&[&master, node]))
+    let be = beparams(&cx.master.cluster().await?, instance);
+    let there = std::slice::from_ref(node);
+    let hooks = Hooks::instance(args.id(), path, instance, node, &be).on_master();
+    Ok(hooks.before_on(there).after_on(there))
 }
 
 /// The instance as asked for, but for its node.
@@ -424,9 +425,8 @@ pub async fn shutdown(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail>
 pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let (instance, node) = locked(cx, args).await?;
     let slot = cx.master.slot(instance.uuid).await?;
-    let master = cx.master_node().await?;
     // Before it goes only the master is asked, as in Ganeti.
-    let hooks = hooks(cx, args, "instance-remove", &instance, &node).await?.before_on(&[master]);
+    let hooks = hooks(cx, args, "instance-remove", &instance, &node).await?.before_on(&[]);
     cx.pre_hooks(&hooks).await?;
     if slot.state != SlotState::Absent && node.offline {
         abandon(cx, &node, args.bool("ignore_failures"))?;

@@ -35,7 +35,7 @@ async fn address(cx: &mut Cx<'_>) -> Result<MasterAddress, OpFail> {
 
 /// Nobody could refuse it afterwards, so a majority confirms the master before (P1.10).
 async fn order(cx: &mut Cx<'_>, order: MasterIpOrder) -> Result<Value, OpFail> {
-    let node = cx.master_node().await?;
+    let node = cx.master.node(&cx.go().master.to_string()).await?;
     cx.master.confirm().await?;
     let request = MasterIpRequest { fence: cx.nodes.fence(), order };
     cx.nodes.call::<MasterIp>(&node, &request, CALL).await?;

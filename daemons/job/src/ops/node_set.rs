@@ -40,7 +40,8 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
     plan.infos.iter().for_each(|info| cx.info(info));
     told.extend(plan.told.iter().map(|(name, value)| json!([name, text(*value)])));
     set.extend(plan.set.clone());
-    let hooks = hooks(args, &node).on(&[&cx.master_node().await?, &node]);
+    let there = std::slice::from_ref(&node);
+    let hooks = hooks(args, &node).on_master().before_on(there).after_on(there);
     cx.pre_hooks(&hooks).await?;
     carry_out(cx, &node, &plan, set).await?;
     if fills {
