@@ -42,9 +42,9 @@ fn the_clusters_address_moves_with_the_master() {
     step("all nodes have copies that count", || copies(&cluster, 3));
     step("the master has the address, and it is shown", || {
         only_on(&cluster, ADDRESS, &[0])?;
-        let said = cluster.run(&["cluster", "info"])?;
-        ensure!(said.contains(&format!("master ip: {ADDRESS}")), "{said}");
-        Ok(())
+        wait::until("it to be shown", PATIENCE, || {
+            cluster.run(&["cluster", "info"]).ok()?.contains(&format!("master ip: {ADDRESS}")).then_some(())
+        })
     });
     step("the third node knows where it is", || {
         net.speak(2, ADDRESS)?;

@@ -12,6 +12,7 @@ mod settings;
 use super::tags::{self, Change, Tags};
 use crate::error::{CliError, EXIT_FAILURE};
 use crate::job::submitted;
+use crate::local;
 use crate::opcode::SubmitOptions;
 use crate::output::text::plain;
 use crate::session::Session;
@@ -192,7 +193,9 @@ async fn show(session: &mut Session, as_json: bool) -> Result<(), CliError> {
     if as_json {
         return session.screen.raw(&format!("{answer}\n"));
     }
-    session.screen.raw(&info::info(&answer, &session.zone).render())?;
+    // Not in the answer, which is Ganeti's; what the master's node was told last is good enough for people.
+    let address = local::ssconf(&session.root, "master_ip");
+    session.screen.raw(&info::info(&answer, address, &session.zone).render())?;
     let members = session.call("QueryMembers", json!([])).await?;
     session.screen.raw(&copies::info(&members).render())
 }

@@ -97,7 +97,6 @@ fn typed(cluster: &Cluster) -> Params {
         "max_running_jobs": cluster.max_running_jobs,
         "max_tracked_jobs": cluster.max_tracked_jobs,
         "mac_prefix": cluster.mac_prefix,
-        "master_ip": cluster.master_ip,
         "ctime": cluster.stamp.ctime,
         "mtime": cluster.stamp.mtime,
         "tags": cluster.stamp.tags,
