@@ -8,6 +8,7 @@ pub mod admin;
 pub mod boot;
 pub mod codec;
 pub mod copies;
+pub mod effects;
 pub mod envelope;
 pub mod hello;
 pub mod job;

@@ -2,6 +2,7 @@
 //! What changes a node carries the master's [`Fence`]; what concerns a VM also slot and generation.
 
 use crate::copies;
+use crate::effects;
 use crate::verbs;
 pub use crate::vmd::{CommandEnd, Stream, Why};
 use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, LeaseUuid, NodeUuid};
@@ -97,6 +98,12 @@ verbs! {
     39 SsconfHave(()) as SsconfHaveReply;
     /// A piece of a body of this node, for a master that lacks it.
     40 BodyGet(copies::BodyGetRequest) as copies::BodyGetReply;
+    /// Puts the cluster's address on this node, or takes it away. Only for the node that is the master of that epoch; it
+    /// takes it away by itself when it is no longer.
+    45 MasterIp(effects::MasterIpRequest) as effects::MasterIpReply;
+    /// Runs this node's hooks of one path and phase, one after the other; files that are none are told too. Ends with its
+    /// caller, and when another master claims the node.
+    46 HooksRun(effects::HooksRunRequest) as Vec<effects::HookEnd>;
 }
 
 /// Files in one [`Secrets`].

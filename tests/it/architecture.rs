@@ -13,7 +13,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Client, socket, server. `job/` stands for any job's socket, `admin/` for any daemon's.
-const ARROWS: [(&str, &str, &str); 12] = [
+const ARROWS: [(&str, &str, &str); 13] = [
     ("gantry-luxid", "wconfd.sock", "gantry-wconfd"),
     ("gantry-luxid", "job/", "gantry-job"),
     ("gantry-job", "wconfd.sock", "gantry-wconfd"),
@@ -23,6 +23,7 @@ const ARROWS: [(&str, &str, &str); 12] = [
     ("gantry-overseer", "luxi.sock", "gantry-luxid"),
     ("gantry-overseer", "stream.sock", "gantry-luxid"),
     ("gantry-job", "noded.sock", "gantry-noded"),
+    ("gantry-wconfd", "noded.sock", "gantry-noded"),
     ("gantry-noded", "vmd.sock", "gantry-vmd"),
     ("gantry", "boot.sock", "gantry-boot"),
     ("gantry-boot", "admin/", "any"),

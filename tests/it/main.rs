@@ -8,6 +8,7 @@ mod chaos;
 mod commands;
 mod compat;
 mod disk;
+mod effects;
 mod failover;
 mod proofs;
 mod runs;

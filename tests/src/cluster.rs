@@ -1,6 +1,7 @@
 //! See the crate. A cluster is made by the same commands a person would type, and leaves nothing behind.
 
 use crate::leak::Site;
+use crate::net::{self, Net};
 use crate::{Luxi, process, wait};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -8,6 +9,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ pub struct Options {
     pub settings: String,
     /// Where it lies; None = a short name in /tmp. Either goes when it is dropped.
     pub dir: Option<PathBuf>,
+    /// A network of the nodes' own, one namespace each; None = loopback addresses of this machine.
+    pub net: Option<Arc<Net>>,
 }
 
 impl Options {
@@ -53,6 +57,7 @@ impl Options {
             drivers: vec!["fake".to_owned()],
             settings: String::new(),
             dir: None,
+            net: None,
         }
     }
 
@@ -60,6 +65,15 @@ impl Options {
     #[must_use]
     pub fn oci(nodes: u8) -> Self {
         Self { drivers: vec!["oci".to_owned()], ..Self::new(nodes) }
+    }
+
+    /// As [`Options::new`], on a network of their own.
+    ///
+    /// # Errors
+    /// When it can't be made: it needs root.
+    pub fn on_net(nodes: u8) -> Result<Self> {
+        let net = Some(Arc::new(Net::new(nodes)?));
+        Ok(Self { network: net::NETWORK, net, ..Self::new(nodes) })
     }
 
     /// First uid of the VMs of node `number`: nodes on one machine need ranges of their own, and clusters side by side
@@ -138,6 +152,8 @@ pub struct VirtualCluster {
     dir: PathBuf,
     /// Left as it is when this is dropped.
     kept: bool,
+    /// Where the nodes run.
+    net: Option<Arc<Net>>,
 }
 
 impl VirtualCluster {
@@ -174,7 +190,8 @@ impl VirtualCluster {
             None => tempfile::Builder::new().prefix("gy").rand_bytes(5).tempdir_in("/tmp")?.keep(),
         };
         // From here on it goes when this is dropped.
-        let mut cluster = Self { nodes: Vec::new(), master: AtomicUsize::new(0), programs, dir, kept: false };
+        let (nodes, master, net) = (Vec::new(), AtomicUsize::new(0), options.net.clone());
+        let mut cluster = Self { nodes, master, programs, dir, kept: false, net };
         let share = capacity(u64::from(options.nodes))?;
         let [a, b, c] = options.network;
         for number in 1..=options.nodes {
@@ -210,6 +227,7 @@ impl VirtualCluster {
             programs: programs.to_owned(),
             dir: dir.to_owned(),
             kept: true,
+            net: None,
         };
         for number in 1.. {
             let root = dir.join(format!("n{number}"));
@@ -268,9 +286,26 @@ impl VirtualCluster {
     /// A `gantry …` command on a node, not yet run.
     #[must_use]
     pub fn command_on(&self, number: usize, args: &[&str]) -> Command {
-        let mut command = Command::new(self.programs.join("gantry"));
+        let mut command = self.program_on(number, "gantry");
         command.args(args).env("GANTRY_ROOT", &self.nodes[number].root).stdin(Stdio::null());
         command
+    }
+
+    /// One of the programs, to run where the node's processes run.
+    fn program_on(&self, number: usize, name: &str) -> Command {
+        let program = self.programs.join(name);
+        match &self.net {
+            Some(net) => net.command(number, program),
+            None => Command::new(program),
+        }
+    }
+
+    /// The network of the nodes' own.
+    ///
+    /// # Errors
+    /// When they have none.
+    pub fn net(&self) -> Result<&Net> {
+        self.net.as_deref().context("the nodes have no network of their own")
     }
 
     /// Runs a `gantry …` command on a node that must succeed; what it printed.
@@ -327,7 +362,8 @@ impl VirtualCluster {
     /// When it can't be started.
     pub fn boot_with(&self, number: usize, environment: &[(&str, &str)]) -> Result<()> {
         let node = &self.nodes[number];
-        let status = Command::new(self.programs.join("gantry-boot"))
+        let status = self
+            .program_on(number, "gantry-boot")
             .envs(environment.iter().copied())
             .arg("--root")
             .arg(&node.root)
@@ -342,9 +378,7 @@ impl VirtualCluster {
     /// A `gantry …` command on the master, not yet run.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.programs.join("gantry"));
-        command.args(args).env("GANTRY_ROOT", &self.master().root).stdin(Stdio::null());
-        command
+        self.command_on(self.master.load(Ordering::Relaxed), args)
     }
 
     /// Runs a `gantry …` command on the master; whatever it says.

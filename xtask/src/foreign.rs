@@ -22,6 +22,8 @@ const RUNTIME_DIRS: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/us
 const IN_VMS: [(&str, &str); 2] = [("/usr/bin/python3", "python3"), ("/usr/bin/gcc", "gcc")];
 /// The C library's headers, which gcc's package only recommends.
 const HEADERS: (&str, &str) = ("/usr/include/stdio.h", "libc6-dev");
+/// Looks at sockets, and makes networks of namespaces for the tests; noded's own tool for the cluster's address.
+const IPROUTE: (&str, &str) = ("/usr/sbin/ip", "iproute2");
 /// Shows the daemons of a test another time.
 const FAKETIME: (&str, &str) = ("/usr/bin/faketime", "faketime");
 /// Only for comparison, in the benches.
@@ -33,6 +35,7 @@ pub fn install() -> Result<()> {
     if !PROOFS.iter().all(|proof| Path::new(proof).exists()) {
         packages(&PACKAGES, "Ganeti's own clients, for the compatibility tests")?;
     }
+    missing(&[IPROUTE], "networks of the tests' own, and the cluster's address")?;
     missing(&[FAKETIME], "clocks that are years off, in tests")?;
     runtime()?;
     in_vms()

@@ -22,7 +22,7 @@ impl Info {
     }
 
     /// Named pieces.
-    pub fn named<const N: usize>(pieces: [(&str, Info); N]) -> Self {
+    pub fn named<'a>(pieces: impl IntoIterator<Item = (&'a str, Info)>) -> Self {
         Self::Named(pieces.into_iter().map(|(name, info)| (name.to_owned(), info)).collect())
     }
 

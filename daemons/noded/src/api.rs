@@ -58,6 +58,8 @@ impl Api {
             wire::StepDown => |epoch, _call| member.step_down(epoch).await,
             wire::Deposed => |heard, call| member.copies().deposed(call.peer.node, heard).await,
             wire::CopyAlone => |request, call| member.alone(call.peer.node, request).await,
+            wire::MasterIp => |request, _call| member.master_ip(request).await,
+            wire::HooksRun => |request, _call| member.hooks_run(request).await,
             wire::JoinProve => |_request, _call| Err(self.joined()),
             wire::JoinFinish => |_request, _call| Err(self.joined()),
         })

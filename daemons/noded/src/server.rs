@@ -210,6 +210,8 @@ impl Server {
                 () = swept.cancelled() => {}
             }
         });
+        let (keeper, kept) = (Arc::clone(&member), over.clone());
+        self.tasks.spawn("master-ip", async move { keeper.keep_master_ip(kept).await });
         let api = Arc::new(Api::new(Arc::clone(&member)));
         // For jobs of this machine, who could read this node's key as well: no handshake, no encryption.
         let path = root.socket("noded.sock");

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use gantry_model::root::{ROOT_ENV, Root};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 /// WConfD: the only writer of the cluster's configuration and locks.
@@ -94,7 +94,7 @@ pub struct InitOptions {
     pub secondary_address: Option<IpAddr>,
     /// IPv4 of the cluster name, if it has one
     #[arg(long, value_name = "IP")]
-    pub master_ip: Option<IpAddr>,
+    pub master_ip: Option<Ipv4Addr>,
     /// Network device of the cluster's address
     #[arg(long, value_name = "DEVICE")]
     pub master_netdev: Option<String>,

@@ -3,6 +3,7 @@
 use crate::api::{Api, Identity};
 use crate::core::config::{Config, Object};
 use crate::io::claim::{self, Caller};
+use crate::io::effects::Keeper;
 use crate::io::mailbox;
 use crate::io::members::{self, Members};
 use crate::io::owner::{Owner, Start};
@@ -110,7 +111,9 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
     let writer = started.writer.clone();
     let begin = Start { config, locks, writer: started.writer, committed: started.committed };
     let (mut owner, ssconf_news) = Owner::new(begin);
-    owner.take_over(role.node).map_err(|why| anyhow::anyhow!("naming this node as the master: {why}"))?;
+    let before =
+        owner.take_over(role.node).map_err(|why| anyhow::anyhow!("naming this node as the master: {why}"))?;
+    let config_news = ssconf_news.clone();
     let targets = owner.targets();
     let (handle, inbox) = mailbox::pair();
     // The owner ends last: it stops on its own once nobody asks it any more.
@@ -133,9 +136,21 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
             handle.ask(|owner: &mut Owner, reply| owner.image_digests(reply)).await.unwrap_or_default()
         })
     }));
+    let name = my_name.clone();
     let parts = members::Parts { handle: handle.clone(), writer, copies: copies.clone(), link, me, my_name };
     let members = Members::new(parts);
     daemon.tasks.spawn("members", members.clone().settle(daemon.stop.clone()));
+    let keeper = Keeper {
+        handle: handle.clone(),
+        members: members.clone(),
+        root: daemon.root.clone(),
+        cluster: role.cluster,
+        node: role.node,
+        fence,
+        name,
+        before,
+    };
+    daemon.tasks.spawn("effects", keeper.keep(config_news, daemon.stop.clone()));
     {
         let mut registry = daemon.metrics.lock().unwrap_or_else(PoisonError::into_inner);
         gantry_copies::metrics::register(&mut registry, "wconfd", copies.clone());

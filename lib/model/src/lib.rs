@@ -7,6 +7,7 @@ pub mod error;
 pub mod ids;
 pub mod job;
 pub mod lease;
+pub mod master_ip;
 pub mod names;
 pub mod opcode;
 pub mod pool;

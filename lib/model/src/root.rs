@@ -125,6 +125,18 @@ impl Root {
         self.lib().join("role.json")
     }
 
+    /// `master_ip.json`: what noded has put of the cluster's address on this machine.
+    #[must_use]
+    pub fn master_ip_file(&self) -> PathBuf {
+        self.lib().join("master_ip.json")
+    }
+
+    /// `etc/gantry/hooks`: the operator's hooks.
+    #[must_use]
+    pub fn hooks(&self) -> PathBuf {
+        self.etc().join("hooks")
+    }
+
     /// `ssconf_KEY`.
     #[must_use]
     pub fn ssconf(&self, key: &str) -> PathBuf {

@@ -7,6 +7,7 @@
 mod base;
 mod copies;
 mod daemons;
+mod effects;
 mod noded;
 mod roundtrip;
 mod sheet;

@@ -93,6 +93,7 @@ fn noded_keeps_its_bytes() {
     work(&mut sheet, lease);
     images(&mut sheet);
     crate::copies::samples(&mut sheet);
+    crate::effects::samples(&mut sheet);
     let files = vec![("ca.pem".to_owned(), "PEM".to_owned())];
     sheet.verb::<noded::Secrets>(&[noded::SecretsRequest { fence: ids::FENCE, files }], &[], &[()]);
     let have = noded::SsconfHaveReply { index: 300, digests: vec![("cluster_name".to_owned(), [9; 32])] };

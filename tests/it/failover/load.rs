@@ -78,7 +78,11 @@ impl Load {
             let Ok(id) = luxi.call("SubmitJob", json!([[op]])) else { return };
             let mut seen = Value::Null;
             while !["success", "error", "canceled"].contains(&seen[0].as_str().unwrap_or_default()) {
-                let args = json!([id, ["status"], seen, null, 10]);
+                // A master that lives on without a majority may not know for long.
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let args = json!([id, ["status"], seen, null, 1]);
                 let Ok(change) = luxi.call("WaitForJobChange", args) else { return };
                 seen = change[0].clone();
             }

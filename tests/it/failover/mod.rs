@@ -2,6 +2,7 @@
 //! master that comes back changes nothing.
 
 mod crash;
+mod cut;
 mod damage;
 pub mod load;
 
@@ -148,7 +149,7 @@ pub(crate) fn copies(cluster: &VirtualCluster, count: usize) -> Result<()> {
 }
 
 /// A node that was master is a candidate again and knows the new one.
-fn returns(cluster: &VirtualCluster, number: usize, within: Duration) -> Result<()> {
+pub(crate) fn returns(cluster: &VirtualCluster, number: usize, within: Duration) -> Result<()> {
     let name = cluster.master().name.clone();
     let mut said = String::new();
     wait::until("the returned node knows the master", within, || {
@@ -182,7 +183,7 @@ fn state_of(cluster: &VirtualCluster, lease: &str) -> Result<String> {
 }
 
 /// Waits until node `number` counts as silent in both logs.
-fn silent(cluster: &VirtualCluster, number: usize) -> Result<()> {
+pub(crate) fn silent(cluster: &VirtualCluster, number: usize) -> Result<()> {
     let (name, mut last) = (&cluster.nodes[number].name, Value::Null);
     wait::until("a copy to count as silent", PATIENCE, || {
         last = cluster.luxi().ok()?.call("QueryMembers", json!([])).ok()?;

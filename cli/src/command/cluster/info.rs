@@ -7,9 +7,9 @@ use crate::output::time::from_epoch;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
-/// All that is shown.
+/// All that is shown. `address` is the cluster's own, if it has one.
 #[must_use]
-pub fn info(answer: &Value, zone: &TimeZone) -> Info {
+pub fn info(answer: &Value, address: Option<String>, zone: &TimeZone) -> Info {
     let text = |key: &str| Info::text(plain(&answer[key]));
     let own = |key: &str| params(&answer[key], &answer[key]);
     let architecture =
@@ -29,7 +29,7 @@ pub fn info(answer: &Value, zone: &TimeZone) -> Info {
         ("OS parameters", own("osparams")),
         ("Hidden OSes", Info::text(joined(&answer["hidden_os"]))),
         ("Blacklisted OSes", Info::text(joined(&answer["blacklisted_os"]))),
-        ("Cluster parameters", cluster_parameters(answer)),
+        ("Cluster parameters", cluster_parameters(answer, address)),
         ("Default node parameters", own("ndparams")),
         ("Default instance parameters", own("beparams")),
         ("Default nic parameters", own("nicparams")),
@@ -56,9 +56,11 @@ fn hypervisors(answer: &Value) -> Info {
     params(&all, &all)
 }
 
-fn cluster_parameters(answer: &Value) -> Info {
+fn cluster_parameters(answer: &Value, address: Option<String>) -> Info {
     let text = |key: &str| Info::text(plain(&answer[key]));
-    Info::named([
+    // Ours: Ganeti shows what the cluster's name resolves to nowhere, so this line is there when there is one only.
+    let address = address.filter(|ip| !ip.is_empty()).map(|ip| ("master ip", Info::text(ip)));
+    Info::named(address.into_iter().chain([
         ("candidate pool size", text("candidate_pool_size")),
         ("maximal number of jobs running simultaneously", text("max_running_jobs")),
         ("maximal number of jobs simultaneously tracked by the scheduler", text("max_tracked_jobs")),
@@ -90,7 +92,7 @@ fn cluster_parameters(answer: &Value) -> Info {
         ("modify ssh setup", text("modify_ssh_setup")),
         ("ssh_key_type", text("ssh_key_type")),
         ("ssh_key_bits", text("ssh_key_bits")),
-    ])
+    ]))
 }
 
 /// `low-high` ranges, a single number alone.
@@ -123,7 +125,7 @@ mod tests {
         let sample = include_str!("../../../../tests/golden/ganeti/luxi/QueryClusterInfo.txt");
         let (_, answer) = sample.split_once("\n< ").unwrap();
         let answer: Value = serde_json::from_str(answer.trim_end().trim_end_matches("<ETX>")).unwrap();
-        let shown = info(&answer["result"], &TimeZone::UTC).render();
+        let shown = info(&answer["result"], None, &TimeZone::UTC).render();
         let want = include_str!("../../../../tests/golden/ganeti/files/gnt-cluster-info.txt");
         // Where a machine's programs look for OS definitions is no fact of the cluster: not shown here. The
         // two samples were taken a while apart.

@@ -40,9 +40,6 @@ pub struct Init {
     /// Secondary address of this node
     #[arg(short = 's', long, value_name = "IP")]
     secondary_ip: Option<IpAddr>,
-    /// Network device of the cluster's address
-    #[arg(long, value_name = "DEVICE")]
-    master_netdev: Option<String>,
     /// Enabled hypervisors, separated by commas; the first is the default
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     enabled_hypervisors: Vec<String>,
@@ -145,7 +142,6 @@ async fn make(session: &Session, init: &Init) -> Result<(), CliError> {
     option("--address", init.address.map(|ip| ip.to_string()));
     option("--noded-port", init.noded_port.map(|port| port.to_string()));
     option("--secondary-address", init.secondary_ip.map(|ip| ip.to_string()));
-    option("--master-netdev", init.master_netdev.clone());
     option(
         "--hypervisors",
         (!init.enabled_hypervisors.is_empty()).then(|| init.enabled_hypervisors.join(",")),

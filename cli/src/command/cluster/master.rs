@@ -3,6 +3,7 @@
 
 use crate::error::{CliError, EXIT_FAILURE};
 use crate::local;
+use crate::opcode::SubmitOptions;
 use crate::session::Session;
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::role::{Role, RoleFile};
@@ -151,6 +152,23 @@ async fn confirmed(session: &mut Session) -> Result<String, CliError> {
     let answer = session.call("QueryConfigValues", json!([["master_node"]])).await?;
     let name = answer[0].as_str();
     name.map(str::to_owned).ok_or_else(|| CliError::Protocol(format!("{answer} names no master")))
+}
+
+/// Takes the cluster's address down.
+///
+/// # Errors
+/// The job's, or the question was not answered with yes.
+pub async fn deactivate_ip(
+    session: &mut Session,
+    yes_do_it: bool,
+    job: &SubmitOptions,
+) -> Result<(), CliError> {
+    let question = "This will disable the master IP. All connections to it will be lost, yours too if it came that way. \
+                    Continue?";
+    if !yes_do_it && !session.confirm(question, "--yes-do-it")? {
+        return Err(CliError::Told(EXIT_FAILURE));
+    }
+    session.run_op("OP_CLUSTER_DEACTIVATE_MASTER_IP", json!({}), job).await.map(drop)
 }
 
 /// Options of `drop-candidate`.

@@ -12,6 +12,7 @@ mod settings;
 use super::tags::{self, Change, Tags};
 use crate::error::{CliError, EXIT_FAILURE};
 use crate::job::submitted;
+use crate::local;
 use crate::opcode::SubmitOptions;
 use crate::output::text::plain;
 use crate::session::Session;
@@ -71,6 +72,21 @@ enum Cluster {
     },
     /// Send the configuration's extracts to all nodes again
     RedistConf {
+        #[command(flatten)]
+        job: SubmitOptions,
+    },
+    /// Put the cluster's address up on the master
+    ActivateMasterIp {
+        #[command(flatten)]
+        job: SubmitOptions,
+    },
+    /// Take the cluster's address down
+    ///
+    /// It stays down until it is activated again, or another node becomes the master.
+    DeactivateMasterIp {
+        /// Do not ask
+        #[arg(long)]
+        yes_do_it: bool,
         #[command(flatten)]
         job: SubmitOptions,
     },
@@ -151,6 +167,14 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
             session.command = "redist-conf".to_owned();
             session.run_op("OP_CLUSTER_REDIST_CONF", json!({}), &job).await.map(drop)
         }
+        Cluster::ActivateMasterIp { job } => {
+            session.command = "activate-master-ip".to_owned();
+            session.run_op("OP_CLUSTER_ACTIVATE_MASTER_IP", json!({}), &job).await.map(drop)
+        }
+        Cluster::DeactivateMasterIp { yes_do_it, job } => {
+            session.command = "deactivate-master-ip".to_owned();
+            master::deactivate_ip(session, yes_do_it, &job).await
+        }
         Cluster::AddTags(tags) => {
             session.command = "add-tags".to_owned();
             tags::change(session, Change::Add, "cluster", None, &tags).await
@@ -169,7 +193,9 @@ async fn show(session: &mut Session, as_json: bool) -> Result<(), CliError> {
     if as_json {
         return session.screen.raw(&format!("{answer}\n"));
     }
-    session.screen.raw(&info::info(&answer, &session.zone).render())?;
+    // Not in the answer, which is Ganeti's; what the master's node was told last is good enough for people.
+    let address = local::ssconf(&session.root, "master_ip");
+    session.screen.raw(&info::info(&answer, address, &session.zone).render())?;
     let members = session.call("QueryMembers", json!([])).await?;
     session.screen.raw(&copies::info(&members).render())
 }

@@ -3,6 +3,7 @@
 use super::policy::PolicyOptions;
 use crate::params::{backend, guessed, key_values, named, yes_no};
 use serde_json::{Map, Value, json};
+use std::net::Ipv4Addr;
 
 /// Settings of the cluster.
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,15 @@ pub struct Settings {
     /// Start of generated MAC addresses, such as aa:00:00
     #[arg(short = 'm', long, value_name = "PREFIX")]
     mac_prefix: Option<String>,
+    /// Address of the cluster itself (IPv4), which the master has beside its own; empty = none
+    #[arg(long, value_name = "IP", value_parser = master_ip)]
+    master_ip: Option<String>,
+    /// Network device of the cluster's address
+    #[arg(long, value_name = "DEVICE")]
+    master_netdev: Option<String>,
+    /// Bits of the network of the cluster's address
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(1..=32))]
+    master_netmask: Option<u8>,
     /// Whether instances may be shut down from inside for good: yes or no
     #[arg(long, value_name = "YES|NO", value_parser = yes_no)]
     user_shutdown: Option<bool>,
@@ -74,6 +84,9 @@ impl Settings {
             "ndparams": ndparams.map(guessed),
             "default_iallocator": self.default_iallocator,
             "mac_prefix": self.mac_prefix,
+            "master_ip": self.master_ip,
+            "master_netdev": self.master_netdev,
+            "master_netmask": self.master_netmask,
             "enabled_user_shutdown": self.user_shutdown,
             "maintain_node_health": self.maintain_node_health,
             "file_storage_dir": self.file_storage_dir,
@@ -82,6 +95,14 @@ impl Settings {
         let Value::Object(all) = all else { return Ok(Map::new()) };
         Ok(all.into_iter().filter(|(_, value)| !value.is_null()).collect())
     }
+}
+
+/// An IPv4 address, or nothing.
+fn master_ip(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    text.parse::<Ipv4Addr>().map(|ip| ip.to_string()).map_err(|_| "not an IPv4 address".to_owned())
 }
 
 #[cfg(test)]
@@ -106,5 +127,11 @@ mod tests {
         });
         assert_eq!(given(&args).map(Value::Object), Ok(want));
         assert!(given(&["-B", "vcpus=x"]).is_err());
+        let address = given(&["--master-ip", "", "--master-netdev", "eth1", "--master-netmask", "24"]);
+        let want = json!({"master_ip": "", "master_netdev": "eth1", "master_netmask": 24});
+        assert_eq!(address.map(Value::Object), Ok(want));
+        for wrong in [["--master-ip", "x"], ["--master-netmask", "33"]] {
+            assert!(Only::try_parse_from([&["x"][..], &wrong[..]].concat()).is_err(), "{wrong:?}");
+        }
     }
 }

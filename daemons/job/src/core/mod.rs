@@ -1,8 +1,10 @@
 //! The pure half: what this start of the job has done so far and what luxid knows of it, where VMs go, what a step
-//! became, what a node's roles are.
+//! became, what a node's roles are, which hooks
+//! an opcode has.
 
 pub mod board;
 pub mod candidates;
+pub mod hooks;
 pub mod join;
 pub mod place;
 pub mod report;

@@ -14,8 +14,8 @@ use gantry_proto::envelope::Code;
 use gantry_proto::hello::Hello;
 use gantry_proto::verb::Verb;
 use gantry_proto::wconfd::{
-    Apply, ApplyRequest, Command, FreeScope, LockBlocked, LockFree, LockFreeRequest, LockRequest, LockUpdate,
-    NodeStates, Object, PROTOCOL, Read, ReadKey, Want,
+    Apply, ApplyRequest, Command, ConfirmMaster, FreeScope, LockBlocked, LockFree, LockFreeRequest,
+    LockRequest, LockUpdate, NodeStates, Object, PROTOCOL, Read, ReadKey, Want,
 };
 use gantry_rpc::{CallError, Client, Event};
 use serde::de::DeserializeOwned;
@@ -254,6 +254,11 @@ impl Master {
         let commands = Json::of(&vec![Command::LeaseOpen { lease, slot, generation }])
             .map_err(|why| OpFail::exec(why.to_string()))?;
         Ok(self.call::<Apply>(&ApplyRequest { owner: None, seq: 0, commands }).await?.index)
+    }
+
+    /// Has a majority of the copies say that this is the master still: before what nobody can refuse afterwards (P1.10).
+    pub async fn confirm(&mut self) -> Result<(), OpFail> {
+        self.call::<ConfirmMaster>(&()).await
     }
 
     /// Nodes that the master has claimed and that answer it.

@@ -1,5 +1,6 @@
 //! OP_CLUSTER_POST_INIT, _DESTROY, _SET_PARAMS.
 
+use crate::core::hooks::Hooks;
 use crate::error::OpFail;
 use crate::ops::candidate;
 use crate::ops::group::merged;
@@ -10,13 +11,16 @@ use gantry_proto::wconfd::{Command, Want};
 use serde_json::{Map, Value, json};
 
 /// The first job of a cluster. Result: true.
-pub async fn post_init(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
+pub async fn post_init(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.begin(Locks::exclusive()).await?;
+    let cluster = cx.master.cluster().await?;
+    let hooks = Hooks::cluster(args.id(), "cluster-init", &cluster.cluster_name);
+    cx.post_hooks(&hooks.after_on_master()).await?;
     Ok(Value::Bool(true))
 }
 
 /// Checks that nothing is left. The caller then stops the daemons. Result: the master node's uuid.
-pub async fn destroy(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
+pub async fn destroy(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.begin(Locks::exclusive()).await?;
     let others: Vec<String> = cx
         .master
@@ -40,6 +44,10 @@ pub async fn destroy(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
             format!("There are still {} instance(s) in this cluster; remove them first", instances.len());
         return Err(OpFail::prereq(text, Ecode::WrongState));
     }
+    let cluster = cx.master.cluster().await?;
+    let hooks = Hooks::cluster(args.id(), "cluster-destroy", &cluster.cluster_name);
+    // The last moment when somebody could run them.
+    cx.post_hooks(&hooks.after_on_master()).await?;
     Ok(json!(cx.go().master))
 }
 
@@ -57,6 +65,7 @@ const PLAIN: &[(&str, &str)] = &[
     ("default_iallocator", "default_iallocator"),
     ("default_iallocator_params", "default_iallocator_params"),
     ("mac_prefix", "mac_prefix"),
+    ("master_ip", "master_ip"),
     ("master_netdev", "master_netdev"),
     ("master_netmask", "master_netmask"),
     ("reserved_lvs", "reserved_lvs"),
@@ -88,10 +97,15 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
     if set.is_empty() {
         return Err(OpFail::prereq("Please pass at least one modification", Ecode::WrongInput));
     }
+    let hooks = Hooks::cluster(args.id(), "cluster-modify", &cluster.cluster_name)
+        .with(&[("NEW_VG_NAME", args.str("vg_name").unwrap_or_default())])
+        .on_master();
+    cx.pre_hooks(&hooks).await?;
     cx.apply(vec![Command::ClusterSet { rev: Some(cluster.stamp.serial_no), set }]).await?;
     if size.is_some() {
         candidate::fill(cx, &[]).await?;
     }
+    cx.post_hooks(&hooks).await?;
     Ok(Value::Null)
 }
 

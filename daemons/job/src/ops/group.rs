@@ -1,5 +1,6 @@
 //! OP_GROUP_ADD, _REMOVE, _RENAME, _SET_PARAMS, _ASSIGN_NODES.
 
+use crate::core::hooks::Hooks;
 use crate::error::OpFail;
 use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{ALLOC_POLICIES, Group, Params, Stamp, filled};
@@ -39,7 +40,10 @@ pub async fn add(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         stamp: Stamp::new(time::now().epoch()),
         extra: Params::new(),
     };
+    let hooks = Hooks::group(args.id(), "group-add", &group).on_master();
+    cx.pre_hooks(&hooks).await?;
     cx.apply(vec![Command::GroupAdd { group: Box::new(group) }]).await?;
+    cx.post_hooks(&hooks).await?;
     Ok(Value::Null)
 }
 
@@ -47,7 +51,10 @@ pub async fn add(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
 pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let group = cx.master.group(args.need("group_name")?).await?;
     cx.begin(Locks::shared().group(group.uuid, Want::Exclusive)).await?;
+    let hooks = Hooks::group(args.id(), "group-remove", &group).on_master();
+    cx.pre_hooks(&hooks).await?;
     cx.apply(vec![Command::GroupRemove { group: group.uuid }]).await?;
+    cx.post_hooks(&hooks).await?;
     Ok(Value::Null)
 }
 
@@ -57,8 +64,13 @@ pub async fn rename(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     good_name(name)?;
     let group = cx.master.group(args.need("group_name")?).await?;
     cx.begin(Locks::shared().group(group.uuid, Want::Exclusive)).await?;
+    let hooks = Hooks::group(args.id(), "group-rename", &group)
+        .with(&[("OLD_NAME", &group.name), ("NEW_NAME", name)])
+        .on_master();
+    cx.pre_hooks(&hooks).await?;
     let set = Params::from_iter([("name".to_owned(), json!(name))]);
     cx.apply(vec![Command::GroupSet { group: group.uuid, rev: None, set }]).await?;
+    cx.post_hooks(&hooks).await?;
     Ok(json!(name))
 }
 
@@ -81,7 +93,12 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
         return Err(OpFail::prereq("Please pass at least one modification", Ecode::WrongInput));
     }
     let told: Vec<Value> = set.iter().map(|(name, value)| json!([name, value])).collect();
+    let policy = args.str("alloc_policy").unwrap_or_default();
+    let hooks =
+        Hooks::group(args.id(), "group-modify", &group).with(&[("NEW_ALLOC_POLICY", policy)]).on_master();
+    cx.pre_hooks(&hooks).await?;
     cx.apply(vec![Command::GroupSet { group: group.uuid, rev: Some(group.stamp.serial_no), set }]).await?;
+    cx.post_hooks(&hooks).await?;
     Ok(Value::Array(told))
 }
 

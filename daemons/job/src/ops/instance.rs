@@ -4,6 +4,7 @@
 //! Order of every effect: the intent is committed (CREATING, g+1 or DESTROYING), then the node acts, then the new state is
 //! committed. A job that dies in between leaves the slot DIRTY; the next startup or shutdown destroys what is there first.
 
+use crate::core::hooks::Hooks;
 use crate::core::place::{self, Offer};
 use crate::error::OpFail;
 use crate::io::nodes::{CALL, VM_CALL};
@@ -44,6 +45,8 @@ pub async fn create(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let nodes = candidates(cx, args).await?;
     let node = placed(cx, &cluster, &instance, &nodes, args).await?;
     instance.primary_node = node.uuid;
+    let hooks = hooks(cx, args, "instance-add", &instance, &node).await?.with(&[("ADD_MODE", "create")]);
+    cx.pre_hooks(&hooks).await?;
     cx.say(format!("adding instance {} to cluster config", instance.name));
     let start = args.get("start").is_none_or(|flag| flag == &Value::Bool(true)) && !instance.forthcoming;
     instance.admin_state = if start { AdminState::Up } else { AdminState::Down };
@@ -52,7 +55,22 @@ pub async fn create(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         cx.say("* starting instance...");
         bring_up(cx, &cluster, &instance, &node).await?;
     }
+    cx.post_hooks(&hooks.became(&[("INSTANCE_STATUS", instance.admin_state.as_str())])).await?;
     Ok(json!([node.name]))
+}
+
+/// On the master and the instance's node.
+async fn hooks(
+    cx: &mut Cx<'_>,
+    args: &Args<'_>,
+    path: &'static str,
+    instance: &Instance,
+    node: &Node,
+) -> Result<Hooks, OpFail> {
+    let be = beparams(&cx.master.cluster().await?, instance);
+    let there = std::slice::from_ref(node);
+    let hooks = Hooks::instance(args.id(), path, instance, node, &be).on_master();
+    Ok(hooks.before_on(there).after_on(there))
 }
 
 /// The instance as asked for, but for its node.
@@ -344,12 +362,15 @@ pub async fn startup(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> 
         return Ok(Value::Null);
     }
     must_answer(&node)?;
+    let force = if args.bool("force") { "True" } else { "False" };
+    let hooks = hooks(cx, args, "instance-start", &instance, &node).await?.with(&[("FORCE", force)]);
+    cx.pre_hooks(&hooks).await?;
     remember(cx, args, &instance, AdminState::Up).await?;
     let cluster = cx.master.cluster().await?;
-    if is_live(cx, &instance, &node).await? {
-        return Ok(Value::Null);
+    if !is_live(cx, &instance, &node).await? {
+        bring_up(cx, &cluster, &instance, &node).await?;
     }
-    bring_up(cx, &cluster, &instance, &node).await?;
+    cx.post_hooks(&hooks.became(&[("INSTANCE_STATUS", AdminState::Up.as_str())])).await?;
     Ok(Value::Null)
 }
 
@@ -388,11 +409,15 @@ pub async fn shutdown(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail>
         cx.warn("the node is offline: only the wanted state was changed");
         return Ok(Value::Null);
     }
+    let timeout = args.uint("timeout").map(|seconds| seconds.to_string()).unwrap_or_default();
+    let hooks = hooks(cx, args, "instance-stop", &instance, &node).await?.with(&[("TIMEOUT", &timeout)]);
+    cx.pre_hooks(&hooks).await?;
     remember(cx, args, &instance, AdminState::Down).await?;
     let slot = cx.master.slot(instance.uuid).await?;
     if slot.state != SlotState::Absent {
         tear_down(cx, &slot, &node, "shutdown").await?;
     }
+    cx.post_hooks(&hooks.became(&[("INSTANCE_STATUS", AdminState::Down.as_str())])).await?;
     Ok(Value::Null)
 }
 
@@ -400,6 +425,9 @@ pub async fn shutdown(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail>
 pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let (instance, node) = locked(cx, args).await?;
     let slot = cx.master.slot(instance.uuid).await?;
+    // Before it goes only the master is asked, as in Ganeti.
+    let hooks = hooks(cx, args, "instance-remove", &instance, &node).await?.before_on(&[]);
+    cx.pre_hooks(&hooks).await?;
     if slot.state != SlotState::Absent && node.offline {
         abandon(cx, &node, args.bool("ignore_failures"))?;
     } else if slot.state != SlotState::Absent {
@@ -408,6 +436,7 @@ pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     }
     cx.say(format!("removing instance {} out of cluster config", instance.name));
     cx.apply(vec![Command::InstanceRemove { instance: instance.uuid }]).await?;
+    cx.post_hooks(&hooks).await?;
     Ok(Value::Null)
 }
 

@@ -11,8 +11,10 @@ mod cluster;
 mod cx;
 mod expand;
 mod group;
+mod hooks;
 mod image;
 mod instance;
+mod master_ip;
 mod node;
 mod node_set;
 mod pool;
@@ -92,9 +94,11 @@ async fn one(cx: &mut Cx<'_>, input: &Map<String, Value>) -> Result<Value, OpFai
 async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     match args.id() {
         "OP_TEST_DELAY" => test_delay::run(cx, args).await,
-        "OP_CLUSTER_POST_INIT" => cluster::post_init(cx).await,
-        "OP_CLUSTER_DESTROY" => cluster::destroy(cx).await,
+        "OP_CLUSTER_POST_INIT" => Box::pin(cluster::post_init(cx, args)).await,
+        "OP_CLUSTER_DESTROY" => Box::pin(cluster::destroy(cx, args)).await,
         "OP_CLUSTER_SET_PARAMS" => Box::pin(cluster::set_params(cx, args)).await,
+        "OP_CLUSTER_ACTIVATE_MASTER_IP" => master_ip::activate(cx).await,
+        "OP_CLUSTER_DEACTIVATE_MASTER_IP" => master_ip::deactivate(cx).await,
         "OP_CLUSTER_REDIST_CONF" => Box::pin(redist::run(cx)).await,
         "OP_CLUSTER_VERIFY" => Box::pin(verify::submit(cx, args)).await,
         "OP_CLUSTER_VERIFY_CONFIG" => Box::pin(verify::config(cx)).await,
@@ -102,10 +106,10 @@ async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         "OP_TAGS_SET" => tags::set(cx, args).await,
         "OP_TAGS_DEL" => tags::del(cx, args).await,
         "OP_TAGS_GET" => tags::get(cx, args).await,
-        "OP_GROUP_ADD" => group::add(cx, args).await,
-        "OP_GROUP_REMOVE" => group::remove(cx, args).await,
-        "OP_GROUP_RENAME" => group::rename(cx, args).await,
-        "OP_GROUP_SET_PARAMS" => group::set_params(cx, args).await,
+        "OP_GROUP_ADD" => Box::pin(group::add(cx, args)).await,
+        "OP_GROUP_REMOVE" => Box::pin(group::remove(cx, args)).await,
+        "OP_GROUP_RENAME" => Box::pin(group::rename(cx, args)).await,
+        "OP_GROUP_SET_PARAMS" => Box::pin(group::set_params(cx, args)).await,
         "OP_GROUP_ASSIGN_NODES" => group::assign_nodes(cx, args).await,
         "OP_NODE_ADD" => Box::pin(node::add(cx, args)).await,
         "OP_NODE_REMOVE" => Box::pin(node::remove(cx, args)).await,

@@ -1,6 +1,7 @@
 //! OP_NODE_ADD, _REMOVE (`spec/failover.md` §3). A node joins by proving a secret both ways
 //! (DESIGN §4): the master side of that is here.
 
+use crate::core::hooks::Hooks;
 use crate::core::join;
 use crate::error::OpFail;
 use crate::io::nodes::{CALL, address};
@@ -42,18 +43,42 @@ pub async fn add(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         }
         (None, false) => fresh(cx, args, name).await?,
     };
+    missing_secret(args)?;
+    let hooks = add_hooks(cx, args, &node).await?;
+    cx.pre_hooks(&hooks).await?;
     enter(cx, args, node).await?;
+    cx.post_hooks(&hooks).await?;
     Ok(Value::Null)
+}
+
+/// On all nodes; after the effect on the new one too.
+async fn add_hooks(cx: &mut Cx<'_>, args: &Args<'_>, node: &Node) -> Result<Hooks, OpFail> {
+    let mut nodes = cx.master.nodes().await?;
+    nodes.retain(|known| known.uuid != node.uuid);
+    let there = Node { offline: false, ..node.clone() };
+    let after: Vec<Node> = nodes.iter().cloned().chain([there]).collect();
+    let flag = |flag: bool| if flag { "True" } else { "False" };
+    let hooks = Hooks::node(args.id(), "node-add", node).with(&[
+        ("NODE_PIP", &node.primary_ip),
+        ("NODE_SIP", &node.secondary_ip),
+        ("MASTER_CAPABLE", flag(node.master_capable)),
+        ("VM_CAPABLE", flag(node.vm_capable)),
+    ]);
+    Ok(hooks.before_on(&nodes).after_on(&after))
+}
+
+fn missing_secret(args: &Args<'_>) -> Result<(), OpFail> {
+    if args.str("join_secret").is_some() || args.bool("readd") {
+        return Ok(());
+    }
+    let text = "the node's join secret is missing: give the content of var/lib/gantry/join-secret of the new node (--join-secret-file)";
+    Err(OpFail::prereq(text, Ecode::WrongInput))
 }
 
 /// First the intent, then the effect: the node stands in the configuration as offline while it joins. A job that dies
 /// in between leaves an offline node, which `--readd` finishes or `gnt-node remove` takes away.
 async fn enter(cx: &mut Cx<'_>, args: &Args<'_>, node: Node) -> Result<(), OpFail> {
     let (secret, readd) = (args.str("join_secret"), args.bool("readd"));
-    if secret.is_none() && !readd {
-        let text = "the node's join secret is missing: give the content of var/lib/gantry/join-secret of the new node (--join-secret-file)";
-        return Err(OpFail::prereq(text, Ecode::WrongInput));
-    }
     let added = Node { offline: true, ..node.clone() };
     // Undone when the join fails: a node that was in service before a mistyped --readd stays so.
     let (before, undo) = if readd {
@@ -248,12 +273,17 @@ pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         );
         return Err(OpFail::prereq(text, Ecode::WrongInput));
     }
+    let mut others = cx.master.nodes().await?;
+    others.retain(|other| other.uuid != node.uuid);
+    let hooks = Hooks::node(args.id(), "node-remove", &node).before_on(&others).after_on(&others);
+    cx.pre_hooks(&hooks).await?;
     out_of_the_pool(cx, &node).await?;
     let untold = leave(cx, &node).await?;
     cx.apply(vec![Command::NodeRemove { node: node.uuid }]).await?;
     if let Some(text) = untold {
         cx.warn(text);
     }
+    cx.post_hooks(&hooks).await?;
     Ok(Value::Null)
 }
 

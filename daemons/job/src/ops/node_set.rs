@@ -1,5 +1,6 @@
 //! OP_NODE_SET_PARAMS (`spec/failover.md` §3): the rules are in [`crate::core::roles`], what follows from them is here.
 
+use crate::core::hooks::Hooks;
 use crate::core::roles::{Around, Asked, Plan, plan};
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
@@ -39,11 +40,27 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
     plan.infos.iter().for_each(|info| cx.info(info));
     told.extend(plan.told.iter().map(|(name, value)| json!([name, text(*value)])));
     set.extend(plan.set.clone());
+    let there = std::slice::from_ref(&node);
+    let hooks = hooks(args, &node).on_master().before_on(there).after_on(there);
+    cx.pre_hooks(&hooks).await?;
     carry_out(cx, &node, &plan, set).await?;
     if fills {
         candidate::fill(cx, &[node.uuid]).await?;
     }
+    cx.post_hooks(&hooks).await?;
     Ok(Value::Array(told))
+}
+
+/// What is asked for, as Ganeti tells it: a flag that is not touched is "None".
+fn hooks(args: &Args<'_>, node: &Node) -> Hooks {
+    let asked = |name: &str| args.flag(name).map_or("None", text);
+    Hooks::node(args.id(), "node-modify", node).with(&[
+        ("MASTER_CANDIDATE", asked("master_candidate")),
+        ("OFFLINE", asked("offline")),
+        ("DRAINED", asked("drained")),
+        ("MASTER_CAPABLE", asked("master_capable")),
+        ("VM_CAPABLE", asked("vm_capable")),
+    ])
 }
 
 fn asked(args: &Args<'_>) -> Asked {

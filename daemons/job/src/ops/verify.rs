@@ -1,6 +1,7 @@
 //! OP_CLUSTER_VERIFY, _VERIFY_CONFIG, _VERIFY_GROUP (`spec/failover.md` §7): what Gantry can check without SSH.
 
 use crate::core::candidates::Pool;
+use crate::core::hooks::Hooks;
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
 use crate::ops::{Args, Cx, Locks};
@@ -207,6 +208,17 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.say("* Other Notes");
     if offline > 0 {
         cx.say(format!("  - NOTICE: {offline} offline node(s) found."));
+    }
+    let cluster = cx.master.cluster().await?.cluster_name;
+    let hooks = Hooks::cluster(args.id(), "cluster-verify", &cluster).after_on(&nodes);
+    let failed = cx.hooks_after(&hooks).await?;
+    if !failed.is_empty() {
+        cx.say("* Hooks Results");
+    }
+    for one in failed {
+        clean = false;
+        let text = format!("Script {} failed, output: {}", one.script, one.output);
+        error(cx, "node", &one.node, &text);
     }
     Ok(json!(clean))
 }

@@ -255,3 +255,25 @@ async fn a_job_that_waits_for_a_wconfd_that_says_nothing_says_so_and_can_be_canc
         job.exit().await;
     }
 }
+
+/// Before each phase of hooks the master is confirmed; one before the effect that fails prevents it, one after it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_surround_the_effect_and_the_master_is_confirmed_before_each() {
+    let mut bed = Bed::new().await;
+    let all = ["confirm", "instance-add-pre", "confirm", "instance-add-post"];
+    bed.succeeds(&create()).await;
+    assert_eq!(bed.master.state().effects, all);
+    bed.master.reset();
+    bed.master.state().bad_hook = Some("instance-add-pre");
+    let (_, report) = bed.run(&create(), None).await;
+    let op = report.unwrap().ops[0].clone();
+    let wanted = json!(["HooksAbort", [[["node1.example.test", "it", "no"]]]]);
+    assert_eq!((op.status, op.result), (Status::Error, wanted));
+    assert_eq!(bed.master.state().effects, all[..2]);
+    assert_eq!(bed.master.state().steps, Vec::<&str>::new(), "nothing was done");
+    bed.master.reset();
+    bed.master.state().bad_hook = Some("instance-add-post");
+    bed.succeeds(&create()).await;
+    bed.check(Goal::Up, "a hook after the effect failed");
+    assert_eq!(bed.master.state().effects, all);
+}

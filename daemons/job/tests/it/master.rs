@@ -9,6 +9,7 @@ use gantry_model::lease::{LeaseOwner, LeasedVm};
 use gantry_model::root::Root;
 use gantry_noded::core::Rules;
 use gantry_noded::core::slot::{self, Action, Answer, Record, State as Life, Step, Verb};
+use gantry_proto::effects::{HookEnd, HookStatus, HooksRunRequest};
 use gantry_proto::noded::{self as node_wire, NodeInfoReply, VmCreateReply, VmDestroyReply, VmFacts};
 use gantry_proto::wconfd::{self as wire, Command, NodeState};
 use gantry_proto::{codec::Json, hello::Hello};
@@ -52,6 +53,10 @@ pub struct State {
     pub silent: bool,
     /// Whether the second node has left the cluster.
     pub left: bool,
+    /// What nobody could refuse afterwards, and that the master was confirmed, in order.
+    pub effects: Vec<String>,
+    /// A hook that fails, as `PATH-PHASE`.
+    pub bad_hook: Option<&'static str>,
     /// Instead of their answers the next batches get these; they are applied all the same.
     pub lost_answers: VecDeque<Code>,
     /// What happens just before the next batch of a job.
@@ -335,6 +340,8 @@ impl Master {
             late: None,
             silent: false,
             left: false,
+            effects: Vec::new(),
+            bad_hook: None,
             lost_answers: VecDeque::new(),
             before_apply: None,
             after_apply: None,
@@ -384,6 +391,7 @@ impl Master {
         state.vms.clear();
         state.buried.clear();
         (state.late, state.left) = (None, false);
+        state.effects.clear();
         state.broken.clear();
         *state.guests.lock().unwrap() = Guests::default();
         state.let_live();
@@ -489,6 +497,10 @@ impl Service for ConfigService {
                     Ok(vec![NodeState { node: self.node, claimed: true, why: String::new() }])
                 },
                 wire::Read => |keys, _call| self.read(&keys),
+                wire::ConfirmMaster => |(), _call| {
+                    self.state.lock().unwrap().effects.push("confirm".to_owned());
+                    Ok(())
+                },
                 wire::Apply => |request, _call| self.apply(request).await,
             })
         })
@@ -603,6 +615,16 @@ impl NodeService {
         node_wire::AuditReply { killed, failed, seen: 3 }
     }
 
+    /// One hook, which fails if it is to.
+    fn hooks(&self, request: &HooksRunRequest) -> Result<Vec<HookEnd>, Fail> {
+        let mut state = self.state.lock().unwrap();
+        let name = format!("{}-{}", request.path, request.phase.as_str());
+        let bad = state.bad_hook == Some(name.as_str());
+        let status = if bad { HookStatus::Failed } else { HookStatus::Succeeded };
+        state.effects.push(name);
+        Ok(vec![HookEnd { script: "it".to_owned(), status, output: "no".to_owned() }])
+    }
+
     async fn leave(&self) -> Result<(), Fail> {
         let done = self.state.lock().unwrap().step("leave", |state| {
             state.left = true;
@@ -657,6 +679,7 @@ impl Service for NodeService {
                 node_wire::NodeInfo => |(), _call| Ok(self.info()),
                 node_wire::VmCreate => |request, _call| self.create(request).await,
                 node_wire::VmDestroy => |request, _call| self.destroy(request).await,
+                node_wire::HooksRun => |request, _call| self.hooks(&request),
                 node_wire::Leave => |_fence, _call| self.leave().await,
                 node_wire::Inventory => |_fence, _call| Ok(self.inventory()),
                 node_wire::Audit => |_fence, _call| Ok(self.audit()),

@@ -8,6 +8,7 @@ use gantry_proto::envelope::{Code, Fail};
 use gantry_store::LogKind;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 
 /// The role of one node. Clones share it.
 #[derive(Debug, Clone)]
@@ -15,13 +16,15 @@ pub struct Roles {
     root: Root,
     /// Held while the file is written, so that two changes do not cross.
     current: Arc<Mutex<RoleFile>>,
+    /// Tells that it was written.
+    news: Arc<watch::Sender<u64>>,
 }
 
 impl Roles {
     /// Of a node whose file says `current`.
     #[must_use]
     pub fn new(root: Root, current: RoleFile) -> Self {
-        Self { root, current: Arc::new(Mutex::new(current)) }
+        Self { root, current: Arc::new(Mutex::new(current)), news: Arc::new(watch::Sender::new(0)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, RoleFile> {
@@ -36,6 +39,12 @@ impl Roles {
         let read = read.map_err(|why| Fail::new(Code::Internal, format!("can't read role.json: {why}")))?;
         *current = read.unwrap_or(*current);
         Ok(current)
+    }
+
+    /// What changes whenever the file was written.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// What the file says.
@@ -64,6 +73,7 @@ impl Roles {
                 .map_err(|why| Fail::new(Code::Internal, format!("can't write role.json: {why}")))?;
             tracing::info!(?role, epoch, before = ?current.role, "role set");
             *current = next;
+            self.news.send_modify(|count| *count += 1);
         }
         Ok(())
     }

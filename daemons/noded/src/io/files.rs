@@ -2,6 +2,7 @@
 //! disk and is durable when it returns; async callers use `spawn_blocking`.
 
 use crate::core::join::{SECRET_BYTES, SECRET_MS_MAX};
+use crate::core::master_ip::Record;
 use crate::io::data;
 use gantry_model::root::Root;
 use gantry_rpc::tls::{CA_KEY, CA_PEM, NODE_KEY, NODE_PEM};
@@ -169,6 +170,26 @@ fn write_if_new(path: &Path, value: &str) -> Result<(), FileError> {
     atomic_write(path, value.as_bytes(), 0o444).map_err(at("write", path))
 }
 
+/// What is known of the cluster's address on this node; nothing before it was ever put here.
+///
+/// # Errors
+/// When the file is there and is not to be read: nobody may guess then what is on the machine.
+pub fn read_master_ip(root: &Root) -> Result<Record, FileError> {
+    let path = root.master_ip_file();
+    let Some(bytes) = read_if_there(&path)? else { return Ok(Record::default()) };
+    serde_json::from_slice(&bytes).map_err(|why| at("understand", &path)(why.into()))
+}
+
+/// Replaces it.
+///
+/// # Errors
+/// When it can't be written.
+pub fn write_master_ip(root: &Root, record: &Record) -> Result<(), FileError> {
+    let path = root.master_ip_file();
+    let text = serde_json::to_vec(record).map_err(|why| at("write", &path)(why.into()))?;
+    atomic_write(&path, &text, 0o644).map_err(at("write", &path))
+}
+
 fn leaving_mark(root: &Root) -> PathBuf {
     root.lib().join("leaving")
 }
@@ -192,6 +213,7 @@ pub fn finish_leaving(root: &Root, ganeti_paths: bool) -> Result<(), FileError> 
         return Ok(());
     }
     remove(&root.role_file())?;
+    remove(&root.master_ip_file())?;
     for path in list(&root.secrets())? {
         remove(&path)?;
     }

@@ -1,8 +1,11 @@
-//! What touches the machine: the durable records ([`data`]), files ([`files`]) and live facts ([`facts`]).
+//! What touches the machine: the durable records ([`data`]), files ([`files`]), live facts ([`facts`]), hooks
+//! ([`hooks`]) and the cluster's address ([`address`]).
 
+pub mod address;
 pub mod data;
 pub mod facts;
 pub mod files;
+pub mod hooks;
 pub mod images;
 pub mod room;
 pub mod rootfs;

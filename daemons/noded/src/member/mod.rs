@@ -10,6 +10,7 @@
 
 mod audit;
 mod candidate;
+mod effects;
 pub mod gate;
 mod images;
 mod node;
@@ -33,6 +34,7 @@ use crate::io::images::Images;
 use crate::io::room;
 use crate::io::uploads::Uploads;
 use crate::metrics::Metrics;
+use effects::Effects;
 use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, NodeUuid};
 use gantry_model::role::RoleFile;
 use gantry_model::root::Root;
@@ -102,6 +104,7 @@ pub struct Member {
     getters: Semaphore,
     uploads: Uploads,
     images: Images,
+    effects: Effects,
     /// The listener that renewed certificates are given to; None before it listens.
     tls: Mutex<Option<ServerTls>>,
     tasks: Tasks,
@@ -138,6 +141,7 @@ impl Member {
         let boot_id = facts::boot_id()?;
         let drivers = drivers(&settings, &role, &boot_id)?;
         let images = Images::open(&settings.root, room::RESERVE_BYTES)?;
+        let effects = Effects::new(&settings.root);
         let uploads = Uploads::open(&settings.root.lib().join("put"), room::RESERVE_BYTES)?;
         let live = loaded.slots.iter().filter(|(_, record)| record.state == slot::State::Live);
         uploads.keep(&live.map(|(slot, record)| put::name(*slot, record.generation)).collect())?;
@@ -164,6 +168,7 @@ impl Member {
             getters: Semaphore::new(GETTERS_MAX),
             uploads,
             images,
+            effects,
             tls: Mutex::default(),
             tasks,
             metrics,

@@ -24,8 +24,14 @@ impl Member {
     /// # Errors
     /// As there.
     pub async fn step_down(self: &Arc<Self>, epoch: u64) -> Result<StepDownReply, Fail> {
-        let copies = self.copies.clone();
-        self.detached("step_down", async move { copies.step_down(epoch).await }).await
+        let member = Arc::clone(self);
+        self.detached("step_down", async move {
+            let reply = member.copies.step_down(epoch).await?;
+            // Gone before the next master has it; what can't be done holds nobody up.
+            member.follow_role().await;
+            Ok(reply)
+        })
+        .await
     }
 
     /// See [`crate::copies::Copies::alone`].

@@ -3,6 +3,7 @@
 mod bed;
 mod copies;
 mod crash;
+mod effects;
 mod fence;
 mod hostile;
 mod image;

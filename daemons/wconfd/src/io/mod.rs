@@ -1,6 +1,7 @@
 //! The shell around the core: the owner of all state, its store, the nodes it calls.
 
 pub mod claim;
+pub mod effects;
 mod lease_time;
 pub mod mailbox;
 pub mod members;

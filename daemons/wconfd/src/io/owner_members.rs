@@ -76,17 +76,21 @@ impl Owner {
         reply.send(done);
     }
 
-    /// Names this node as the master, if another one is named: the first batch of a new master (P1.8).
+    /// Names this node as the master, if another one is named: the first batch of a new master (P1.8). The name of the
+    /// one before, if it is another.
     ///
     /// # Errors
     /// The store's.
-    pub fn take_over(&mut self, node: NodeUuid) -> Result<(), Fail> {
-        if self.config.cluster().master_node == node {
-            return Ok(());
+    pub fn take_over(&mut self, node: NodeUuid) -> Result<Option<String>, Fail> {
+        let before = self.config.cluster().master_node;
+        if before == node {
+            return Ok(None);
         }
+        let before = self.config.node(before).map(|node| node.name.clone()).unwrap_or_default();
         tracing::info!(%node, before = %self.config.cluster().master_node, "this node is the master now");
         let effect = self.config.take_over(node, clock::now().epoch())?;
-        self.store(effect).map(drop)
+        self.store(effect)?;
+        Ok(Some(before))
     }
 
     fn effect(

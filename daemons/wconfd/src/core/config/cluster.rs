@@ -1,13 +1,13 @@
 //! Changes of the cluster object.
 
 use super::edit::{Edit, fresh};
-use super::error::wrong_input;
+use super::error::{not_unique, wrong_input};
 use super::fields;
-use gantry_model::config::{Cluster, Params};
+use gantry_model::config::{Cluster, Node, Params};
 use gantry_model::error::{Ecode, GanetiError};
+use gantry_model::master_ip::MasterAddress;
 use gantry_model::names::is_host_name;
 use serde_json::Value;
-use std::net::IpAddr;
 
 /// A failover asks all candidates, and a commit waits for a majority of them.
 const CANDIDATE_POOL_SIZE_MAX: u64 = gantry_store::MEMBERS_MAX as u64;
@@ -19,9 +19,18 @@ impl Edit<'_> {
         let new = fields::set("Cluster", &*old, fields::CLUSTER, set)?;
         fresh(old.stamp.serial_no, rev, new != *old)?;
         check(&new)?;
+        self.nobody_has(&new.master_ip)?;
         self.none_needs(&old, &new)?;
         self.set_cluster(new);
         Ok(Value::Null)
+    }
+
+    /// The cluster's address moves from node to node, so no node may have it for itself.
+    fn nobody_has(&self, master_ip: &str) -> Result<(), GanetiError> {
+        match self.config.nodes.values().find(|node| has(node, master_ip)) {
+            Some(node) => Err(not_unique(taken(master_ip, &node.name))),
+            None => Ok(()),
+        }
     }
 
     /// Whether no instance needs what `new` takes away of the enabled things.
@@ -47,6 +56,18 @@ impl Edit<'_> {
     }
 }
 
+/// Whether an address is a node's own.
+pub(super) fn has(node: &Node, ip: &str) -> bool {
+    [&node.primary_ip, &node.secondary_ip].contains(&&ip.to_owned())
+}
+
+/// Why the cluster's address can't be a node's too.
+pub(super) fn taken(ip: &str, node: &str) -> String {
+    format!(
+        "the cluster's address {ip} (master_ip) can't be the address of a node, {node}: it moves with the master"
+    )
+}
+
 fn check(cluster: &Cluster) -> Result<(), GanetiError> {
     if !is_host_name(&cluster.cluster_name) {
         return Err(wrong_input(format!("'{}' is not a cluster name", cluster.cluster_name)));
@@ -57,9 +78,7 @@ fn check(cluster: &Cluster) -> Result<(), GanetiError> {
             cluster.candidate_pool_size
         )));
     }
-    if !cluster.master_ip.is_empty() && cluster.master_ip.parse::<IpAddr>().is_err() {
-        return Err(wrong_input(format!("master_ip '{}' is not an IP address", cluster.master_ip)));
-    }
+    MasterAddress::of(cluster).map_err(wrong_input)?;
     if !is_mac_prefix(&cluster.mac_prefix) {
         return Err(wrong_input(format!("Invalid MAC address prefix '{}'", cluster.mac_prefix)));
     }

@@ -1,5 +1,6 @@
 //! Nodes and their roles (`spec/failover.md` §3, §4).
 
+use super::cluster;
 use super::edit::{Edit, fresh};
 use super::error::{exists, not_unique, unknown, wrong_input, wrong_state};
 use super::fields;
@@ -72,6 +73,9 @@ impl Edit<'_> {
             if ip.parse::<IpAddr>().is_err() {
                 return Err(wrong_input(format!("'{ip}' is not an IP address")));
             }
+        }
+        if cluster::has(node, &self.config.cluster.master_ip) {
+            return Err(not_unique(cluster::taken(&self.config.cluster.master_ip, &node.name)));
         }
         if node.noded_port == 0 {
             return Err(wrong_input("The port of a node can't be 0"));

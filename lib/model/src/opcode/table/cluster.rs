@@ -112,6 +112,8 @@ pub(super) const SPECS: &[OpcodeSpec] = &[
             opt("enabled_user_shutdown", &Bool),
             opt("enabled_data_collectors", &Map(&Str, &Bool)),
             opt("data_collector_interval", &Map(&Str, &Int)),
+            // Ours: the cluster's own address; Ganeti takes it from the cluster's name when that is given.
+            opt("master_ip", &Str),
         ],
     },
     OpcodeSpec {

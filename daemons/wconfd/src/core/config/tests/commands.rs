@@ -189,7 +189,10 @@ fn fields_have_names_and_types() {
         (json!({"beparams": {"default": {"minmem": 9, "maxmem": 8}}}), "more than maximum"),
         (json!({"mac_prefix": "zz:00:00"}), "prefix"),
         (json!({"cluster_name": "-"}), "not a cluster name"),
-        (json!({"master_ip": "nowhere"}), "not an IP"),
+        (json!({"master_ip": "nowhere"}), "not an IPv4 address"),
+        (json!({"master_ip": "2001:db8::1"}), "not an IPv4 address"),
+        (json!({"master_ip": "192.0.2.99", "master_netmask": 33}), "1 to 32"),
+        (json!({"master_ip": "192.0.2.99", "master_netdev": "../x"}), "can't name a network device"),
         (json!({"cluster_name": null}), "string"),
         (json!({"hidden_os": [1]}), "list of strings"),
     ] {
@@ -198,6 +201,8 @@ fn fields_have_names_and_types() {
         let text = error.to_string();
         assert!(word == "one" || text.contains(word), "{set}: {text}");
     }
+    let error = run(&mut c, &[cluster_set(json!({"master_ip": "192.0.2.1"}))]).expect_err("a node's");
+    assert_eq!(error.ecode(), Some("resource_not_unique"), "{error}");
     let _ = run(&mut c, &[cluster_set(json!({"enabled_hypervisors": ["lxc", "fake"], "hidden_os": ["x"]}))])
         .unwrap();
     assert_eq!(c.cluster().enabled_hypervisors, ["lxc", "fake"]);
