@@ -15,6 +15,7 @@
 
 mod client;
 mod conn;
+pub mod crash;
 mod error;
 mod greet;
 mod link;

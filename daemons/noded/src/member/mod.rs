@@ -10,6 +10,7 @@
 
 mod audit;
 mod candidate;
+mod crypto;
 pub mod gate;
 mod images;
 mod node;
@@ -104,6 +105,8 @@ pub struct Member {
     images: Images,
     /// The listener that renewed certificates are given to; None before it listens.
     tls: Mutex<Option<ServerTls>>,
+    /// The key of the last certificate request, PEM.
+    asked: Mutex<Option<String>>,
     tasks: Tasks,
     metrics: Metrics,
     /// Names of the drivers that worked when last probed, and when that was.
@@ -165,6 +168,7 @@ impl Member {
             uploads,
             images,
             tls: Mutex::default(),
+            asked: Mutex::default(),
             tasks,
             metrics,
             probed: tokio::sync::Mutex::default(),

@@ -3,7 +3,7 @@
 use super::edit::{Edit, fresh};
 use super::error::wrong_input;
 use super::fields;
-use gantry_model::config::{Cluster, Params};
+use gantry_model::config::{Cluster, Params, RENEWED_CA};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::names::is_host_name;
 use serde_json::Value;
@@ -57,6 +57,9 @@ fn check(cluster: &Cluster) -> Result<(), GanetiError> {
             cluster.candidate_pool_size
         )));
     }
+    if let Some(print) = cluster.extra.get(RENEWED_CA).filter(|print| !print.as_str().is_some_and(is_print)) {
+        return Err(wrong_input(format!("{RENEWED_CA} {print} is no SHA-256 fingerprint")));
+    }
     if !cluster.master_ip.is_empty() && cluster.master_ip.parse::<IpAddr>().is_err() {
         return Err(wrong_input(format!("master_ip '{}' is not an IP address", cluster.master_ip)));
     }
@@ -76,6 +79,11 @@ fn check(cluster: &Cluster) -> Result<(), GanetiError> {
         }
     }
     cluster.beparams.values().try_for_each(memory_in_order)
+}
+
+/// SHA-256 in lower-case hex.
+fn is_print(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// minmem ≤ maxmem where both are given.

@@ -48,6 +48,8 @@ pub(super) const SPECS: &[OpcodeSpec] = &[
         needs_bgl: false,
         params: &[
             def("node_certificates", Bool, Fill::Bool(false)),
+            // Gantry's: another CA. In Ganeti the client does it.
+            def("cluster_certificate", Bool, Fill::Bool(false)),
             def("renew_ssh_keys", Bool, Fill::Bool(false)),
             opt("ssh_key_type", &SSH_KEY_TYPE),
             opt("ssh_key_bits", &Pos),
