@@ -18,6 +18,7 @@ mod node_set;
 mod pool;
 mod pool_remove;
 mod redist;
+mod renew;
 mod room;
 mod slot;
 mod tags;
@@ -96,6 +97,7 @@ async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         "OP_CLUSTER_DESTROY" => cluster::destroy(cx).await,
         "OP_CLUSTER_SET_PARAMS" => Box::pin(cluster::set_params(cx, args)).await,
         "OP_CLUSTER_REDIST_CONF" => Box::pin(redist::run(cx)).await,
+        "OP_CLUSTER_RENEW_CRYPTO" => Box::pin(renew::run(cx, args)).await,
         "OP_CLUSTER_VERIFY" => Box::pin(verify::submit(cx, args)).await,
         "OP_CLUSTER_VERIFY_CONFIG" => Box::pin(verify::config(cx)).await,
         "OP_CLUSTER_VERIFY_GROUP" => Box::pin(verify::group(cx, args)).await,
