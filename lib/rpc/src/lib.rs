@@ -15,7 +15,6 @@
 
 mod client;
 mod conn;
-pub mod crash;
 mod error;
 mod greet;
 mod link;

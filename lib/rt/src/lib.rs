@@ -16,7 +16,7 @@
 
 mod admin;
 pub mod clock;
-pub use gantry_rpc::crash;
+pub mod crash;
 mod daemon;
 pub mod files;
 mod logs;

@@ -4,6 +4,7 @@
 mod crash;
 mod damage;
 pub mod load;
+mod renew;
 
 use crate::{cluster, step};
 use anyhow::{Context, Result, ensure};

@@ -16,7 +16,6 @@ use gantry_model::ids::NodeUuid;
 use gantry_proto::envelope::Code;
 use gantry_proto::noded::{Crypto, CryptoAsk, CryptoChange, CryptoReply, CryptoStore, CryptoStoreRequest};
 use gantry_proto::wconfd::{CaNextReply, Command};
-use gantry_rpc::crash;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -77,7 +76,6 @@ async fn renew_ca(cx: &mut Cx<'_>, cluster: &Cluster, verbose: bool) -> Result<(
         cx.say(format!("Changing to the new CA {}", hex(&wanted.print)));
         intend(cx, cluster, json!(hex(&wanted.print))).await?;
     }
-    crash::point("renew-intended");
     let nodes = cx.master.nodes().await?;
     let mut patience: Option<Instant> = None;
     for _ in 0..LOOKS_MAX {
@@ -107,7 +105,6 @@ async fn renew_ca(cx: &mut Cx<'_>, cluster: &Cluster, verbose: bool) -> Result<(
 }
 
 async fn finish(cx: &mut Cx<'_>, wanted: &CaNextReply) -> Result<(), OpFail> {
-    crash::point("renew-to-be-taken-back");
     let cluster = cx.master.cluster().await?;
     intend(cx, &cluster, Value::Null).await?;
     cx.say(format!("All nodes are of the CA {} and trust no other", hex(&wanted.print)));
@@ -226,12 +223,6 @@ async fn carry_out(
         if store(cx, node, reply, change).await? {
             cx.say(format!("{}: {done}", node.name));
         }
-        crash::point(match step {
-            Step::Trust(_) => "renew-node-trusts",
-            Step::Key(_) => "renew-node-has-key",
-            Step::Certificate(_) => "renew-node-has-certificate",
-            Step::Alone(_) | Step::Wait(_) | Step::Done => "renew-node-alone",
-        });
     }
     Ok(())
 }

@@ -134,8 +134,9 @@ fn store(root: &Root, change: CryptoChange, key: Option<&str>) -> Result<Identit
 
 fn store_trust(root: &Root, pem: String) -> Result<Identity, Fail> {
     let identity = trusting(root, &pem)?;
+    let alone = facts::authorities(&pem).is_ok_and(|all| all.len() == 1);
     put(root, CA_PEM, pem)?;
-    crash::point("renew-trust-stored");
+    crash::point(if alone { "renew-trust-alone" } else { "renew-trust-grown" });
     Ok(identity)
 }
 
