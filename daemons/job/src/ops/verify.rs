@@ -115,6 +115,20 @@ async fn expected(cx: &mut Cx<'_>) -> Result<Expected, OpFail> {
     Ok(Expected { ca, now })
 }
 
+/// What is wrong with a node's certificates.
+async fn crypto_findings(
+    cx: &Cx<'_>,
+    node: &Node,
+    expected: Expected,
+) -> Result<Vec<(&'static str, String, String)>, OpFail> {
+    let wrong = match cx.nodes.call::<Crypto>(node, &(), CALL).await {
+        Ok(reply) => crypto::findings(&reply, node.master_candidate, expected),
+        Err(OpFail::Error(why)) => vec![format!("its certificates can't be looked at: {why}")],
+        Err(other) => return Err(other),
+    };
+    Ok(wrong.into_iter().map(|text| ("node", node.name.clone(), text)).collect())
+}
+
 /// Copies of either log that do not count, do not answer, or are far behind.
 fn copy_findings(copies: &Value) -> Result<Vec<(&'static str, String, String)>, OpFail> {
     let mut found = Vec::new();
@@ -224,9 +238,7 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
             Ok(facts) => {
                 let (instances, slots) = cx.master.instances_of(node.uuid).await?;
                 let mut found = node_findings(node, &facts, &instances, &slots);
-                let crypto = cx.nodes.call::<Crypto>(node, &(), CALL).await?;
-                let wrong = crypto::findings(&crypto, node.master_candidate, expected);
-                found.extend(wrong.into_iter().map(|text| ("node", node.name.clone(), text)));
+                found.extend(crypto_findings(cx, node, expected).await?);
                 found
             }
             Err(OpFail::Error(why)) => {

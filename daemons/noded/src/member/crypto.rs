@@ -135,6 +135,9 @@ fn store(root: &Root, change: CryptoChange, key: Option<&str>) -> Result<Identit
 fn store_trust(root: &Root, pem: String) -> Result<Identity, Fail> {
     let identity = trusting(root, &pem)?;
     let alone = facts::authorities(&pem).is_ok_and(|all| all.len() == 1);
+    if alone {
+        clear(root)?;
+    }
     put(root, CA_PEM, pem)?;
     crash::point(if alone { "renew-trust-alone" } else { "renew-trust-grown" });
     Ok(identity)
@@ -175,9 +178,21 @@ fn store_certificate(root: &Root, pem: &str, key: Option<&str>) -> Result<Identi
     new.check_signed().map_err(|why| bad(format!("a certificate of a CA that is not trusted: {why}")))?;
     put(root, NODE_PEM, format!("{pem}{key}"))?;
     crash::point("renew-certificate-stored");
-    // It counts no more; a crash before this leaves it, and nobody reads it.
+    // It counts no more; a crash before this leaves it, unread, until the last step.
     files::remove_secret(root, NODE_KEY).map_err(|why| error::file(&why))?;
     Ok(new)
+}
+
+/// What a crash behind an earlier step has left goes before the last one: keys that nobody reads any more.
+fn clear(root: &Root) -> Result<(), Fail> {
+    let secrets = root.secrets();
+    if secrets.join(CA_KEY).exists() {
+        files::remove_next_key(root).map_err(|why| error::file(&why))?;
+    }
+    if facts::key_is_beside(&secrets).map_err(|why| internal(&why))? {
+        files::remove_secret(root, NODE_KEY).map_err(|why| error::file(&why))?;
+    }
+    Ok(())
 }
 
 fn put(root: &Root, name: &str, pem: String) -> Result<(), Fail> {

@@ -3,6 +3,7 @@
 mod bed;
 mod copies;
 mod crash;
+mod crypto;
 mod fence;
 mod hostile;
 mod image;

@@ -2,7 +2,7 @@
 //! the key is there. Pure functions of PEM texts, but for [`Own::load`].
 
 use super::ca::Pair;
-use super::{CA_KEY, CA_PEM, Identity, TlsError, own, read};
+use super::{CA_KEY, CA_PEM, Identity, NODE_PEM, TlsError, has_key, own, read};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
@@ -112,6 +112,14 @@ pub fn joined(pair: &Pair) -> String {
     format!("{}{}", pair.certificate, pair.key)
 }
 
+/// Whether this node's key stands beside its certificate, so that another file with a key counts for nothing.
+///
+/// # Errors
+/// When the certificate can't be read.
+pub fn key_is_beside(secrets: &Path) -> Result<bool, TlsError> {
+    Ok(has_key(&read(secrets, NODE_PEM)?))
+}
+
 /// The text without its certificates.
 fn key_block(pem: &str) -> String {
     blocks(pem).iter().fold(pem.to_owned(), |text, block| text.replace(block.as_str(), ""))
@@ -145,7 +153,7 @@ fn ends(der: &CertificateDer<'_>) -> Result<i64, TlsError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{NODE_KEY, NODE_PEM, ca};
+    use super::super::{NODE_KEY, ca};
     use super::*;
     use gantry_model::ids::{ClusterUuid, NodeUuid};
     use uuid::Uuid;
@@ -191,6 +199,7 @@ mod tests {
         let own = Own::load(dir.path()).unwrap();
         let print = |pair: &Pair| Some(print_of(&pair.certificate).unwrap());
         assert_eq!((own.trust.len(), own.issuer, own.key), (2, print(&two), None));
+        assert!(!key_is_beside(dir.path()).unwrap());
         write(CA_KEY, &one.key);
         assert_eq!(Own::load(dir.path()).unwrap().key, print(&one));
         write(CA_KEY, "broken");
