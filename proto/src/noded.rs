@@ -134,6 +134,8 @@ pub struct CryptoReply {
     pub ends: i64,
     /// Of which CA this node has the key; None = of none.
     pub key: Option<Print>,
+    /// SHA-256 of its `hmac.key`; None = it has none.
+    pub hmac: Option<[u8; 32]>,
 }
 
 /// See [`CryptoStore`].
@@ -156,6 +158,8 @@ pub enum CryptoChange {
     Key(String),
     /// Its certificate for the last request, PEM; the CA must be trusted.
     Certificate(String),
+    /// `hmac.key`, a line of hex.
+    Hmac(String),
 }
 
 // By hand: keys must not reach a log.
@@ -165,6 +169,7 @@ impl std::fmt::Debug for CryptoChange {
             Self::Trust(_) => "Trust",
             Self::Key(_) => "Key",
             Self::Certificate(_) => "Certificate",
+            Self::Hmac(_) => "Hmac",
         })
     }
 }

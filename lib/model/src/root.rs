@@ -125,6 +125,12 @@ impl Root {
         self.lib().join("role.json")
     }
 
+    /// `hmac.key`: by which confd's clients and servers know each other.
+    #[must_use]
+    pub fn hmac_key(&self) -> PathBuf {
+        self.lib().join("hmac.key")
+    }
+
     /// `ssconf_KEY`.
     #[must_use]
     pub fn ssconf(&self, key: &str) -> PathBuf {

@@ -42,6 +42,7 @@ fn crypto(sheet: &mut Sheet) {
         issuer,
         ends: -1,
         key,
+        hmac: key,
     };
     sheet.verb::<noded::Crypto>(&[()], &[], &[of(Some([7; 32]), Some([6; 32])), of(None, None)]);
     sheet.verb::<noded::CryptoAsk>(&[ids::FENCE], &[], &["PEM 2".to_owned()]);
@@ -49,6 +50,7 @@ fn crypto(sheet: &mut Sheet) {
         noded::CryptoChange::Trust("PEM 3".to_owned()),
         noded::CryptoChange::Key("PEM 4".to_owned()),
         noded::CryptoChange::Certificate("PEM 5".to_owned()),
+        noded::CryptoChange::Hmac("ab".to_owned()),
     ]
     .map(|change| noded::CryptoStoreRequest { fence: ids::FENCE, seen: [8; 32], change });
     sheet.verb::<noded::CryptoStore>(&store, &[], &[()]);

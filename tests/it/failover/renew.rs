@@ -150,6 +150,26 @@ fn the_ca_is_renewed_under_work_and_the_old_one_is_refused() {
         ensure!(certificate != secret(&cluster, 2, NODE_PEM)? && of == ca(&cluster)?, "nothing was renewed");
         settled(&cluster)
     });
+    step("a new key of confd is on all nodes", || {
+        let keys = || -> Result<Vec<String>> {
+            let read = |node: &gantry_tests::Node| {
+                Ok(fs::read_to_string(node.root.join("var/lib/gantry/hmac.key"))?)
+            };
+            cluster.nodes.iter().map(read).collect()
+        };
+        let before = keys()?;
+        cluster.run(&["cluster", "renew-crypto", "-f", "--new-confd-hmac-key"])?;
+        let after = keys()?;
+        ensure!(before[0] != after[0] && after.iter().all(|key| *key == after[0]), "{before:?} {after:?}");
+        ensure!(before.iter().all(|key| *key == before[0]), "who joins gets it: {before:?}");
+        // One that lost it is found, and gets it again.
+        fs::remove_file(cluster.nodes[2].root.join("var/lib/gantry/hmac.key"))?;
+        let (_, said) = cluster.refused(&["cluster", "verify"])?;
+        ensure!(said.contains("hmac.key"), "{said}");
+        cluster.run(&["cluster", "redist-conf"])?;
+        ensure!(keys()? == after);
+        settled(&cluster)
+    });
     step("the next master signs by the new CA", || {
         cluster.run_on(1, &["cluster", "master-failover"])?;
         cluster.led_by(1);

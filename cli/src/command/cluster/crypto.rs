@@ -22,8 +22,8 @@ pub struct RenewCrypto {
     /// Give every node a new key and a certificate of the present CA
     #[arg(long)]
     new_node_certificates: bool,
-    /// Ganeti's option; refused with the reason
-    #[arg(long, hide_short_help = true)]
+    /// Make a new key by which confd's clients and servers know each other
+    #[arg(long)]
     new_confd_hmac_key: bool,
     /// Ganeti's option; refused with the reason
     #[arg(long, hide_short_help = true)]
@@ -66,11 +66,6 @@ impl RenewCrypto {
         let spice = "Gantry's VMs have no SPICE consoles";
         let domain = "instances are not moved between clusters, so there is no secret for it";
         [
-            (
-                self.new_confd_hmac_key,
-                "--new-confd-hmac-key",
-                "this version has no confd, so there is no key for it",
-            ),
             (self.new_rapi_certificate, "--new-rapi-certificate", rapi),
             (self.rapi_certificate.is_some(), "--rapi-certificate", rapi),
             (self.new_spice_certificate, "--new-spice-certificate", spice),
@@ -94,16 +89,18 @@ pub async fn renew(session: &mut Session, options: &RenewCrypto) -> Result<(), C
     if let Some((option, why)) = options.missing() {
         return Err(CliError::Usage(format!("{option}: {why}; nothing was renewed")));
     }
-    if !options.new_cluster_certificate && !options.new_node_certificates {
+    if !options.new_cluster_certificate && !options.new_node_certificates && !options.new_confd_hmac_key {
         return Err(CliError::Usage(
-            "Please say what to renew: --new-cluster-certificate (the CA and all nodes' certificates) or \
-             --new-node-certificates (these alone)"
+            "Please say what to renew: --new-cluster-certificate (the CA and all nodes' certificates), \
+             --new-node-certificates (these alone), or --new-confd-hmac-key"
                 .to_owned(),
         ));
     }
     let question = if options.new_cluster_certificate {
         "This will make a new CA and give every node a certificate of it. Nothing is restarted, and jobs and tasks go on; \
          nodes neither join nor leave meanwhile. Nodes that are down hold it up until they are back or removed. Continue?"
+    } else if !options.new_node_certificates {
+        "This will make a new hmac.key and give it to all nodes. Confd's clients elsewhere need it too. Continue?"
     } else {
         "This will give every node a new key and certificate. Nothing is restarted, and jobs and tasks go on. Old \
          certificates stay valid: if a key was stolen, use --new-cluster-certificate. Continue?"
@@ -114,6 +111,7 @@ pub async fn renew(session: &mut Session, options: &RenewCrypto) -> Result<(), C
     let given = json!({
         "cluster_certificate": options.new_cluster_certificate,
         "node_certificates": options.new_node_certificates,
+        "confd_hmac_key": options.new_confd_hmac_key,
         "verbose": options.verbose,
     });
     session.run_op("OP_CLUSTER_RENEW_CRYPTO", given, &options.job).await.map(drop)
@@ -196,10 +194,18 @@ mod tests {
             let only = Only::try_parse_from([&["x"], args].concat()).unwrap();
             only.options.missing().map(|(option, _)| option)
         };
-        assert_eq!(missing(&["--new-cluster-certificate", "--new-node-certificates", "-f", "-v"]), None);
+        assert_eq!(
+            missing(&[
+                "--new-cluster-certificate",
+                "--new-node-certificates",
+                "--new-confd-hmac-key",
+                "-f",
+                "-v"
+            ]),
+            None
+        );
         for args in [
-            &["--new-confd-hmac-key"][..],
-            &["--new-rapi-certificate"],
+            &["--new-rapi-certificate"][..],
             &["--rapi-certificate", "x"],
             &["--new-spice-certificate"],
             &["--spice-certificate", "x"],

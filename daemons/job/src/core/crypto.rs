@@ -12,6 +12,8 @@ const DAY: i64 = 86_400;
 pub struct Expected {
     /// The master's CA; None: a renewal is under way, and nodes differ.
     pub ca: Option<Print>,
+    /// Digest of the master's `hmac.key`, if it has one.
+    pub hmac: Option<[u8; 32]>,
     /// Seconds since 1970.
     pub now: i64,
 }
@@ -22,6 +24,9 @@ pub fn findings(reply: &CryptoReply, candidate: bool, expected: Expected) -> Vec
     let mut found: Vec<String> = ending("its certificate", reply.ends, expected.now).into_iter().collect();
     for ca in &reply.trust {
         found.extend(ending(&format!("the CA {} that it trusts", hex(&ca.print)), ca.ends, expected.now));
+    }
+    if expected.hmac.is_some() && reply.hmac != expected.hmac {
+        found.push("its hmac.key is not the master's: \"gnt-cluster redist-conf\" gives it that".to_owned());
     }
     let Some(ca) = expected.ca else { return found };
     match reply.issuer {
@@ -71,12 +76,13 @@ mod tests {
             issuer: issuer.map(|ca| [ca; 32]),
             ends: NOW + 31 * DAY,
             key: key.map(|ca| [ca; 32]),
+            hmac: Some([9; 32]),
         }
     }
 
     #[test]
     fn each_thing_that_does_not_fit_is_told() {
-        let settled = Expected { ca: Some([1; 32]), now: NOW };
+        let settled = Expected { ca: Some([1; 32]), hmac: Some([9; 32]), now: NOW };
         let of = |reply: &CryptoReply, candidate| findings(reply, candidate, settled);
         assert_eq!(of(&reply(&[1], Some(1), None), false), Vec::<String>::new());
         assert_eq!(of(&reply(&[1], Some(1), Some(1)), true), Vec::<String>::new());
@@ -88,15 +94,18 @@ mod tests {
             let found = of(&wrong, candidate);
             assert!(found.len() == 1 && found[0].contains(word), "{found:?}");
         }
+        let renewed = Expected { hmac: Some([8; 32]), ..settled };
+        let found = findings(&reply(&[1], Some(1), None), false, renewed);
+        assert!(found.len() == 1 && found[0].contains("hmac.key"), "{found:?}");
         let found = of(&reply(&[2], Some(2), None), false);
         assert!(found[0].contains("of the CA 0202") && found[1].contains("does not trust"), "{found:?}");
     }
 
     #[test]
     fn during_a_renewal_only_ends_are_told() {
-        let under_way = Expected { ca: None, now: NOW };
+        let under_way = Expected { ca: None, hmac: None, now: NOW };
         assert_eq!(findings(&reply(&[1, 2], Some(2), None), true, under_way), Vec::<String>::new());
-        let later = |days| Expected { ca: None, now: NOW + days * DAY };
+        let later = |days| Expected { ca: None, hmac: None, now: NOW + days * DAY };
         for (days, word) in [(2, "within 30 days"), (31, "within 1 days"), (32, "has ended")] {
             let found = findings(&reply(&[1], Some(1), None), false, later(days));
             assert_eq!(found.len(), 2, "the certificate and the CA: {found:?}");

@@ -11,6 +11,7 @@ mod cluster;
 mod cx;
 mod expand;
 mod group;
+mod hmac;
 mod image;
 mod instance;
 mod node;

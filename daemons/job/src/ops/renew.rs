@@ -9,7 +9,7 @@ use crate::core::renew::{Rules, Said, Seen, Step, grown, hex, next, parse};
 use crate::core::together::together;
 use crate::error::OpFail;
 use crate::io::nodes::{CALL, NodeFail};
-use crate::ops::{Args, Cx, Locks};
+use crate::ops::{Args, Cx, Locks, hmac};
 use gantry_model::config::{Cluster, Node, Params, RENEWED_CA};
 use gantry_model::error::Ecode;
 use gantry_model::ids::NodeUuid;
@@ -38,21 +38,26 @@ pub async fn run(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         return Err(OpFail::prereq(text, Ecode::WrongInput));
     }
     let (ca, certificates) = (args.bool("cluster_certificate"), args.bool("node_certificates"));
-    if !ca && !certificates {
-        let text = "Please say what to renew: cluster_certificate or node_certificates";
+    let key = args.bool("confd_hmac_key");
+    if !ca && !certificates && !key {
+        let text = "Please say what to renew: cluster_certificate, node_certificates or confd_hmac_key";
         return Err(OpFail::prereq(text, Ecode::WrongInput));
     }
     // Nodes neither join nor go, nor become candidates, while they are changed one by one.
     cx.begin(Locks::exclusive()).await?;
     let cluster = cx.master.cluster().await?;
-    match (ca, under_way(&cluster)) {
-        (true, _) => renew_ca(cx, &cluster, args.bool("verbose")).await?,
-        (false, None) => renew_certificates(cx).await?,
-        (false, Some(_)) => {
+    match (ca, certificates, under_way(&cluster)) {
+        (true, _, _) => renew_ca(cx, &cluster, args.bool("verbose")).await?,
+        (false, false, _) => {}
+        (false, true, None) => renew_certificates(cx).await?,
+        (false, true, Some(_)) => {
             let text = "a renewal of the cluster's CA is under way, which gives the nodes new certificates: go on with it \
                         (gnt-cluster renew-crypto --new-cluster-certificate)";
             return Err(OpFail::prereq(text, Ecode::WrongState));
         }
+    }
+    if key {
+        hmac::renew(cx).await?;
     }
     Ok(Value::Null)
 }

@@ -123,6 +123,16 @@ pub fn store_named(root: &Root, files: &[(String, String)]) -> Result<(), FileEr
     Ok(())
 }
 
+/// Stores `hmac.key`.
+///
+/// # Errors
+/// When it can't be written.
+pub fn store_hmac(root: &Root, text: &str) -> Result<(), FileError> {
+    let path = root.hmac_key();
+    // Readable by its group: confd and its clients run as other users.
+    atomic_write(&path, text.as_bytes(), 0o640).map_err(at("write", &path))
+}
+
 /// Removes the CA's key, which only candidates keep, and one of a renewal; none is fine.
 ///
 /// # Errors
@@ -213,6 +223,7 @@ pub fn finish_leaving(root: &Root, ganeti_paths: bool) -> Result<(), FileError> 
         remove(&path)?;
     }
     sync(&root.secrets())?;
+    remove(&root.hmac_key())?;
     let ganeti = root.path().join("var/lib/ganeti");
     for dir in if ganeti_paths { vec![root.lib(), ganeti] } else { vec![root.lib()] } {
         for path in list(&dir)?.into_iter().filter(|path| name_begins(path, "ssconf_")) {

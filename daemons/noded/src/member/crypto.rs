@@ -16,10 +16,13 @@ use gantry_rpc::tls::facts::{self, Own};
 use gantry_rpc::tls::{CA_KEY, CA_PEM, Identity, NODE_KEY, NODE_PEM, TlsError, ca, server_config};
 use gantry_rt::crash;
 use sha2::{Digest, Sha256};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Longest text taken, bytes: a set of some CAs.
 const PEM_BYTES_MAX: usize = 64 << 10;
+/// Length of an `hmac.key`: from 128 bits, as Ganeti's, to what nobody needs more of.
+const HMAC_CHARACTERS: std::ops::RangeInclusive<usize> = 32..=256;
 
 impl Member {
     /// Whom this node trusts, what its certificate is, whose key it has.
@@ -66,7 +69,7 @@ impl Member {
                 let text = "this node's certificates have changed since they were looked at: look again";
                 return Err(Fail::new(Code::Stale, text));
             }
-            store(&root, change, key.as_deref()).map(Some)
+            store(&root, change, key.as_deref())
         })
         .await?;
         let tls = lock(&self.tls).clone();
@@ -99,14 +102,19 @@ fn look(root: &Root) -> Result<CryptoReply, Fail> {
     let secrets = root.secrets();
     let Own { trust, issuer, ends, key } = Own::load(&secrets).map_err(|why| internal(&why))?;
     let mut state = Sha256::new();
+    let digest = |path: PathBuf| -> Result<Option<[u8; 32]>, Fail> {
+        let bytes = files::read_if_there(&path).map_err(|why| error::file(&why))?;
+        Ok(bytes.map(|bytes| Sha256::digest(bytes).into()))
+    };
+    let hmac = digest(root.hmac_key())?;
     for name in [CA_PEM, NODE_PEM, CA_KEY] {
-        let bytes = files::read_if_there(&secrets.join(name)).map_err(|why| error::file(&why))?;
         // Each by its own digest: nothing wanders from one to the next.
-        state.update(bytes.map(Sha256::digest).unwrap_or_default());
+        state.update(digest(secrets.join(name))?.unwrap_or_default());
     }
+    state.update(hmac.unwrap_or_default());
     let trust =
         trust.into_iter().map(|ca| TrustedCa { print: ca.print, ends: ca.ends, pem: ca.pem }).collect();
-    Ok(CryptoReply { state: state.finalize().into(), trust, issuer, ends, key })
+    Ok(CryptoReply { state: state.finalize().into(), trust, issuer, ends, key, hmac })
 }
 
 /// Whether the change was made before: a repeated call.
@@ -115,20 +123,25 @@ fn is_done(root: &Root, change: &CryptoChange) -> bool {
     match change {
         CryptoChange::Trust(pem) => text(CA_PEM) == *pem,
         CryptoChange::Key(pem) => text(CA_KEY) == *pem,
+        CryptoChange::Hmac(hex) => std::fs::read_to_string(root.hmac_key()).is_ok_and(|text| text == *hex),
         CryptoChange::Certificate(pem) => !pem.is_empty() && text(NODE_PEM).starts_with(pem.as_str()),
     }
 }
 
-/// Checks and stores one change; this node as it is then.
-fn store(root: &Root, change: CryptoChange, key: Option<&str>) -> Result<Identity, Fail> {
-    let (CryptoChange::Trust(pem) | CryptoChange::Key(pem) | CryptoChange::Certificate(pem)) = &change;
+/// Checks and stores one change; this node as it is then, if that is for its listener.
+fn store(root: &Root, change: CryptoChange, key: Option<&str>) -> Result<Option<Identity>, Fail> {
+    let (CryptoChange::Trust(pem)
+    | CryptoChange::Key(pem)
+    | CryptoChange::Certificate(pem)
+    | CryptoChange::Hmac(pem)) = &change;
     if pem.len() > PEM_BYTES_MAX {
         return Err(bad(format!("{} bytes of PEM, at most {PEM_BYTES_MAX} are taken", pem.len())));
     }
     match change {
-        CryptoChange::Trust(pem) => store_trust(root, pem),
-        CryptoChange::Key(pem) => store_key(root, pem),
-        CryptoChange::Certificate(pem) => store_certificate(root, &pem, key),
+        CryptoChange::Trust(pem) => store_trust(root, pem).map(Some),
+        CryptoChange::Key(pem) => store_key(root, pem).map(|()| None),
+        CryptoChange::Certificate(pem) => store_certificate(root, &pem, key).map(Some),
+        CryptoChange::Hmac(hex) => store_hmac(root, &hex).map(|()| None),
     }
 }
 
@@ -143,7 +156,15 @@ fn store_trust(root: &Root, pem: String) -> Result<Identity, Fail> {
     Ok(identity)
 }
 
-fn store_key(root: &Root, pem: String) -> Result<Identity, Fail> {
+fn store_hmac(root: &Root, text: &str) -> Result<(), Fail> {
+    let hex = text.trim_end();
+    if !HMAC_CHARACTERS.contains(&hex.len()) || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(bad("an hmac.key is a line of hex"));
+    }
+    files::store_hmac(root, text).map_err(|why| error::file(&why))
+}
+
+fn store_key(root: &Root, pem: String) -> Result<(), Fail> {
     let known = std::fs::read_to_string(root.secrets().join(CA_PEM)).unwrap_or_default();
     let of = |pair: &ca::Pair| facts::print_of(&pair.certificate);
     let print = facts::signer("", &pem).and_then(|pair| of(&pair)).map_err(|why| bad(chain(&why)))?;
@@ -153,8 +174,7 @@ fn store_key(root: &Root, pem: String) -> Result<Identity, Fail> {
     }
     put(root, CA_KEY, pem)?;
     crash::point("renew-key-stored");
-    files::remove_next_key(root).map_err(|why| error::file(&why))?;
-    Identity::load(&root.secrets()).map_err(|why| internal(&why))
+    files::remove_next_key(root).map_err(|why| error::file(&why))
 }
 
 /// Certificate and key in one file, by one rename: no crash leaves one without the other.

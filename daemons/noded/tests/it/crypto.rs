@@ -6,6 +6,7 @@ use gantry_model::ids::{Fence, NodeUuid};
 use gantry_proto::noded::{self as wire, CryptoChange, CryptoReply};
 use gantry_rpc::tls::{CA_KEY, CA_PEM, Identity, NEXT_KEY, NODE_KEY, NODE_PEM, ca, facts};
 use gantry_rpc::{CallError, Client, Code};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -74,6 +75,29 @@ async fn a_node_is_led_to_another_ca_step_by_step() {
         let old = Identity::from_pem(&old.certificate, &old.key, &trust).expect("fits");
         assert!(Client::tls(node.address, &hello(), &old, node.node).await.is_err(), "the old CA's does not");
     }
+}
+
+#[tokio::test]
+async fn the_key_of_confd_is_stored_for_its_group() {
+    let cluster = Cluster::new();
+    let (node, client) = cluster.member("n1").await;
+    assert_eq!(look(&client).await.hmac, None);
+    for bad in ["", "ab", &"g".repeat(40), &"a".repeat(300)] {
+        assert_eq!(
+            code(change(&client, CryptoChange::Hmac(bad.to_owned())).await),
+            Code::BadRequest,
+            "{bad}"
+        );
+    }
+    let line = format!("{}\n", "ab".repeat(32));
+    change(&client, CryptoChange::Hmac(line.clone())).await.expect("stored");
+    let path = node.root.hmac_key();
+    assert_eq!(std::fs::read_to_string(&path).expect("there"), line);
+    assert_eq!(path.metadata().expect("there").permissions().mode() & 0o777, 0o640);
+    let seen = look(&client).await;
+    assert!(seen.hmac.is_some() && seen.key.is_none());
+    client.call::<wire::Leave>(&fence(1), PATIENCE).await.expect("left");
+    wait_for("it is gone with the membership", || async { (!path.exists()).then_some(()) }).await;
 }
 
 #[tokio::test]
