@@ -44,7 +44,7 @@ fn ca(cluster: &VirtualCluster) -> Result<String> {
 }
 
 /// All nodes are of one CA and trust no other; no renewal is under way, and everything is well.
-fn settled(cluster: &VirtualCluster) -> Result<()> {
+fn settled(cluster: &VirtualCluster, candidates: usize) -> Result<()> {
     let (ca, said) = (ca(cluster)?, crypto(cluster)?);
     ensure!(said["wanted"].is_null(), "{said}");
     for node in said["nodes"].as_array().context("nodes")? {
@@ -59,7 +59,7 @@ fn settled(cluster: &VirtualCluster) -> Result<()> {
         let beside = fs::read_to_string(secrets.join(NODE_PEM))?.contains("PRIVATE KEY");
         ensure!(!beside || !secrets.join(NODE_KEY).exists(), "{}: {NODE_KEY} is left", node.name);
     }
-    copies(cluster, 3)?;
+    copies(cluster, candidates)?;
     cluster.run(&["cluster", "verify"]).map(drop)
 }
 
@@ -102,6 +102,16 @@ struct Own {
     key: String,
 }
 
+/// A node's own, wherever its key lies.
+fn own(cluster: &VirtualCluster, number: usize) -> Result<Own> {
+    let certificate = secret(cluster, number, NODE_PEM)?;
+    let key = match certificate.find("-----BEGIN PRIVATE KEY") {
+        Some(at) => certificate[at..].to_owned(),
+        None => secret(cluster, number, NODE_KEY)?,
+    };
+    Ok(Own { certificate, key })
+}
+
 fn secret(cluster: &VirtualCluster, number: usize, name: &str) -> Result<String> {
     let path = cluster.nodes[number].root.join("var/lib/gantry/secrets").join(name);
     fs::read_to_string(&path).with_context(|| path.display().to_string())
@@ -132,7 +142,7 @@ fn the_ca_is_renewed_under_work_and_the_old_one_is_refused() {
         }
         ensure!(luxi.status(job)? == "running", "the job ended before the renewal: this test shows nothing");
         ensure!(luxi.wait(job, PATIENCE)? == "success");
-        settled(&cluster)
+        settled(&cluster, 3)
     });
     step("the old CA's certificate is refused by everyone", || {
         let after = ca(&cluster)?;
@@ -148,7 +158,7 @@ fn the_ca_is_renewed_under_work_and_the_old_one_is_refused() {
         let (certificate, of) = (secret(&cluster, 2, NODE_PEM)?, ca(&cluster)?);
         cluster.run(&["cluster", "renew-crypto", "-f", "--new-node-certificates"])?;
         ensure!(certificate != secret(&cluster, 2, NODE_PEM)? && of == ca(&cluster)?, "nothing was renewed");
-        settled(&cluster)
+        settled(&cluster, 3)
     });
     step("a new key of confd is on all nodes", || {
         let keys = || -> Result<Vec<String>> {
@@ -168,7 +178,7 @@ fn the_ca_is_renewed_under_work_and_the_old_one_is_refused() {
         ensure!(said.contains("hmac.key"), "{said}");
         cluster.run(&["cluster", "redist-conf"])?;
         ensure!(keys()? == after);
-        settled(&cluster)
+        settled(&cluster, 3)
     });
     step("the next master signs by the new CA", || {
         cluster.run_on(1, &["cluster", "master-failover"])?;
@@ -179,7 +189,7 @@ fn the_ca_is_renewed_under_work_and_the_old_one_is_refused() {
         wait::until("a join secret", PATIENCE, || path.exists().then_some(()))?;
         let (path, address) = (path.to_string_lossy(), &cluster.nodes[2].address);
         cluster.run(&["node", "add", "--join-secret-file", &path, "--node-ip", address, names[2]])?;
-        settled(&cluster)
+        settled(&cluster, 3)
     });
     step("what makes no sense is refused with the reason", || {
         for (args, word) in [
@@ -215,7 +225,7 @@ fn a_renewal_whose_job_dies_anywhere_is_gone_on_with() {
             works(&cluster, &[])?;
             until_done(&cluster, 0, &RENEW)?;
             ensure!(ca(&cluster)? != before, "nothing was renewed");
-            settled(&cluster)
+            settled(&cluster, 3)
         });
     }
 }
@@ -251,7 +261,7 @@ fn a_renewal_that_its_master_does_not_survive_is_gone_on_with_by_the_next() {
             if let (Some(wanted), Some(same)) = (wanted, same) {
                 ensure!((ca(&cluster)? == wanted) == same, "from {wanted} to {}", ca(&cluster)?);
             }
-            settled(&cluster)
+            settled(&cluster, 3)
         });
         master = next;
     }
@@ -287,6 +297,21 @@ fn a_node_that_is_down_holds_a_renewal_up_and_nothing_else() {
         let wanted = crypto(&cluster)?["wanted"].as_str().context("an intent")?.to_owned();
         until_done(&cluster, 0, &RENEW)?;
         ensure!(ca(&cluster)? == wanted, "it began again");
-        settled(&cluster)
+        settled(&cluster, 3)
+    });
+    step("one marked offline holds it up until it is removed, and is refused then", || {
+        let left = own(&cluster, 2)?;
+        cluster.run(&["node", "modify", "-O", "yes", &name])?;
+        let (_, said) = cluster.refused(&RENEW)?;
+        ensure!(said.contains(&name) && said.contains("marked offline"), "{said}");
+        cluster.run(&["node", "remove", &name])?;
+        let trust = secret(&cluster, 0, CA_PEM)?;
+        ensure!(lets_in(&cluster, 1, &left, &trust)?, "until all others are of the new CA");
+        cluster.run(&RENEW)?;
+        let trust = secret(&cluster, 0, CA_PEM)?;
+        for number in 0..2 {
+            ensure!(!lets_in(&cluster, number, &left, &trust)?, "node {}", number + 1);
+        }
+        settled(&cluster, 2)
     });
 }
