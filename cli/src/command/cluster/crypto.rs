@@ -133,7 +133,9 @@ pub fn info(answer: &Value, zone: &TimeZone, now: i64) -> Info {
     };
     let wrong: Vec<(String, Info)> = nodes
         .iter()
-        .filter_map(|node| Some((plain(&node["name"]), Info::text(finding(node, ca, zone, now)?))))
+        .filter_map(|node| {
+            Some((plain(&node["name"]), Info::text(finding(node, ca, &answer["wanted"], zone, now)?)))
+        })
         .collect();
     let wrong = if wrong.is_empty() { Info::text("(none)") } else { Info::Named(wrong) };
     Info::named([(
@@ -147,14 +149,14 @@ pub fn info(answer: &Value, zone: &TimeZone, now: i64) -> Info {
     )])
 }
 
-/// What is to be known of a node; None: all is as it should be.
-fn finding(node: &Value, ca: &Value, zone: &TimeZone, now: i64) -> Option<String> {
+/// What is to be known of a node; None: all is as it should be. That a renewal has come to it is no finding.
+fn finding(node: &Value, ca: &Value, wanted: &Value, zone: &TimeZone, now: i64) -> Option<String> {
     if let Some(why) = node["why"].as_str().filter(|why| !why.is_empty()) {
         return Some(why.to_owned());
     }
     let mut found = Vec::new();
     match node["issuer"].as_str() {
-        Some(issuer) if *ca == *issuer => {}
+        Some(issuer) if *ca == *issuer || *wanted == *issuer => {}
         Some(other) => found.push(format!("its certificate is of the CA {other}")),
         None => found.push("its certificate is of no CA that it trusts".to_owned()),
     }
@@ -168,10 +170,10 @@ fn finding(node: &Value, ca: &Value, zone: &TimeZone, now: i64) -> Option<String
     found.extend(
         trust
             .iter()
-            .filter(|known| known["print"] != *ca)
+            .filter(|known| known["print"] != *ca && known["print"] != *wanted)
             .map(|known| format!("it trusts the CA {} too", plain(&known["print"]))),
     );
-    if node["candidate"] == true && node["key"] != *ca {
+    if node["candidate"] == true && node["key"] != *ca && (wanted.is_null() || node["key"] != *wanted) {
         found.push("it has no key of the CA".to_owned());
     }
     (!found.is_empty()).then(|| found.join(", "))

@@ -50,9 +50,14 @@ pub fn findings(reply: &CryptoReply, candidate: bool, expected: Expected) -> Vec
     found
 }
 
+/// Whole days until `ends`; negative: it is over.
+pub fn days_left(ends: i64, now: i64) -> i64 {
+    (ends - now).div_euclid(DAY)
+}
+
 /// A certificate that is over, or will be soon.
 fn ending(what: &str, ends: i64, now: i64) -> Option<String> {
-    match (ends - now).div_euclid(DAY) {
+    match days_left(ends, now) {
         left if left < 0 => Some(format!("{what} has ended: \"gnt-cluster renew-crypto\" makes another")),
         left if left < SOON_DAYS => {
             Some(format!("{what} ends within {} days: \"gnt-cluster renew-crypto\" makes another", left + 1))

@@ -82,18 +82,23 @@ async fn renew_ca(cx: &mut Cx<'_>, cluster: &Cluster, verbose: bool) -> Result<(
         intend(cx, cluster, json!(hex(&wanted.print))).await?;
     }
     let nodes = cx.master.nodes().await?;
-    let mut patience: Option<Instant> = None;
+    let (mut patience, mut told) = (None, BTreeMap::new());
     for _ in 0..LOOKS_MAX {
         let found = look(cx, &nodes).await?;
         if verbose {
-            tell(cx, &nodes, &found);
+            tell(cx, &nodes, &found, &mut told);
         }
         match next(Rules::ALL, &seen(cx, &nodes, &found), wanted.print) {
             Step::Done => return finish(cx, &wanted).await,
             Step::Wait(silent) => {
-                let since = *patience.get_or_insert_with(Instant::now);
-                if since.elapsed() >= PATIENCE {
-                    return Err(held_up(&nodes, &found, &silent));
+                let missing = named(&nodes, &found, &silent);
+                match patience {
+                    None => {
+                        cx.say(format!("Waiting {} s for {missing}", PATIENCE.as_secs()));
+                        patience = Some(Instant::now());
+                    }
+                    Some(since) if since.elapsed() >= PATIENCE => return Err(held_up(&missing)),
+                    Some(_) => {}
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -148,7 +153,7 @@ async fn ask(
     if node.offline {
         return Err("it is marked offline".to_owned());
     }
-    let reply = to.ask::<Crypto>(node, &(), CALL).await.map_err(|why| plain(why, node))?;
+    let reply = to.ask::<Crypto>(node, &(), CALL).await.map_err(|why| plain(why))?;
     // Else it would refuse to be changed.
     if !claimed.contains(&node.uuid) {
         return Err("the master has not taken it over yet".to_owned());
@@ -156,15 +161,18 @@ async fn ask(
     Ok(reply)
 }
 
-fn plain(why: NodeFail, node: &Node) -> String {
-    match why.into_op(node) {
-        OpFail::Error(why) => why.to_string(),
-        OpFail::Canceled => "canceled".to_owned(),
-        OpFail::Fenced(why) => why,
+fn plain(why: NodeFail) -> String {
+    match why {
+        NodeFail::Away(why) => why,
+        NodeFail::Refused(fail) => fail.text,
+        NodeFail::Broken(OpFail::Error(why)) => why.to_string(),
+        NodeFail::Broken(OpFail::Canceled) => "canceled".to_owned(),
+        NodeFail::Broken(OpFail::Fenced(why)) => why,
     }
 }
 
-fn tell(cx: &Cx<'_>, nodes: &[Node], found: &Found) {
+/// Says what nodes answer that have answered otherwise before.
+fn tell(cx: &Cx<'_>, nodes: &[Node], found: &Found, told: &mut BTreeMap<NodeUuid, String>) {
     for node in nodes {
         let text = match found.get(&node.uuid) {
             Some(Ok(reply)) => {
@@ -176,22 +184,28 @@ fn tell(cx: &Cx<'_>, nodes: &[Node], found: &Found) {
             Some(Err(why)) => why.clone(),
             None => continue,
         };
-        cx.say(format!("  {}: {text}", node.name));
+        if told.get(&node.uuid) != Some(&text) {
+            cx.say(format!("  {}: {text}", node.name));
+            told.insert(node.uuid, text);
+        }
     }
 }
 
-/// What the command says when nodes are missing: the cluster works on.
-fn held_up(nodes: &[Node], found: &Found, silent: &[NodeUuid]) -> OpFail {
-    let of = |node: &&Node| silent.contains(&node.uuid);
+/// The nodes of `silent` by name, each with the reason.
+fn named(nodes: &[Node], found: &Found, silent: &[NodeUuid]) -> String {
     let why = |node: &Node| match found.get(&node.uuid) {
         Some(Err(why)) => format!("{} ({why})", node.name),
         Some(Ok(_)) | None => node.name.clone(),
     };
-    let missing: Vec<String> = nodes.iter().filter(of).map(why).collect();
+    let of = nodes.iter().filter(|node| silent.contains(&node.uuid));
+    of.map(why).collect::<Vec<_>>().join(", ")
+}
+
+/// What the command says when nodes are missing: the cluster works on.
+fn held_up(missing: &str) -> OpFail {
     OpFail::exec(format!(
-        "the renewal waits for {}: changed without it, a node could speak to nobody any more. All others work on as before. \
-         Bring it back, or take it out (gnt-node remove), then run the command again",
-        missing.join(", ")
+        "the renewal waits for {missing}: changed without it, a node could speak to nobody any more. All others work on as \
+         before. Bring it back, or take it out (gnt-node remove), then run the command again"
     ))
 }
 
@@ -256,7 +270,7 @@ fn later<T>(cx: &Cx<'_>, node: &Node, answer: Result<T, NodeFail>) -> Result<Opt
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(why) if matches!(why, NodeFail::Away(_)) || why.code() == Some(Code::Stale) => {
-            cx.say(format!("{} is looked at again: {}", node.name, plain(why, node)));
+            cx.say(format!("{} is looked at again: {}", node.name, plain(why)));
             Ok(None)
         }
         Err(why) => Err(why.into_op(node)),

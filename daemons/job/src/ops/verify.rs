@@ -107,8 +107,9 @@ async fn expected(cx: &mut Cx<'_>) -> Result<Expected, OpFail> {
     let own = cx.nodes.call::<Crypto>(master, &(), CALL).await?;
     // A master that lost the key is found like any candidate.
     let ca = own.key.or(own.issuer).filter(|_| renew::under_way(&cluster).is_none());
-    if let Some(ca) = &ca {
-        cx.say(format!("* Verifying certificates (CA {})", hex(ca)));
+    for known in own.trust.iter().filter(|known| Some(known.print) == ca) {
+        let days = crypto::days_left(known.ends, now);
+        cx.say(format!("* Verifying certificates (CA {}, ends in {days} days)", hex(&known.print)));
     }
     Ok(Expected { ca, hmac: own.hmac, now })
 }
