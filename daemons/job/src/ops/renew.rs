@@ -153,7 +153,7 @@ async fn ask(
     if node.offline {
         return Err("it is marked offline".to_owned());
     }
-    let reply = to.ask::<Crypto>(node, &(), CALL).await.map_err(|why| plain(why))?;
+    let reply = to.ask::<Crypto>(node, &(), CALL).await.map_err(plain)?;
     // Else it would refuse to be changed.
     if !claimed.contains(&node.uuid) {
         return Err("the master has not taken it over yet".to_owned());
