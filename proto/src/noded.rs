@@ -98,12 +98,87 @@ verbs! {
     39 SsconfHave(()) as SsconfHaveReply;
     /// A piece of a body of this node, for a master that lacks it.
     40 BodyGet(copies::BodyGetRequest) as copies::BodyGetReply;
+    /// Whom this node trusts, what its certificate is, and whose key it has. Changes nothing.
+    41 Crypto(()) as CryptoReply;
+    /// Makes a new key and asks for its certificate (PEM). The key is kept in memory until the next one is made, or its
+    /// certificate is stored.
+    42 CryptoAsk(Fence) as String;
+    /// Changes one of these, if they are still as the caller has seen them: one rename, durable when it returns, and in use
+    /// for new connections. Repeated: the same.
+    43 CryptoStore(CryptoStoreRequest) as ();
     /// Puts the cluster's address on this node, or takes it away. Only for the node that is the master of that epoch; it
     /// takes it away by itself when it is no longer.
     45 MasterIp(effects::MasterIpRequest) as effects::MasterIpReply;
     /// Runs this node's hooks of one path and phase, one after the other; files that are none are told too. Ends with its
     /// caller, and when another master claims the node.
     46 HooksRun(effects::HooksRunRequest) as Vec<effects::HookEnd>;
+}
+
+/// SHA-256 of a certificate's DER: what people and jobs call a CA by.
+pub type Print = [u8; 32];
+
+/// A CA that a node trusts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustedCa {
+    /// Which.
+    pub print: Print,
+    /// Its last second, since 1970.
+    pub ends: i64,
+    /// Its certificate, PEM.
+    pub pem: String,
+}
+
+/// See [`Crypto`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CryptoReply {
+    /// Digest of all this, for [`CryptoStoreRequest`].
+    pub state: [u8; 32],
+    /// Whom it trusts.
+    pub trust: Vec<TrustedCa>,
+    /// Which of them signed this node's certificate; None: none, or it is over.
+    pub issuer: Option<Print>,
+    /// Last second of this node's certificate, since 1970.
+    pub ends: i64,
+    /// Of which CA this node has the key; None = of none.
+    pub key: Option<Print>,
+    /// SHA-256 of its `hmac.key`; None = it has none.
+    pub hmac: Option<[u8; 32]>,
+}
+
+/// See [`CryptoStore`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CryptoStoreRequest {
+    /// The master.
+    pub fence: Fence,
+    /// [`CryptoReply::state`] that this rests on: else refused as stale. A late message of a job that is dead finds another.
+    pub seen: [u8; 32],
+    /// What changes.
+    pub change: CryptoChange,
+}
+
+/// One change of a node's secrets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CryptoChange {
+    /// Whom it trusts from now on, PEM. Refused when its own certificate would be worth nothing.
+    Trust(String),
+    /// A CA's key with its certificate, PEM; the CA must be trusted.
+    Key(String),
+    /// Its certificate for the last request, PEM; the CA must be trusted.
+    Certificate(String),
+    /// `hmac.key`, a line of hex.
+    Hmac(String),
+}
+
+// By hand: keys must not reach a log.
+impl std::fmt::Debug for CryptoChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Trust(_) => "Trust",
+            Self::Key(_) => "Key",
+            Self::Certificate(_) => "Certificate",
+            Self::Hmac(_) => "Hmac",
+        })
+    }
 }
 
 /// Files in one [`Secrets`].

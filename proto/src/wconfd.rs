@@ -62,6 +62,36 @@ verbs! {
     /// luxid only: takes a node's copies out of the lists of both logs, without a job, since jobs can't be submitted while
     /// no majority answers (P2.6). Answered when the list is settled.
     18 MemberDrop(MemberDropRequest) as MemberChangeReply;
+    /// The CA of this fingerprint, when this master has its key; else a new one, whose key lies on this master's disk when
+    /// it is answered. Registers nothing; needs the owner to hold the BGL.
+    19 CaNext(CaNextRequest) as CaNextReply;
+}
+
+/// See [`CaNext`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaNextRequest {
+    /// The job of OP_CLUSTER_RENEW_CRYPTO.
+    pub owner: JobOwner,
+    /// The CA that was being changed to.
+    pub wanted: Option<crate::noded::Print>,
+}
+
+/// See [`CaNext`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaNextReply {
+    /// Which CA it is.
+    pub print: crate::noded::Print,
+    /// PEM of its certificate.
+    pub certificate: String,
+    /// PEM of its key and certificate, for those who may become master.
+    pub key: String,
+}
+
+// By hand: the key must not reach a log.
+impl std::fmt::Debug for CaNextReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CaNextReply").field("print", &self.print).finish_non_exhaustive()
+    }
 }
 
 /// See [`Status`].

@@ -11,6 +11,7 @@ use crate::core::query::{
 use crate::core::queue::{self, Answer, NewJob};
 use crate::io::actor::Inbox;
 use crate::io::blob::Store;
+use crate::io::crypto;
 use crate::io::members::Copies;
 use crate::io::nodes::Nodes;
 use crate::io::view::View;
@@ -126,6 +127,7 @@ async fn answer(api: &Api, request: luxi::Request) -> std::result::Result<Vec<u8
         R::LeaseRelease(lease) => luxi::answer(&lease::release(api, lease).await),
         R::SubmitKeyedJob(jobs) => luxi::answer(&task::submit_keyed(api, jobs).await),
         R::QueryMembers => luxi::answer(&api.copies.query(&api.config).await),
+        R::QueryCrypto => luxi::answer(&crypto::query(&api.nodes, &api.config.snapshot()).await),
         R::ConfirmMaster => luxi::answer(&api.copies.confirm(&api.config).await.map(|()| true)),
         R::DropCandidate(name) => luxi::answer(&api.copies.drop_candidate(&api.config, &name).await),
         R::Query { .. }

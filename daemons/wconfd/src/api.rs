@@ -2,6 +2,7 @@
 
 use crate::core::locks::Want;
 use crate::core::ssconf;
+use crate::io::authority;
 use crate::io::mailbox::Handle;
 use crate::io::members::{Members, Wish};
 use crate::io::owner::Owner;
@@ -10,7 +11,6 @@ use crate::io::owner_watch::{Watching, shown};
 use gantry_model::ids::{ClusterUuid, Fence, JobOwner, NodeUuid};
 use gantry_proto::codec::{FRAME_BYTES_MAX, Json};
 use gantry_proto::wconfd::{self as wire, WatchItem};
-use gantry_rpc::tls::{self, ca};
 use gantry_rpc::{Call, Code, Fail, Handled, Hello, ItemSender, Peer, Service, route};
 use gantry_store::{Index, LogKind, read_batches};
 use std::collections::BTreeSet;
@@ -59,6 +59,16 @@ pub struct Api {
     uid: u32,
     /// (epoch, run) of the newest luxid (P4.7).
     luxid: Mutex<Option<(u64, u64)>>,
+}
+
+/// Does what blocks; a failure says what could not be done.
+async fn apart<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, Fail> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|error| Fail::new(Code::Internal, error.to_string()))?;
+    done.map_err(|error| Fail::new(Code::Internal, format!("can't {what}: {error:#}")))
 }
 
 impl Api {
@@ -241,15 +251,14 @@ impl Api {
         }
         self.handle.ask(move |o: &mut Owner, reply| o.holds_bgl(owner, reply)).await?;
         let (secrets, cluster) = (self.secrets.clone(), self.identity.cluster);
-        let sign = move || -> anyhow::Result<wire::CertSignReply> {
-            let read = |name: &str| std::fs::read_to_string(secrets.join(name));
-            let pair = ca::Pair { certificate: read(tls::CA_PEM)?, key: read(tls::CA_KEY)? };
-            let certificate = ca::sign_csr(&pair, &csr, cluster, node)?;
-            Ok(wire::CertSignReply { certificate, ca: pair.certificate })
-        };
-        let signed = tokio::task::spawn_blocking(sign).await;
-        let signed = signed.map_err(|error| Fail::new(Code::Internal, error.to_string()))?;
-        signed.map_err(|error| Fail::new(Code::Internal, format!("can't sign the certificate: {error:#}")))
+        apart("sign the certificate", move || authority::sign(&secrets, cluster, node, &csr)).await
+    }
+
+    async fn ca_next(&self, request: wire::CaNextRequest) -> Result<wire::CaNextReply, Fail> {
+        let wire::CaNextRequest { owner, wanted } = request;
+        self.handle.ask(move |o: &mut Owner, reply| o.holds_bgl(owner, reply)).await?;
+        let (secrets, cluster) = (self.secrets.clone(), self.identity.cluster);
+        apart("make a CA", move || authority::next(&secrets, cluster, wanted)).await
     }
 
     /// Refuses all but the newest luxid, whose (epoch, run) is returned.
@@ -407,6 +416,7 @@ impl Service for Api {
                 wire::Apply => |request, call| self.apply(&call.peer, request).await,
                 wire::Watch => |request, call| self.watch(request, call.items()).await,
                 wire::CertSign => |request, _call| self.sign(request).await,
+                wire::CaNext => |request, _call| self.ca_next(request).await,
                 wire::NodeStates => |(), _call| ask.ask(Owner::node_states).await,
                 wire::MemberChange => |request, call| self.member_change(request, call.items()).await,
                 wire::MemberDrop => |request, call| self.member_drop(&call.peer, request).await,

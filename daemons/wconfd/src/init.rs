@@ -333,6 +333,12 @@ fn make(new: &Path, plan: &Plan) -> Result<(), InitError> {
     dir(&new.join("secrets"), 0o700)?;
     make_logs(new, plan)?;
     make_secrets(&new.join("secrets"), plan)?;
+    // Readable by its group: confd and its clients run as other users.
+    write(
+        &new.join("hmac.key"),
+        format!("{}{}\n", Uuid::new_v4().simple(), Uuid::new_v4().simple()).as_bytes(),
+        0o640,
+    )?;
     let role = RoleFile { node: plan.node, cluster: plan.cluster, role: Role::Master, epoch: FIRST_EPOCH };
     let mut text = serde_json::to_vec_pretty(&role).expect("a role is plain data");
     text.push(b'\n');

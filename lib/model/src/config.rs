@@ -120,6 +120,10 @@ impl Stamp {
     }
 }
 
+/// Field of [`Cluster::extra`]: fingerprint (SHA-256, lower-case hex) of the CA that a renewal changes to; there from before the
+/// first node is told of it until the last one trusts nothing else.
+pub const RENEWED_CA: &str = "renewed_ca";
+
 /// The cluster (`spec/config.md` §2). Fields Gantry decides by are typed, the rest is in `extra`
 /// under Ganeti's names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -125,6 +125,12 @@ impl Root {
         self.lib().join("role.json")
     }
 
+    /// `hmac.key`: by which confd's clients and servers know each other.
+    #[must_use]
+    pub fn hmac_key(&self) -> PathBuf {
+        self.lib().join("hmac.key")
+    }
+
     /// `master_ip.json`: what noded has put of the cluster's address on this machine.
     #[must_use]
     pub fn master_ip_file(&self) -> PathBuf {

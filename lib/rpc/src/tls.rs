@@ -3,6 +3,8 @@
 
 #[cfg(feature = "ca")]
 pub mod ca;
+#[cfg(feature = "ca")]
+pub mod facts;
 mod verify;
 
 use crate::client::{Below, Client};
@@ -37,8 +39,10 @@ const UNACKED_MS: u32 = 25_000;
 
 /// File names in `secrets/`.
 pub const CA_PEM: &str = "ca.pem";
-/// The CA's key; on the master only.
+/// The CA's key, with its certificate or without; on master candidates only.
 pub const CA_KEY: &str = "ca.key";
+/// The key of the CA that a renewal changes to, on the master that made it, until it is [`CA_KEY`].
+pub const NEXT_KEY: &str = "next-ca.key";
 /// This node's certificate.
 pub const NODE_PEM: &str = "node.pem";
 /// This node's key.

@@ -34,6 +34,28 @@ fn node_info() -> NodeInfoReply {
     }
 }
 
+fn crypto(sheet: &mut Sheet) {
+    let ca = noded::TrustedCa { print: [7; 32], ends: 7_226_582_400, pem: "PEM 1".to_owned() };
+    let of = |issuer, key| noded::CryptoReply {
+        state: [8; 32],
+        trust: vec![ca.clone(), ca.clone()],
+        issuer,
+        ends: -1,
+        key,
+        hmac: key,
+    };
+    sheet.verb::<noded::Crypto>(&[()], &[], &[of(Some([7; 32]), Some([6; 32])), of(None, None)]);
+    sheet.verb::<noded::CryptoAsk>(&[ids::FENCE], &[], &["PEM 2".to_owned()]);
+    let store = [
+        noded::CryptoChange::Trust("PEM 3".to_owned()),
+        noded::CryptoChange::Key("PEM 4".to_owned()),
+        noded::CryptoChange::Certificate("PEM 5".to_owned()),
+        noded::CryptoChange::Hmac("ab".to_owned()),
+    ]
+    .map(|change| noded::CryptoStoreRequest { fence: ids::FENCE, seen: [8; 32], change });
+    sheet.verb::<noded::CryptoStore>(&store, &[], &[()]);
+}
+
 fn slots() -> Vec<SlotFacts> {
     let states = [VmState::Absent, VmState::Creating, VmState::Live, VmState::Destroying, VmState::Lost];
     let facts = states.map(|state| SlotFacts {
@@ -98,6 +120,7 @@ fn noded_keeps_its_bytes() {
     sheet.verb::<noded::Secrets>(&[noded::SecretsRequest { fence: ids::FENCE, files }], &[], &[()]);
     let have = noded::SsconfHaveReply { index: 300, digests: vec![("cluster_name".to_owned(), [9; 32])] };
     sheet.verb::<noded::SsconfHave>(&[()], &[], &[have]);
+    crypto(&mut sheet);
     sheet.covers(VERBS);
     sheet.check();
 }

@@ -6,13 +6,13 @@ use gantry_model::ids::{BlueprintUuid, Generation, PoolUuid, TaskId};
 use gantry_model::lease::LeaseOwner;
 use gantry_proto::codec::Json;
 use gantry_proto::wconfd::{
-    Apply, ApplyReply, ApplyRequest, CertSign, CertSignReply, CertSignRequest, Command, ConfirmMaster,
-    CopyStatus, FreeScope, LearnerInQ, ListInQ, ListInQRequest, LockBlocked, LockFree, LockFreeRequest,
-    LockPriority, LockPriorityRequest, LockRequest, LockRow, LockRows, LockUpdate, MemberChange,
-    MemberChangeReply, MemberChangeRequest, MemberDrop, MemberDropRequest, MemberProgress, Members,
-    MembersReply, NodeState, NodeStates, Object, OwnerGone, Owners, Read, ReadKey, ReadReply, SsconfValues,
-    SsconfValuesReply, Status, StatusReply, TagTarget, VERBS, Want, Watch, WatchChange, WatchItem,
-    WatchRequest,
+    Apply, ApplyReply, ApplyRequest, CaNext, CaNextReply, CaNextRequest, CertSign, CertSignReply,
+    CertSignRequest, Command, ConfirmMaster, CopyStatus, FreeScope, LearnerInQ, ListInQ, ListInQRequest,
+    LockBlocked, LockFree, LockFreeRequest, LockPriority, LockPriorityRequest, LockRequest, LockRow,
+    LockRows, LockUpdate, MemberChange, MemberChangeReply, MemberChangeRequest, MemberDrop,
+    MemberDropRequest, MemberProgress, Members, MembersReply, NodeState, NodeStates, Object, OwnerGone,
+    Owners, Read, ReadKey, ReadReply, SsconfValues, SsconfValuesReply, Status, StatusReply, TagTarget, VERBS,
+    Want, Watch, WatchChange, WatchItem, WatchRequest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -307,6 +307,9 @@ fn wconfd_keeps_its_bytes() {
     sheet.verb::<CertSign>(&[sign], &[], &[signed]);
     sheet.verb::<NodeStates>(&[()], &[], &[vec![state]]);
     members(&mut sheet);
+    let next = [None, Some([7; 32])].map(|wanted| CaNextRequest { owner: ids::OWNER, wanted });
+    let made = CaNextReply { print: [7; 32], certificate: text("PEM 4"), key: text("PEM 5") };
+    sheet.verb::<CaNext>(&next, &[], &[made]);
     sheet.covers(VERBS);
     sheet.check();
 }

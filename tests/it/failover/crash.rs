@@ -39,18 +39,18 @@ const GOES: [&str; 7] = [
 /// Further steps of one that comes.
 const COMES: [&str; 3] = ["members-copies-made", "members-learner-named", "members-learner-fed"];
 
-fn armed(cluster: &VirtualCluster, node: usize, point: &str) -> PathBuf {
+pub(super) fn armed(cluster: &VirtualCluster, node: usize, point: &str) -> PathBuf {
     cluster.nodes[node].root.join("crash").join(point)
 }
 
 /// Starts a node such that its points can be armed.
-fn boot(cluster: &VirtualCluster, node: usize) -> Result<()> {
+pub(super) fn boot(cluster: &VirtualCluster, node: usize) -> Result<()> {
     let dir = cluster.nodes[node].root.join("crash");
     fs::create_dir_all(&dir)?;
     cluster.boot_with(node, &[("GANTRY_CRASH_DIR", &dir.to_string_lossy())])
 }
 
-fn start() -> VirtualCluster {
+pub(super) fn start() -> VirtualCluster {
     let cluster = cluster(3);
     step("nodes whose points can be armed", || {
         for node in 0..3 {
@@ -64,7 +64,7 @@ fn start() -> VirtualCluster {
 }
 
 /// Repeats a command until it succeeds, as its user would.
-fn until_done(cluster: &VirtualCluster, node: usize, args: &[&str]) -> Result<String> {
+pub(super) fn until_done(cluster: &VirtualCluster, node: usize, args: &[&str]) -> Result<String> {
     let mut said = String::new();
     wait::until("the command, repeated, is carried out", PATIENCE, || {
         let done = cluster.run_on(node, args);
@@ -75,7 +75,7 @@ fn until_done(cluster: &VirtualCluster, node: usize, args: &[&str]) -> Result<St
 }
 
 /// Makes a node master though a daemon may die on the way. One that is master already says so.
-fn take_over(cluster: &VirtualCluster, node: usize) -> Result<()> {
+pub(super) fn take_over(cluster: &VirtualCluster, node: usize) -> Result<()> {
     let name = &cluster.nodes[node].name;
     wait::until("the node is master", PATIENCE, || {
         let _ = cluster.run_on(node, &["cluster", "master-failover"]);

@@ -5,6 +5,7 @@ mod crash;
 mod cut;
 mod damage;
 pub mod load;
+mod renew;
 
 use crate::{cluster, step};
 use anyhow::{Context, Result, ensure};

@@ -2,6 +2,7 @@
 
 mod backup;
 mod copies;
+mod crypto;
 mod destroy;
 mod info;
 mod init;
@@ -61,6 +62,12 @@ enum Cluster {
     /// are looked at, before anything is changed; what this node had is put into aside/. A master of before is refused
     /// by all nodes from then on.
     Restore(backup::Restore),
+    /// Give the cluster a new CA, or its nodes new certificates
+    ///
+    /// Nothing is restarted, and jobs, tasks and leases go on. At every moment any two nodes trust each other: whatever dies
+    /// on the way, run the same command again, on the new master if need be, and it goes on. Nodes that are down hold up a
+    /// change of the CA until they are back or removed; all others work on meanwhile.
+    RenewCrypto(crypto::RenewCrypto),
     /// Check the configuration and all nodes
     Verify(Verify),
     /// Change settings of the cluster
@@ -160,6 +167,7 @@ pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
         Cluster::DropCandidate(options) => master::drop_candidate(session, &options).await,
         Cluster::Backup(options) => backup::backup(session, &options).await,
         Cluster::Restore(options) => Box::pin(backup::restore(session, &options)).await,
+        Cluster::RenewCrypto(options) => Box::pin(crypto::renew(session, &options)).await,
         Cluster::Verify(options) => Box::pin(verify(session, &options)).await,
         Cluster::Modify(modify) => self::modify(session, &modify).await,
         Cluster::Queue { command } => queue(session, &command).await,
@@ -197,7 +205,10 @@ async fn show(session: &mut Session, as_json: bool) -> Result<(), CliError> {
     let address = local::ssconf(&session.root, "master_ip");
     session.screen.raw(&info::info(&answer, address, &session.zone).render())?;
     let members = session.call("QueryMembers", json!([])).await?;
-    session.screen.raw(&copies::info(&members).render())
+    session.screen.raw(&copies::info(&members).render())?;
+    let certificates = session.call("QueryCrypto", json!([])).await?;
+    let now = jiff::Timestamp::now().as_second();
+    session.screen.raw(&crypto::info(&certificates, &session.zone, now).render())
 }
 
 async fn version(session: &mut Session) -> Result<(), CliError> {

@@ -4,9 +4,11 @@
 
 pub mod board;
 pub mod candidates;
+pub mod crypto;
 pub mod hooks;
 pub mod join;
 pub mod place;
+pub mod renew;
 pub mod report;
 pub mod roles;
 pub mod together;

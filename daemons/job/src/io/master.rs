@@ -12,10 +12,11 @@ use gantry_model::time;
 use gantry_proto::codec::Json;
 use gantry_proto::envelope::Code;
 use gantry_proto::hello::Hello;
+use gantry_proto::noded::Print;
 use gantry_proto::verb::Verb;
 use gantry_proto::wconfd::{
-    Apply, ApplyRequest, Command, ConfirmMaster, FreeScope, LockBlocked, LockFree, LockFreeRequest,
-    LockRequest, LockUpdate, NodeStates, Object, PROTOCOL, Read, ReadKey, Want,
+    Apply, ApplyRequest, CaNext, CaNextReply, CaNextRequest, Command, ConfirmMaster, FreeScope, LockBlocked,
+    LockFree, LockFreeRequest, LockRequest, LockUpdate, NodeStates, Object, PROTOCOL, Read, ReadKey, Want,
 };
 use gantry_rpc::{CallError, Client, Event};
 use serde::de::DeserializeOwned;
@@ -301,6 +302,11 @@ impl Master {
     ) -> Result<gantry_proto::wconfd::CertSignReply, OpFail> {
         let request = gantry_proto::wconfd::CertSignRequest { owner: self.owner, node, csr };
         self.call::<gantry_proto::wconfd::CertSign>(&request).await
+    }
+
+    /// The CA `wanted`, when this master has its key; else a new one.
+    pub async fn ca_next(&mut self, wanted: Option<Print>) -> Result<CaNextReply, OpFail> {
+        self.call::<CaNext>(&CaNextRequest { owner: self.owner, wanted }).await
     }
 
     /// The cluster.

@@ -11,6 +11,7 @@ mod cluster;
 mod cx;
 mod expand;
 mod group;
+mod hmac;
 mod hooks;
 mod image;
 mod instance;
@@ -20,6 +21,7 @@ mod node_set;
 mod pool;
 mod pool_remove;
 mod redist;
+mod renew;
 mod room;
 mod slot;
 mod tags;
@@ -100,6 +102,7 @@ async fn dispatch(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         "OP_CLUSTER_ACTIVATE_MASTER_IP" => master_ip::activate(cx).await,
         "OP_CLUSTER_DEACTIVATE_MASTER_IP" => master_ip::deactivate(cx).await,
         "OP_CLUSTER_REDIST_CONF" => Box::pin(redist::run(cx)).await,
+        "OP_CLUSTER_RENEW_CRYPTO" => Box::pin(renew::run(cx, args)).await,
         "OP_CLUSTER_VERIFY" => Box::pin(verify::submit(cx, args)).await,
         "OP_CLUSTER_VERIFY_CONFIG" => Box::pin(verify::config(cx)).await,
         "OP_CLUSTER_VERIFY_GROUP" => Box::pin(verify::group(cx, args)).await,

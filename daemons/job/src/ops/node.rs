@@ -5,8 +5,8 @@ use crate::core::hooks::Hooks;
 use crate::core::join;
 use crate::error::OpFail;
 use crate::io::nodes::{CALL, address};
-use crate::ops::candidate;
 use crate::ops::{Args, Cx, Locks};
+use crate::ops::{candidate, hmac};
 use gantry_model::config::{NODED_PORT, Node, Params, Stamp, kind};
 use gantry_model::error::Ecode;
 use gantry_model::ids::{GroupUuid, NodeUuid};
@@ -108,6 +108,7 @@ async fn enter(cx: &mut Cx<'_>, args: &Args<'_>, node: Node) -> Result<(), OpFai
     answers(cx, &node).await?;
     cx.apply(vec![flags(node.uuid, false, false)]).await?;
     cx.claimed(&node).await?;
+    hmac::give_or_warn(cx, &node).await?;
     candidate::promote_itself(cx, node.uuid).await
 }
 

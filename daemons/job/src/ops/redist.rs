@@ -1,8 +1,8 @@
-//! OP_CLUSTER_REDIST_CONF: writes the ssconf files on all online nodes now, whatever they have.
+//! OP_CLUSTER_REDIST_CONF: writes the ssconf files and `hmac.key` on all online nodes now, whatever they have.
 
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
-use crate::ops::{Cx, Locks};
+use crate::ops::{Cx, Locks, hmac};
 use gantry_proto::noded::{Ssconf, SsconfRequest};
 use gantry_proto::wconfd::Want;
 use serde_json::Value;
@@ -17,7 +17,11 @@ pub async fn run(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
         }
         let request =
             SsconfRequest { fence: cx.nodes.fence(), index: values.index, values: values.values.clone() };
-        match cx.nodes.call::<Ssconf>(&node, &request, CALL).await {
+        let given = match cx.nodes.call::<Ssconf>(&node, &request, CALL).await {
+            Ok(()) => hmac::give(cx, &node).await,
+            failed => failed,
+        };
+        match given {
             Ok(()) => {}
             Err(OpFail::Error(why)) => {
                 cx.warn(format!("Node {} could not be given the configuration files: {why}", node.name));

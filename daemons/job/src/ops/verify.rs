@@ -1,12 +1,15 @@
 //! OP_CLUSTER_VERIFY, _VERIFY_CONFIG, _VERIFY_GROUP (`spec/failover.md` §7): what Gantry can check without SSH.
 
 use crate::core::candidates::Pool;
+use crate::core::crypto::{self, Expected};
+use crate::core::renew::hex;
 use crate::core::hooks::Hooks;
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
-use crate::ops::{Args, Cx, Locks};
+use crate::ops::{Args, Cx, Locks, renew};
 use gantry_model::config::{AdminState, Group, Instance, Node, Slot, SlotState};
-use gantry_proto::noded::{NodeInfo, NodeInfoReply};
+use gantry_model::time;
+use gantry_proto::noded::{Crypto, NodeInfo, NodeInfoReply};
 use gantry_proto::wconfd::{CopyStatus, Want};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -71,6 +74,7 @@ pub async fn config(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
     let instances: Vec<Instance> = cx.master.instances().await?;
     let mut findings = config_findings(&nodes, &groups, &instances, cluster.master_node);
     findings.extend(pool_findings(Pool::of(&nodes, cluster.candidate_pool_size, &[])));
+    findings.extend(renewal_finding(renew::under_way(&cluster)));
     findings.extend(copy_findings(&cx.master.copies().await?)?);
     cx.say("* Verifying all nodes belong to an existing group");
     for (kind, name, text) in &findings {
@@ -83,6 +87,46 @@ pub async fn config(cx: &mut Cx<'_>) -> Result<Value, OpFail> {
 fn pool_findings(pool: Pool) -> Option<(&'static str, String, String)> {
     let text = format!("Not enough master candidates: actual {}, target {}", pool.actual, pool.target);
     pool.is_short().then(|| ("cluster", "config".to_owned(), text))
+}
+
+/// A renewal that has begun and not ended: nodes trust a CA more than they need.
+fn renewal_finding(ca: Option<&str>) -> Option<(&'static str, String, String)> {
+    let text = format!(
+        "a renewal to the CA {} is under way: end it with \"gnt-cluster renew-crypto --new-cluster-certificate\"",
+        ca?
+    );
+    Some(("cluster", "config".to_owned(), text))
+}
+
+/// What the nodes' certificates are held against: the CA by which the master signs.
+async fn expected(cx: &mut Cx<'_>) -> Result<Expected, OpFail> {
+    let (cluster, nodes) = (cx.master.cluster().await?, cx.master.nodes().await?);
+    #[allow(clippy::cast_possible_truncation, reason = "seconds")]
+    let now = time::now().epoch() as i64;
+    let master = nodes.iter().find(|node| node.uuid == cx.go().master);
+    let Some(master) = master else { return Ok(Expected { ca: None, hmac: None, now }) };
+    let own = cx.nodes.call::<Crypto>(master, &(), CALL).await?;
+    // A master that lost the key is found like any candidate.
+    let ca = own.key.or(own.issuer).filter(|_| renew::under_way(&cluster).is_none());
+    for known in own.trust.iter().filter(|known| Some(known.print) == ca) {
+        let days = crypto::days_left(known.ends, now);
+        cx.say(format!("* Verifying certificates (CA {}, ends in {days} days)", hex(&known.print)));
+    }
+    Ok(Expected { ca, hmac: own.hmac, now })
+}
+
+/// What is wrong with a node's certificates.
+async fn crypto_findings(
+    cx: &Cx<'_>,
+    node: &Node,
+    expected: Expected,
+) -> Result<Vec<(&'static str, String, String)>, OpFail> {
+    let wrong = match cx.nodes.call::<Crypto>(node, &(), CALL).await {
+        Ok(reply) => crypto::findings(&reply, node.master_candidate, expected),
+        Err(OpFail::Error(why)) => vec![format!("its certificates can't be looked at: {why}")],
+        Err(other) => return Err(other),
+    };
+    Ok(wrong.into_iter().map(|text| ("node", node.name.clone(), text)).collect())
 }
 
 /// Copies of either log that do not count, do not answer, or are far behind.
@@ -187,12 +231,15 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.begin(locks).await?;
     cx.say(format!("* Verifying group '{}'", group.name));
     cx.say(format!("* Gathering data ({} nodes)", nodes.len()));
+    let expected = expected(cx).await?;
     let mut clean = true;
     for node in nodes.iter().filter(|node| !node.offline) {
         let found = match cx.nodes.call::<NodeInfo>(node, &(), CALL).await {
             Ok(facts) => {
                 let (instances, slots) = cx.master.instances_of(node.uuid).await?;
-                node_findings(node, &facts, &instances, &slots)
+                let mut found = node_findings(node, &facts, &instances, &slots);
+                found.extend(crypto_findings(cx, node, expected).await?);
+                found
             }
             Err(OpFail::Error(why)) => {
                 vec![("node", node.name.clone(), format!("while contacting node: {why}"))]

@@ -12,6 +12,7 @@
 pub mod actor;
 pub mod blob;
 pub mod bodies;
+pub mod crypto;
 pub mod desk;
 pub mod feed;
 pub mod kill;

@@ -6,7 +6,7 @@ use gantry_model::config::Node;
 use gantry_model::ids::NodeUuid;
 use gantry_model::root::Root;
 use gantry_proto::hello::Hello;
-use gantry_proto::noded::{NodeInfo, NodeInfoReply};
+use gantry_proto::noded::{Crypto, CryptoReply, NodeInfo, NodeInfoReply};
 use gantry_rpc::Client;
 use gantry_rpc::tls::Identity;
 use std::collections::HashMap;
@@ -67,6 +67,35 @@ impl Nodes {
             return Err(format!("node {} is marked offline", node.name));
         }
         self.client(node).await.map_err(|why| format!("node {} does not answer: {why}", node.name))
+    }
+
+    /// Asks all nodes side by side what their certificates are; why one does not say, for people.
+    pub async fn crypto(&self, config: &Snapshot) -> Vec<(Arc<Node>, Result<CryptoReply, String>)> {
+        let places = Arc::new(Semaphore::new(ASKED_AT_ONCE_MAX));
+        let mut asked = JoinSet::new();
+        for node in config.nodes().iter().map(|(_, node)| Arc::clone(node)) {
+            let (own, places) = (self.clone(), Arc::clone(&places));
+            asked.spawn(async move {
+                let _place = places.acquire().await;
+                let answer = own.certificates(&node).await;
+                (node, answer)
+            });
+        }
+        let mut all = asked.join_all().await;
+        all.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        all
+    }
+
+    async fn certificates(&self, node: &Node) -> Result<CryptoReply, String> {
+        if node.offline {
+            return Err("is marked offline".to_owned());
+        }
+        let limit = Duration::from_millis(INFO_MS);
+        let asked = tokio::time::timeout(limit, async {
+            self.client(node).await?.call::<Crypto>(&(), limit).await.map_err(|error| error.to_string())
+        });
+        let answer = asked.await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
+        answer.map_err(|why| format!("does not answer: {why}"))
     }
 
     async fn info(&self, node: &Node) -> Result<NodeInfoReply, Unreachable> {

@@ -5,7 +5,7 @@ use crate::core::join::{SECRET_BYTES, SECRET_MS_MAX};
 use crate::core::master_ip::Record;
 use crate::io::data;
 use gantry_model::root::Root;
-use gantry_rpc::tls::{CA_KEY, CA_PEM, NODE_KEY, NODE_PEM};
+use gantry_rpc::tls::{CA_KEY, CA_PEM, NEXT_KEY, NODE_KEY, NODE_PEM};
 use gantry_rt::files::{atomic_write, sync_dir};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
@@ -124,12 +124,39 @@ pub fn store_named(root: &Root, files: &[(String, String)]) -> Result<(), FileEr
     Ok(())
 }
 
-/// Removes the CA's key, which only candidates keep; none is fine.
+/// Stores `hmac.key`.
+///
+/// # Errors
+/// When it can't be written.
+pub fn store_hmac(root: &Root, text: &str) -> Result<(), FileError> {
+    let path = root.hmac_key();
+    // Readable by its group: confd and its clients run as other users.
+    atomic_write(&path, text.as_bytes(), 0o640).map_err(at("write", &path))
+}
+
+/// Removes the CA's key, which only candidates keep, and one of a renewal; none is fine.
 ///
 /// # Errors
 /// When it is there and stays.
 pub fn remove_ca_key(root: &Root) -> Result<(), FileError> {
-    remove(&root.secrets().join(CA_KEY))?;
+    remove_secret(root, CA_KEY)?;
+    remove_next_key(root)
+}
+
+/// Removes the key of a renewal that this node made as a master; none is fine.
+///
+/// # Errors
+/// When it is there and stays.
+pub fn remove_next_key(root: &Root) -> Result<(), FileError> {
+    remove_secret(root, NEXT_KEY)
+}
+
+/// Removes one file of `secrets/`; none is fine.
+///
+/// # Errors
+/// When it is there and stays.
+pub fn remove_secret(root: &Root, name: &str) -> Result<(), FileError> {
+    remove(&root.secrets().join(name))?;
     sync(&root.secrets())
 }
 
@@ -218,6 +245,7 @@ pub fn finish_leaving(root: &Root, ganeti_paths: bool) -> Result<(), FileError> 
         remove(&path)?;
     }
     sync(&root.secrets())?;
+    remove(&root.hmac_key())?;
     let ganeti = root.path().join("var/lib/ganeti");
     for dir in if ganeti_paths { vec![root.lib(), ganeti] } else { vec![root.lib()] } {
         for path in list(&dir)?.into_iter().filter(|path| name_begins(path, "ssconf_")) {

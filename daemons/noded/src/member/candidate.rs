@@ -1,14 +1,14 @@
 //! Verbs on what a candidate has beside its copies: the CA of the cluster; and on what it knows as plain text.
 
+use super::crypto::trusting;
 use super::node::blocking;
 use super::{Member, lock, shut};
 use crate::core::ssconf;
 use crate::error;
 use crate::io::files;
-use gantry_model::root::Root;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{SECRETS_MAX, SecretsRequest, SsconfHaveReply};
-use gantry_rpc::tls::{CA_KEY, CA_PEM, Identity, TlsError};
+use gantry_rpc::tls::{CA_KEY, CA_PEM};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -65,17 +65,6 @@ impl Member {
         .await?;
         Ok(SsconfHaveReply { index, digests })
     }
-}
-
-/// This node with another trust, by which the others must still believe it.
-fn trusting(root: &Root, ca: &str) -> Result<Identity, Fail> {
-    let bad = |why: TlsError| {
-        let text = format!("with this {CA_PEM} the node's own certificate would be worth nothing: {why}");
-        Fail::new(Code::BadRequest, text)
-    };
-    let identity = Identity::load_trusting(&root.secrets(), ca).map_err(bad)?;
-    identity.check_signed().map_err(bad)?;
-    Ok(identity)
 }
 
 fn check(request: &SecretsRequest) -> Result<(), Fail> {

@@ -10,6 +10,7 @@
 
 mod audit;
 mod candidate;
+mod crypto;
 mod effects;
 pub mod gate;
 mod images;
@@ -107,6 +108,8 @@ pub struct Member {
     effects: Effects,
     /// The listener that renewed certificates are given to; None before it listens.
     tls: Mutex<Option<ServerTls>>,
+    /// The key of the last certificate request, PEM.
+    asked: Mutex<Option<String>>,
     tasks: Tasks,
     metrics: Metrics,
     /// Names of the drivers that worked when last probed, and when that was.
@@ -170,6 +173,7 @@ impl Member {
             images,
             effects,
             tls: Mutex::default(),
+            asked: Mutex::default(),
             tasks,
             metrics,
             probed: tokio::sync::Mutex::default(),

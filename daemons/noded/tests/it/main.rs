@@ -3,6 +3,7 @@
 mod bed;
 mod copies;
 mod crash;
+mod crypto;
 mod effects;
 mod fence;
 mod hostile;

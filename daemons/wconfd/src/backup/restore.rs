@@ -245,9 +245,11 @@ fn identity(dir: &Path, plan: &Plan) -> Result<(Identity, ca::Pair), BackupError
         let path = dir.join("secrets").join(name);
         fs::read_to_string(&path).map_err(|source| BackupError::Io { what: "read", path, source })
     };
-    let authority = ca::Pair { certificate: read(tls::CA_PEM)?, key: read(tls::CA_KEY)? };
+    // A backup made during a renewal has several CAs, and the key of one.
+    let trust = read(tls::CA_PEM)?;
+    let authority = tls::facts::signer(&trust, &read(tls::CA_KEY)?)?;
     let node = ca::make_node(&authority, plan.manifest.cluster, plan.node)?;
-    Ok((Identity::from_pem(&node.certificate, &node.key, &authority.certificate)?, node))
+    Ok((Identity::from_pem(&node.certificate, &node.key, &trust)?, node))
 }
 
 /// This node's own copies, as far as they can be read: they are not lost unasked either.

@@ -1,5 +1,6 @@
 //! The shell around the core: the owner of all state, its store, the nodes it calls.
 
+pub mod authority;
 pub mod claim;
 pub mod effects;
 mod lease_time;

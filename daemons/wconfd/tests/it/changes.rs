@@ -3,7 +3,7 @@
 use crate::world::{LIMIT, World, apply, apply_as, cluster, meta_serial, owner, read, tag, take};
 use gantry_proto::wconfd::{self as wire, Command, ReadKey, Want};
 use gantry_rpc::{Code, tls};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -153,4 +153,37 @@ async fn certificates_are_signed_for_the_holder_of_the_big_lock() {
     let signed = client.call::<wire::CertSign>(&request, LIMIT).await.unwrap();
     let identity = tls::Identity::from_pem(&signed.certificate, &csr.key, &signed.ca).unwrap();
     assert_eq!((identity.cluster(), identity.node()), (world.cluster, node));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_ca_is_made_once_for_the_holder_of_the_big_lock() {
+    let world = World::start().await;
+    let client = world.client().await;
+    let ask = |wanted| {
+        let client = client.clone();
+        let request = wire::CaNextRequest { owner: owner(1), wanted };
+        async move { client.call::<wire::CaNext>(&request, LIMIT).await }
+    };
+    assert_eq!(ask(None).await.unwrap_err().code(), Some(Code::Ganeti));
+    take(&client, owner(1), &[("cluster/BGL", Want::Exclusive)]).await;
+    let made = ask(None).await.unwrap();
+    assert_eq!(tls::facts::print_of(&made.certificate).unwrap(), made.print);
+    assert_eq!(ask(Some(made.print)).await.unwrap(), made, "its key lies on the disk");
+    assert_ne!(ask(None).await.unwrap().print, made.print);
+    assert!(!format!("{made:?}").contains("PRIVATE"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ca_changed_to_is_a_fingerprint_or_nothing() {
+    let world = World::start().await;
+    let client = world.client().await;
+    let set = |value: Value| {
+        let set = [(gantry_model::config::RENEWED_CA.to_owned(), value)].into_iter().collect();
+        vec![Command::ClusterSet { rev: None, set }]
+    };
+    for bad in [json!("ab"), json!("AB".repeat(32)), json!(7)] {
+        assert!(apply(&client, set(bad.clone())).await.is_err(), "{bad}");
+    }
+    apply(&client, set(json!("ab".repeat(32)))).await.unwrap();
+    apply(&client, set(Value::Null)).await.unwrap();
 }

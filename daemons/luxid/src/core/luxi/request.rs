@@ -122,6 +122,7 @@ pub enum Request {
     /// Keys and opcodes of each job.
     SubmitKeyedJob(Vec<(Vec<String>, Opcodes)>),
     QueryMembers,
+    QueryCrypto,
     ConfirmMaster,
     DropCandidate(String),
 }
@@ -224,6 +225,7 @@ methods! {
     LeaseRelease => |a| Ok(Request::LeaseRelease(a.lease()?)),
     SubmitKeyedJob => |a| Ok(Request::SubmitKeyedJob(a.keyed_jobs()?)),
     QueryMembers => |_| Ok(Request::QueryMembers),
+    QueryCrypto => |_| Ok(Request::QueryCrypto),
     ConfirmMaster => |_| Ok(Request::ConfirmMaster),
     DropCandidate => |a| Ok(Request::DropCandidate(a.string()?)),
 }
@@ -306,6 +308,7 @@ impl Request {
             | Self::LeaseRelease(_)
             | Self::SubmitKeyedJob(_)
             | Self::QueryMembers
+            | Self::QueryCrypto
             | Self::ConfirmMaster
             | Self::DropCandidate(_) => return None,
         };

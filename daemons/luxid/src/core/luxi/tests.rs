@@ -113,6 +113,7 @@ fn every_method_is_read() {
         ("LeaseRelease", json!(["00000000-0000-0000-0000-000000000001"])),
         ("SubmitKeyedJob", json!([[[["k"], [op]]]])),
         ("QueryMembers", json!([])),
+        ("QueryCrypto", json!([])),
         ("ConfirmMaster", json!([])),
         ("DropCandidate", json!(["node2"])),
     ];

@@ -3,7 +3,7 @@
 use super::edit::{Edit, fresh};
 use super::error::{not_unique, wrong_input};
 use super::fields;
-use gantry_model::config::{Cluster, Node, Params};
+use gantry_model::config::{Cluster, Node, Params, RENEWED_CA};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::master_ip::MasterAddress;
 use gantry_model::names::is_host_name;
@@ -79,6 +79,9 @@ fn check(cluster: &Cluster) -> Result<(), GanetiError> {
         )));
     }
     MasterAddress::of(cluster).map_err(wrong_input)?;
+    if let Some(print) = cluster.extra.get(RENEWED_CA).filter(|print| !print.as_str().is_some_and(is_print)) {
+        return Err(wrong_input(format!("{RENEWED_CA} {print} is no SHA-256 fingerprint")));
+    }
     if !is_mac_prefix(&cluster.mac_prefix) {
         return Err(wrong_input(format!("Invalid MAC address prefix '{}'", cluster.mac_prefix)));
     }
@@ -95,6 +98,11 @@ fn check(cluster: &Cluster) -> Result<(), GanetiError> {
         }
     }
     cluster.beparams.values().try_for_each(memory_in_order)
+}
+
+/// SHA-256 in lower-case hex.
+fn is_print(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// minmem ≤ maxmem where both are given.

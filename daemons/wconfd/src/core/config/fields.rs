@@ -92,6 +92,7 @@ pub(super) const IPOLICY: &[Field] = &[
 
 pub(super) const CLUSTER: &[Field] = &[
     must("cluster_name", Kind::Str),
+    may(gantry_model::config::RENEWED_CA, Kind::Str),
     must("master_ip", Kind::Str),
     must("master_netdev", Kind::Str),
     must("master_netmask", Kind::Int(0)),

@@ -48,6 +48,9 @@ pub(super) const SPECS: &[OpcodeSpec] = &[
         needs_bgl: false,
         params: &[
             def("node_certificates", Bool, Fill::Bool(false)),
+            // Gantry's: another CA, another hmac.key. In Ganeti the client makes them.
+            def("cluster_certificate", Bool, Fill::Bool(false)),
+            def("confd_hmac_key", Bool, Fill::Bool(false)),
             def("renew_ssh_keys", Bool, Fill::Bool(false)),
             opt("ssh_key_type", &SSH_KEY_TYPE),
             opt("ssh_key_bits", &Pos),
