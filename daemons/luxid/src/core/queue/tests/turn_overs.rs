@@ -198,7 +198,8 @@ fn a_job_without_a_turn_over_ends_with_its_result() {
 fn a_turn_over_that_another_job_has_is_left_to_it() {
     let mut b = Bench::new();
     b.clean(1, 1);
-    let (slot, generation) = { (super::tasks::grant(1).vms[0].slot, super::tasks::grant(1).vms[0].generation) };
+    let (slot, generation) =
+        { (super::tasks::grant(1).vms[0].slot, super::tasks::grant(1).vms[0].generation) };
     let other = b.holder_of(&format!("slot-destroy:{slot}:{generation}")).0;
     let id = b.task(json!({}));
     let owner = b.begin(id, 2);
