@@ -19,6 +19,14 @@ fn a_death_after_the_result_changes_nothing() {
     bed.ends();
 }
 
+/// The number of the node a task's VM was on.
+fn node_of(bed: &Bed, record: &Record) -> Result<usize> {
+    let (slot, _) = record.vms().pop().context("it had a VM")?;
+    let slots = pool::slots(&mut bed.luxi()?)?;
+    let home = slots.into_iter().find(|seen| seen.uuid == slot).context("it is a slot's")?.node;
+    bed.cluster.nodes.iter().position(|node| node.name == home).context("it is on a node")
+}
+
 /// Where VM and lease of a task were: newer, and clean.
 fn is_made_anew(bed: &Bed, record: &Record) -> Result<()> {
     let (slot, generation) = record.vms().pop().context("it had a VM")?;
@@ -53,7 +61,8 @@ fn dies(bed: &Bed, victim: &str) -> Result<()> {
                 met += usize::from(process::signal(job.pid, Signal::SIGKILL).is_ok());
             }
         } else {
-            bed.cluster.kill(0, victim)?;
+            let number = if victim == "noded" { node_of(bed, &record)? } else { 0 };
+            bed.cluster.kill(number, victim)?;
             met += 1;
         }
         first_try(&record)?;
@@ -65,5 +74,7 @@ fn dies(bed: &Bed, victim: &str) -> Result<()> {
         ensure!(again == [record], "its record changed: {again:?}");
     }
     ensure!(met > 0, "nobody was there to die");
+    // Boot starts what dies often later each time.
+    wait::until("all nodes answer", PATIENCE, || rest::verified(&bed.cluster).ok())?;
     bed.rests()
 }
