@@ -507,6 +507,18 @@ pub enum Command {
         /// Why.
         why: String,
     },
+    /// Ends the lease of a task and begins to destroy its VM, in one: LEASED by it, or DIRTY since it ended, →
+    /// DESTROYING. The attempt's job sends it once its result is stored. Of a user's lease: refused. Result: null.
+    LeaseDestroy {
+        /// The lease.
+        lease: LeaseUuid,
+        /// Its slot.
+        slot: InstanceUuid,
+        /// Its generation.
+        generation: Generation,
+        /// The job that does it.
+        holder: JobOwner,
+    },
     /// luxid only. Nobody will ask about these ended leases again. Those that live are left. Result: null.
     LeaseForget {
         /// Which.

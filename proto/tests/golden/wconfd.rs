@@ -148,6 +148,7 @@ fn lease_commands() -> Vec<Command> {
         Command::LeaseRenew { lease },
         Command::LeaseOpen { lease, slot, generation },
         Command::LeaseEnd { lease, why: text("released") },
+        Command::LeaseDestroy { lease, slot, generation, holder: ids::OWNER },
         Command::LeaseForget { leases: vec![lease] },
     ]
 }
@@ -206,6 +207,7 @@ fn assert_sampled(command: &Command) {
         | Command::LeaseRenew { .. }
         | Command::LeaseOpen { .. }
         | Command::LeaseEnd { .. }
+        | Command::LeaseDestroy { .. }
         | Command::LeaseForget { .. } => {}
     }
 }

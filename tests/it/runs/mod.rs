@@ -8,6 +8,7 @@ mod many;
 mod rpc;
 mod still;
 mod storm;
+mod turn_over;
 mod upkeep;
 
 use crate::step;

@@ -23,6 +23,8 @@ pub struct Board {
     log_bytes: usize,
     dropped: u64,
     confirmed: u64,
+    /// The report without whose confirmation the job does not go on; 0 when there was none.
+    awaited: u64,
 }
 
 impl Board {
@@ -46,7 +48,7 @@ impl Board {
             seen_w: 0,
             stage: None,
         };
-        Self { report, next_serial: next_serial.max(1), log_bytes: 0, dropped: 0, confirmed: 0 }
+        Self { report, next_serial: next_serial.max(1), log_bytes: 0, dropped: 0, confirmed: 0, awaited: 0 }
     }
 
     /// The report as of now.
@@ -62,6 +64,27 @@ impl Board {
     /// Whether all opcodes are final.
     pub fn is_over(&self) -> bool {
         self.report.outcome == Outcome::Ended
+    }
+
+    /// What it says now must be stored before the job goes on. The number of the report that says it.
+    pub fn await_stored(&mut self) -> u64 {
+        self.awaited = self.report.number;
+        self.awaited
+    }
+
+    /// Whether luxid has durably stored the report of this number, or a later one.
+    pub fn is_stored(&self, number: u64) -> bool {
+        self.confirmed >= number
+    }
+
+    /// Whether the report is wanted at once: nothing follows it, or nothing does before its confirmation.
+    pub fn is_urgent(&self) -> bool {
+        self.is_over() || self.confirmed < self.awaited
+    }
+
+    /// Whether what was awaited is stored: nobody waits for the rest.
+    pub fn is_past_the_result(&self) -> bool {
+        self.awaited > 0 && !self.is_urgent()
     }
 
     fn op(&mut self, index: usize) -> &mut OpReport {
@@ -94,18 +117,19 @@ impl Board {
         self.op(index).input = Some(input);
     }
 
-    /// The opcode ended well. A result over the bound turns into an error: it could not be stored.
-    pub fn succeeded(&mut self, index: usize, result: Value, now: Ts) {
+    /// The opcode ended well. False: a result over the bound turns into an error, for it could not be stored.
+    pub fn succeeded(&mut self, index: usize, result: Value, now: Ts) -> bool {
         let size = serde_json::to_string(&result).map_or(0, |text| text.len());
         if size > JOB_JSON_BYTES_MAX {
             let why = format!(
                 "the result takes {size} bytes of JSON, more than the {JOB_JSON_BYTES_MAX} that are kept; ask for less at once"
             );
             self.failed(index, &GanetiError::exec(why), now);
-            return;
+            return false;
         }
         let op = self.op(index);
         (op.status, op.result, op.end) = (Status::Success, result, Some(now));
+        true
     }
 
     /// The opcode failed; the ones after it will not run.
@@ -305,9 +329,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_awaited_is_urgent_until_it_is_stored() {
+        let mut board = board(2);
+        assert!(!board.is_urgent() && !board.is_past_the_result());
+        board.running(0, Ts(1, 0));
+        board.confirm(board.report().number, 0);
+        board.succeeded(0, json!(1), Ts(2, 0));
+        let number = board.await_stored();
+        assert!(board.is_urgent() && !board.is_stored(number));
+        board.confirm(number - 1, 0);
+        assert!(board.is_urgent(), "an earlier report is stored");
+        board.confirm(number, 0);
+        assert!(board.is_stored(number) && !board.is_urgent() && board.is_past_the_result());
+        board.running(1, Ts(3, 0));
+        assert!(!board.is_urgent());
+        board.over();
+        assert!(board.is_urgent(), "the last one always is");
+    }
+
+    #[test]
     fn a_result_too_large_to_store_is_an_error() {
         let mut board = board(1);
-        board.succeeded(0, json!("x".repeat(JOB_JSON_BYTES_MAX)), Ts(1, 0));
+        assert!(!board.succeeded(0, json!("x".repeat(JOB_JSON_BYTES_MAX)), Ts(1, 0)));
         assert_eq!(board.report().ops[0].status, Status::Error);
     }
 }

@@ -20,6 +20,8 @@ use tokio::sync::{oneshot, watch};
 
 /// How long a report that says of no end waits for what follows it: short jobs end sooner, and each report is a commit.
 const GATHER: Duration = Duration::from_millis(25);
+/// The same once the result is stored for which somebody waited.
+const GATHER_REST: Duration = Duration::from_secs(1);
 
 /// What luxid and the executing half share.
 pub struct Desk {
@@ -92,12 +94,34 @@ impl Desk {
             .map_err(|_| Fail::new(Code::NotReady, "this job is leaving: it was not told to go in time"))
     }
 
-    /// Waits until the job is over, or for [`GATHER`].
+    /// Waits until the job is over or waits itself, or for [`GATHER`].
     async fn gather(&self) {
         let mut changes = self.changes();
-        let over =
-            async { while self.read(Board::is_over) == Some(false) && changes.changed().await.is_ok() {} };
-        let _ = tokio::time::timeout(GATHER, over).await;
+        let urgent =
+            async { while self.read(Board::is_urgent) == Some(false) && changes.changed().await.is_ok() {} };
+        let rest = self.read(Board::is_past_the_result) == Some(true);
+        let _ = tokio::time::timeout(if rest { GATHER_REST } else { GATHER }, urgent).await;
+    }
+
+    /// Waits until luxid has stored what the board says now. False when there is no luxid that could, or the job is to
+    /// end: it does not go on then.
+    pub async fn stored(&self) -> bool {
+        let number = self.update(Board::await_stored);
+        let (mut changes, mut cancelled) = (self.changes(), self.cancelled());
+        loop {
+            changes.borrow_and_update();
+            if self.read(|board| board.is_stored(number)) == Some(true) {
+                return true;
+            }
+            // A report that nobody takes is spooled with the rest: the next luxid finds it.
+            if !self.is_attached() || *cancelled.borrow_and_update() {
+                return false;
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return false },
+                _ = cancelled.changed() => {}
+            }
+        }
     }
 
     /// Sends every report that is news until the outcome is confirmed; news within [`GATHER`] in one.

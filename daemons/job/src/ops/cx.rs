@@ -6,7 +6,7 @@ use crate::io::nodes::Nodes;
 use crate::io::server::Desk;
 use crate::ops::Args;
 use gantry_model::config::{Instance, Node};
-use gantry_model::ids::{GroupUuid, JobOwner, NodeUuid};
+use gantry_model::ids::{GroupUuid, JobOwner, LeaseUuid, NodeUuid};
 use gantry_model::opcode;
 use gantry_model::root::Root;
 use gantry_model::task::TaskState;
@@ -87,6 +87,8 @@ pub struct Cx<'a> {
     desk: &'a Arc<Desk>,
     request: &'a GoRequest,
     index: usize,
+    /// The lease of the task that ran in this job before: it ends with the destroying of its VM.
+    pub ends: Option<LeaseUuid>,
     /// wconfd.
     pub master: &'a mut Master,
     /// The nodes.
@@ -104,7 +106,7 @@ impl<'a> Cx<'a> {
         nodes: &'a Nodes,
     ) -> Self {
         master.work_for(desk, index);
-        Self { root, desk, request, index, master, nodes }
+        Self { root, desk, request, index, ends: None, master, nodes }
     }
 
     /// This node's root.

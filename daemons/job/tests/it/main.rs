@@ -10,6 +10,7 @@ mod master;
 mod pool;
 mod slot;
 mod task;
+mod turn_over;
 
 use gantry_model::ids::{JobId, JobOwner, StartNo};
 use gantry_model::job::{Outcome, Report, Status};

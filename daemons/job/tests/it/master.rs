@@ -147,13 +147,24 @@ impl State {
 
     /// Takes a VM of a pool, as luxid does for a user.
     pub fn lease(&mut self, pool: &str, lease: LeaseUuid) -> LeasedVm {
-        let owner = LeaseOwner::User { name: "test".to_owned() };
+        self.lend(pool, lease, LeaseOwner::User { name: "test".to_owned() })
+    }
+
+    /// The same for this owner.
+    pub fn lend(&mut self, pool: &str, lease: LeaseUuid, owner: LeaseOwner) -> LeasedVm {
         let (pool, count, for_ms, ttl_ms) = (pool.to_owned(), 1, 60_000, None);
         let grab = Command::LeaseGrab { lease, owner, pool, count, for_ms, ttl_ms };
         let ids = &mut Numbers(&mut self.ids);
         let mut context = Context { now: self.now, clock: 1, owner: None, ids };
         let granted = self.config.apply(&[grab], &mut context).unwrap();
         serde_json::from_value(granted.results[0]["vms"][0].clone()).expect("a clean VM")
+    }
+
+    /// A command of luxid's own.
+    pub fn apply_as_luxid(&mut self, command: Command) {
+        let ids = &mut Numbers(&mut self.ids);
+        let mut context = Context { now: self.now, clock: 1, owner: None, ids };
+        drop(self.config.apply(&[command], &mut context).unwrap());
     }
 
     /// Another home for a slot in which nothing ever lived.

@@ -306,7 +306,7 @@ async fn a_slot_of_a_pool_is_no_instance_for_ganetis_opcodes() {
 }
 
 /// What the overseer does until all is CLEAN and the node has just that: each round a new job.
-async fn converge(bed: &mut Bed, at: &str) {
+pub async fn converge(bed: &mut Bed, at: &str) {
     for _ in 0..3 {
         // Failures make pauses.
         bed.master.state().now += 60.0;
@@ -327,7 +327,7 @@ async fn converge(bed: &mut Bed, at: &str) {
     check(bed, at);
 }
 
-fn check(bed: &Bed, at: &str) {
+pub fn check(bed: &Bed, at: &str) {
     let state = bed.master.state();
     let slots = state.slots("py");
     assert!(

@@ -12,9 +12,10 @@ pub fn exists(root: &Root, body: &BodyRef) -> bool {
     found.is_ok_and(|file| file.is_file() && file.len() == body.bytes)
 }
 
-/// Turns a last report of an attempt's job that names a missing body into one of a failure.
+/// Turns a report that brings the result of an attempt's job and names a missing body into one of a failure.
 pub async fn check(root: &Root, report: Report) -> Report {
-    if report.outcome != Outcome::Ended {
+    let brings_result = report.ops.first().is_some_and(|op| op.status == Status::Success);
+    if report.outcome != Outcome::Ended && !brings_result {
         return report;
     }
     let root = root.clone();

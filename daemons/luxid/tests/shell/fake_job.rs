@@ -158,21 +158,17 @@ async fn work(board: &Arc<Board>, request: GoRequest) {
         _ => Status::Success,
     };
     if ops[0].input["OP_ID"] == "OP_TASK_RUN" && end == Status::Success {
-        board.task_result(&what);
+        board.task_result(&what, ops.len());
+        // Its second opcode begins when the first one's result is stored.
+        if ops.len() > 1 && what != "missing" {
+            board.known().await;
+            board.turned_over();
+        }
     } else {
         board.say(ops.len(), end, if what == "seen" { 50 } else { 0 });
     }
-    let number = board.report.borrow().number;
-    let mut confirmed = board.confirmed.subscribe();
-    loop {
-        if *confirmed.borrow_and_update() >= number {
-            break;
-        }
-        if board.attached.load(Ordering::SeqCst) == 0 {
-            board.spool();
-            break;
-        }
-        let _ = tokio::time::timeout(Duration::from_millis(20), confirmed.changed()).await;
+    if !board.known().await {
+        board.spool();
     }
     // Let the last reply out.
     for _ in 0..100 {
@@ -187,38 +183,49 @@ async fn work(board: &Arc<Board>, request: GoRequest) {
 impl Board {
     /// The last word of an attempt that came to a result; of `userfail` a bad one, of `missing` one whose body is not
     /// in the store.
-    fn task_result(&self, what: &str) {
+    fn task_result(&self, what: &str, ops: usize) {
         let state = if what == "userfail" { TaskState::RunFailed } else { TaskState::Success };
         let mut result = TaskResult { wall_ms: 7, ..TaskResult::default() };
         if what == "missing" {
             result.archive = Some(BodyRef { digest: "d".repeat(64), bytes: 1 });
         }
         let run = serde_json::to_value(RunReport { state, why: None, result }).unwrap();
-        self.say_with(1, Status::Success, 0, &run);
+        self.report.send_modify(|report| {
+            put(report, ops, Status::Success, 0, &run);
+            for later in &mut report.ops[1..] {
+                (later.status, later.result) = (Status::Queued, Value::Null);
+                report.outcome = Outcome::Underway;
+            }
+        });
+    }
+
+    /// The second opcode of an attempt is over too.
+    fn turned_over(&self) {
+        self.report.send_modify(|report| {
+            report.number += 1;
+            report.outcome = Outcome::Ended;
+            (report.ops[1].status, report.ops[1].result) = (Status::Success, Value::from("turned over"));
+        });
+    }
+
+    /// Waits until luxid has stored the newest report; false when no luxid is there.
+    async fn known(&self) -> bool {
+        let number = self.report.borrow().number;
+        let mut confirmed = self.confirmed.subscribe();
+        loop {
+            if *confirmed.borrow_and_update() >= number {
+                return true;
+            }
+            if self.attached.load(Ordering::SeqCst) == 0 {
+                return false;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(20), confirmed.changed()).await;
+        }
     }
 
     fn say(&self, ops: usize, status: Status, seen_w: u64) {
-        self.say_with(ops, status, seen_w, &Value::from(self.owner.to_string()));
-    }
-
-    fn say_with(&self, ops: usize, status: Status, seen_w: u64, result: &Value) {
-        let op = OpReport {
-            status,
-            result: if status.is_final() { result.clone() } else { Value::Null },
-            priority: 0,
-            input: None,
-            start: None,
-            exec: None,
-            end: None,
-            log: Vec::new(),
-        };
-        self.report.send_modify(|report| {
-            report.number += 1;
-            report.outcome = if status.is_final() { Outcome::Ended } else { Outcome::Underway };
-            report.ops = vec![op; ops];
-            report.seen_w = seen_w;
-            report.stage = (status == Status::Running).then_some(TaskState::Running);
-        });
+        let result = Value::from(self.owner.to_string());
+        self.report.send_modify(|report| put(report, ops, status, seen_w, &result));
     }
 
     fn spool(&self) {
@@ -248,6 +255,25 @@ impl Board {
             }
         }
     }
+}
+
+/// The next report: all opcodes stand alike.
+fn put(report: &mut Report, ops: usize, status: Status, seen_w: u64, result: &Value) {
+    let op = OpReport {
+        status,
+        result: if status.is_final() { result.clone() } else { Value::Null },
+        priority: 0,
+        input: None,
+        start: None,
+        exec: None,
+        end: None,
+        log: Vec::new(),
+    };
+    report.number += 1;
+    report.outcome = if status.is_final() { Outcome::Ended } else { Outcome::Underway };
+    report.ops = vec![op; ops];
+    report.seen_w = seen_w;
+    report.stage = (status == Status::Running).then_some(TaskState::Running);
 }
 
 struct Here<'a>(&'a AtomicUsize);

@@ -54,11 +54,13 @@ pub fn needed(config: &Config, command: &Command) -> Option<LockName> {
         | Command::LeaseRenew { .. }
         | Command::LeaseOpen { .. }
         | Command::LeaseEnd { .. }
+        | Command::LeaseDestroy { .. }
         | Command::LeaseForget { .. } => None,
     }
 }
 
 /// Whether only luxid may send it, which is no job: who else granted and ended leases would take VMs from under others.
+/// A job ends the lease of its own attempt with [`Command::LeaseDestroy`], which names its VM as well.
 #[must_use]
 pub fn luxid_only(command: &Command) -> bool {
     matches!(

@@ -1,4 +1,4 @@
-//! DIRTY → DESTROYING → ABSENT for a lot of slots.
+//! DIRTY → DESTROYING → ABSENT for a lot of slots. After the run of a task also LEASED → DESTROYING, which ends its lease.
 
 use super::{Entry, Found, Results, gather, short};
 use crate::core::together::together;
@@ -40,9 +40,11 @@ pub async fn take_down<'f>(
     results: &mut Results,
 ) -> Result<Vec<Gone<'f>>, OpFail> {
     let (mut absent, mut doomed) = (Vec::new(), Vec::new());
+    let own = cx.ends;
     for one in found {
         match one.slot.state {
             SlotState::Dirty | SlotState::Destroying => doomed.push(one),
+            SlotState::Leased if own.is_some() && one.slot.lease == own => doomed.push(one),
             SlotState::Absent => {
                 results.ok(one.slot.uuid, "was absent already");
                 absent.push(Gone { one, generation: one.slot.generation, begun: None });
@@ -77,6 +79,9 @@ async fn begin<'f>(
         let begin = Command::SlotBeginDestroy { slot, generation, holder };
         if one.slot.state == SlotState::Dirty {
             return vec![begin];
+        }
+        if let (SlotState::Leased, Some(lease)) = (one.slot.state, one.slot.lease) {
+            return vec![Command::LeaseDestroy { lease, slot, generation, holder }];
         }
         vec![Command::SlotDirty { slot, generation, why: "a destroy did not end".to_owned() }, begin]
     };

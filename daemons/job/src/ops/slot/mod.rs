@@ -214,6 +214,16 @@ pub async fn destroy(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> 
     Ok(results.told(&entries))
 }
 
+/// The result of a destroy that is left to others: see [`Results`].
+pub fn left(args: &Args<'_>, why: &str) -> Value {
+    let entries = entries(args).unwrap_or_default();
+    let mut results = Results::default();
+    for entry in &entries {
+        results.skipped(entry.slot, format!("left to the overseer: {why}"));
+    }
+    results.told(&entries)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

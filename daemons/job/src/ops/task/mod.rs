@@ -14,6 +14,7 @@ use crate::io::bodies::{self, Piece, Writer};
 use crate::ops::{Args, Cx, Locks};
 use gantry_model::error::Ecode;
 use gantry_model::ids::{Generation, InstanceUuid, LeaseUuid};
+use gantry_model::opcode::OP_ID;
 use gantry_model::task::{
     ARTIFACT_BYTES_MAX, EndWhy, RunReport, Step, StepResult, TaskResult, TaskSpec, TaskState, exec_name,
 };
@@ -23,10 +24,12 @@ use gantry_proto::noded::{
 };
 use node::{Got, VmNode};
 use output::Output;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::str::FromStr;
 use std::time::Duration;
 
+/// Its name.
+const OP_TASK_RUN: &str = "OP_TASK_RUN";
 /// Names the upload of the input within the lease.
 const UPLOAD: &str = "input";
 /// Where a task leaves its artifacts, below the home.
@@ -85,6 +88,12 @@ impl Attempt {
             cpu_ms: step.cpu_s.unwrap_or(limits.cpu_s).saturating_mul(1000),
         }
     }
+}
+
+/// The lease of a task's run, if the opcode is one.
+pub fn lease_of(input: &Map<String, Value>) -> Option<LeaseUuid> {
+    let text = |name: &str| input.get(name).and_then(Value::as_str);
+    if text(OP_ID) == Some(OP_TASK_RUN) { text("lease")?.parse().ok() } else { None }
 }
 
 fn uuid<T: FromStr>(args: &Args<'_>, name: &str) -> Result<T, OpFail> {

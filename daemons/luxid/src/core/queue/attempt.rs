@@ -1,12 +1,12 @@
-//! Attempts: a line's head gets its lease uuid stored and asks (C3), a grant makes the attempt's job, the job's end
-//! stores the result (I6) and then ends the lease (P1.13).
+//! Attempts: a line's head gets its lease uuid stored and asks (C3), a grant makes the attempt's job, the job's report
+//! stores the result (I6), and then the lease ends (P1.13): see [`super::turn_over`].
 
 use super::entry::{Ending, Stage as Start};
 use super::event::Action;
 use super::line::Who;
 use super::show::After;
 use super::task::Stage;
-use super::{Holder, Queue, Timer, submit};
+use super::{Holder, Queue, Timer, submit, turn_over};
 use gantry_model::ids::{JobId, JobOwner, LeaseUuid, TaskId};
 use gantry_model::job::{Class, Job, Status};
 use gantry_model::lease::{LeaseOwner, LeasedVm};
@@ -182,7 +182,7 @@ impl Queue {
                 }
             }
             // Its end is on the way, or waits for a commit.
-            Some(Holder::Closing) => {}
+            Some(Holder::Closing | Holder::Ended) => {}
             None => self.end_lease(lease, "nobody has it"),
         }
     }
@@ -237,13 +237,16 @@ impl Queue {
         attempt.start = Some(now);
         attempt.job = Some(job);
         let at = AttemptRef { task: id, number: attempt.number };
-        let op = run_op(at, lease, vm, &task.spec);
+        let (op, priority) = (run_op(at, lease, vm, &task.spec), task.spec.priority);
         self.dirty_tasks.insert(id);
-        let made = submit::prepare(vec![op]).map_err(|error| error.to_string());
-        let made = made
-            .and_then(|op| self.add(now, op, job, submit::Origin::attempt(at)).map_err(|e| e.to_string()));
-        match made {
-            Ok(_) => self.give_out(job),
+        let (key, after) = self.free_turn_over(&vm, priority).unzip();
+        let made = submit::prepare([op].into_iter().chain(after).collect()).map_err(|e| e.to_string());
+        let origin = submit::Origin::attempt(at, key.clone());
+        match made.and_then(|ops| self.add(now, ops, job, origin).map_err(|e| e.to_string())) {
+            Ok(_) => {
+                self.give_out(job);
+                self.keys.extend(key.map(|key| (key, job)));
+            }
             Err(why) => {
                 if let Some(attempt) = self.tasks.get_mut(&id).and_then(|e| e.task_mut().attempts.last_mut())
                 {
@@ -289,26 +292,48 @@ impl Queue {
         })
     }
 
-    /// The job of an attempt is over: its result is stored iff the attempt is current and the task not final (I6,
-    /// I7), in the batch that ends the job. The lease ends after that commit.
+    /// A report of an attempt's job that goes on: a result is stored with it, iff the attempt is current and the task
+    /// not final (I6, I7). Its job ends the lease once that is committed.
+    pub(super) fn attempt_reported(&mut self, now: Ts, id: JobId) {
+        let Some(entry) = self.live.get_mut(&id) else { return };
+        let Some(at) = entry.job.attempt else { return };
+        let over = entry.job.ops.first().is_some_and(|op| op.status.is_final());
+        if !over || turn_over::is_stored(&entry.job) {
+            return;
+        }
+        let (found, lease) = (found(&entry.job), turn_over::lease(&entry.job));
+        let current = self.is_current(at, id);
+        match found {
+            Found::Result(report) if current || !self.rules.current_attempt_only => {
+                if let Some(entry) = self.live.get_mut(&id) {
+                    turn_over::set_stored(entry.job_mut());
+                }
+                self.store_result(now, at.task, *report);
+                lease.into_iter().for_each(|lease| self.close_lease(lease));
+            }
+            // Its process waits for a word that does not come. That of an attempt that counts no more is killed already.
+            Found::Failure(_) if current => self.kill_attempt(now, id),
+            Found::Result(_) | Found::Failure(_) => {}
+        }
+    }
+
+    /// The job of an attempt is over: its result, unless it was stored before, is stored iff the attempt is current and
+    /// the task not final (I6, I7), in the batch that ends the job. The lease ends after that commit.
     pub(super) fn attempt_over(&mut self, now: Ts, id: JobId) {
         let Some(entry) = self.live.get_mut(&id) else { return };
         let Some(at) = entry.job.attempt else { return };
-        let found = found(&entry.job);
-        let lease = entry.job.ops.first().and_then(|op| op.input.get("lease")?.as_str()?.parse().ok());
-        // The task has it now.
-        for op in &mut entry.job_mut().ops {
-            op.result =
-                if op.status == Status::Success { json!({"task": at.task}) } else { op.result.take() };
-        }
+        let (found, lease) = (found(&entry.job), turn_over::lease(&entry.job));
+        let stored = turn_over::is_stored(&entry.job);
+        turn_over::set_stored(entry.job_mut());
         let counts = self.is_current(at, id) || !self.rules.current_attempt_only;
         match found {
+            _ if stored => {}
             Found::Result(report) if counts => self.store_result(now, at.task, *report),
             Found::Failure(why) if self.is_current(at, id) => self.retry(now, at.task, why),
             Found::Result(_) | Found::Failure(_) => {}
         }
         if let Some(lease) = lease {
-            self.holders.insert(lease, Holder::Closing);
+            self.close_lease(lease);
             self.after.push(After::EndLease(lease, "its attempt is over"));
         }
     }
@@ -353,9 +378,11 @@ impl Queue {
         }
     }
 
-    /// Whether a live job still has its attempt; others are killed when luxid starts.
+    /// Whether a live job still has its attempt, or is past it; others are killed when luxid starts.
     pub(super) fn has_attempt(&self, job: &Job) -> bool {
-        job.class != Class::Attempt || job.attempt.is_some_and(|at| self.is_current(at, job.id))
+        job.class != Class::Attempt
+            || turn_over::is_stored(job)
+            || job.attempt.is_some_and(|at| self.is_current(at, job.id))
     }
 }
 

@@ -33,7 +33,8 @@ pub(super) const CLASSES: [Class; 3] = [Class::Ganeti, Class::Attempt, Class::Re
 impl Lanes {
     pub fn new() -> Self {
         let lane = |max| Lane { ready: BTreeSet::new(), running: 0, max, live: 0 };
-        // Attempts need no number: each has a lease, and there are only so many VMs.
+        // Attempts need no number: each has a lease, or makes the VM of its lease anew, and there are only so many VMs.
+        // So none waits for another's turn-over, which ends by itself.
         Self([lane(super::RUNNING_DEFAULT), lane(usize::MAX), lane(RECONCILE_PER_NODE)])
     }
 

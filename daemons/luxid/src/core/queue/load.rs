@@ -137,6 +137,11 @@ impl Queue {
             self.keys.extend(keys.into_iter().map(|key| (key, id)));
         }
         let Some(entry) = self.live.get_mut(&id) else { return };
+        if super::turn_over::is_stored(&entry.job)
+            && let Some(lease) = super::turn_over::lease(&entry.job)
+        {
+            self.holders.insert(lease, Holder::Closing);
+        }
         match entry.job.phase {
             Phase::Ended if class == Class::Ganeti => {}
             Phase::Ended => self.put_away(id),

@@ -34,6 +34,7 @@ mod submit;
 mod task;
 #[cfg(test)]
 mod tests;
+mod turn_over;
 
 pub use archive::ARCHIVED_OWN_MAX;
 pub use attempt::{Grant, OP_TASK_RUN};

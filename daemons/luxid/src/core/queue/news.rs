@@ -38,6 +38,8 @@ pub(super) enum Holder {
     Wanted(Who),
     /// It is wanted no more; it ends as soon as what led to that is stored and its job is over.
     Closing,
+    /// The same, and the copy of the configuration shows that it has ended.
+    Ended,
 }
 
 impl Queue {
@@ -95,7 +97,7 @@ impl Queue {
                 None => self.end_lease(lease, "nobody has it"),
                 Some(_) if over => self.end_lease(lease, "nobody has it"),
                 Some(Holder::Wanted(who)) => self.grab_again(who, lease),
-                Some(Holder::Closing) => {}
+                Some(Holder::Closing | Holder::Ended) => {}
             }
             return;
         }
@@ -105,7 +107,7 @@ impl Queue {
                 self.lease_lost(now, id, lease, &format!("lost its VM: {why}"))
             }
             Some(Holder::Wanted(Who::Request(_))) => self.request_over(now, lease, &why),
-            Some(Holder::Closing) => {}
+            Some(Holder::Closing | Holder::Ended) => drop(self.holders.insert(lease, Holder::Ended)),
             None => self.out.actions.push(Action::ForgetLease(lease)),
         }
     }
@@ -126,7 +128,7 @@ impl Queue {
 
     /// Has wconfd end a lease, until it has.
     pub(super) fn end_lease(&mut self, lease: LeaseUuid, why: &str) {
-        if self.ending.insert(lease) {
+        if !self.forget_ended(lease) && self.ending.insert(lease) {
             self.out.actions.push(Action::EndLease { lease, why: why.to_owned() });
         }
     }
@@ -137,7 +139,7 @@ impl Queue {
         match self.holders.get(&lease).copied() {
             Some(Holder::Wanted(Who::Request(_))) => self.request_over(now, lease, "released"),
             Some(Holder::Wanted(Who::Task(_))) => {}
-            Some(Holder::Closing) | None => {
+            Some(Holder::Closing | Holder::Ended) | None => {
                 self.holders.remove(&lease);
                 self.out.actions.push(Action::ForgetLease(lease));
             }

@@ -12,6 +12,8 @@ pub struct Rules {
     pub(super) clean_after_stored: bool,
     /// Replies and answers wait for the commit of what they show (P1.5).
     pub(super) show_committed_only: bool,
+    /// A job hears that its report is stored only when it is: it ends its lease then (P4.4, I6).
+    pub(super) confirm_after_stored: bool,
     /// A lease is asked for only after its uuid is stored with its attempt (C3).
     pub(super) grab_after_stored: bool,
     /// A lease is ended only after what became of its attempt is durable (P1.13, I6).
@@ -27,6 +29,7 @@ impl Rules {
         current_start_only: true,
         clean_after_stored: true,
         show_committed_only: true,
+        confirm_after_stored: true,
         grab_after_stored: true,
         end_lease_after_stored: true,
         current_attempt_only: true,
@@ -41,6 +44,7 @@ pub(super) enum Rule {
     CurrentStartOnly,
     CleanAfterStored,
     ShowCommittedOnly,
+    ConfirmAfterStored,
     GrabAfterStored,
     EndLeaseAfterStored,
     CurrentAttemptOnly,
@@ -54,6 +58,7 @@ impl Rules {
             Rule::CurrentStartOnly => self.current_start_only = false,
             Rule::CleanAfterStored => self.clean_after_stored = false,
             Rule::ShowCommittedOnly => self.show_committed_only = false,
+            Rule::ConfirmAfterStored => self.confirm_after_stored = false,
             Rule::GrabAfterStored => self.grab_after_stored = false,
             Rule::EndLeaseAfterStored => self.end_lease_after_stored = false,
             Rule::CurrentAttemptOnly => self.current_attempt_only = false,

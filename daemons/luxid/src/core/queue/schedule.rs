@@ -250,6 +250,7 @@ impl Queue {
             Class::Ganeti => {}
             // The task has what became of it: the job itself goes out of the way in the same batch.
             Class::Attempt => {
+                self.free_keys(id);
                 self.attempt_over(now, id);
                 self.put_away(id);
             }

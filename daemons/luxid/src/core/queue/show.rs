@@ -90,8 +90,8 @@ impl Queue {
             | After::RequestGone(_)
             | After::Drained(_)
             | After::WatcherPause(_)
-            | After::Reply(..)
-            | After::Confirm { .. } => self.rules.show_committed_only,
+            | After::Reply(..) => self.rules.show_committed_only,
+            After::Confirm { .. } => self.rules.confirm_after_stored,
             After::Grab(_) => self.rules.grab_after_stored,
             After::EndLease(..) => self.rules.end_lease_after_stored,
             After::Go(_) => self.rules.go_after_stored,

@@ -97,9 +97,13 @@ impl Queue {
         if let Some(stage) = report.stage {
             self.attempt_stage(owner.job, stage);
         }
+        if report.outcome == Outcome::Underway {
+            self.attempt_reported(now, owner.job);
+        }
+        let goes_on = self.may_turn_over(owner.job);
         let Some(entry) = self.live.get_mut(&owner.job) else { return };
         self.dirty.insert(owner.job);
-        if log_serial.is_some() || report.outcome == Outcome::Ended {
+        if log_serial.is_some() || report.outcome == Outcome::Ended || goes_on {
             let log_serial = log_serial.unwrap_or_else(|| merge::last_serial(&entry.job));
             self.after.push(After::Confirm { owner, number: report.number, log_serial });
         }

@@ -29,8 +29,8 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub fn attempt(at: AttemptRef) -> Self {
-        Self { class: Class::Attempt, key: None, attempt: Some(at) }
+    pub fn attempt(at: AttemptRef, key: Option<String>) -> Self {
+        Self { class: Class::Attempt, key, attempt: Some(at) }
     }
 
     pub fn keyed(key: String) -> Self {

@@ -221,7 +221,8 @@ impl<'a> Edit<'a> {
             | Command::SlotAdd { .. }
             | Command::SlotRemove { .. }
             | Command::SlotDrain { .. }
-            | Command::SlotUnstick { .. } => self.slot_command(command, context),
+            | Command::SlotUnstick { .. }
+            | Command::LeaseDestroy { .. } => self.slot_command(command, context),
             Command::BlueprintAdd { blueprint } => self.blueprint_add(blueprint),
             Command::BlueprintSet { blueprint, rev, set } => self.blueprint_set(*blueprint, *rev, set),
             Command::BlueprintRemove { blueprint } => self.blueprint_remove(*blueprint),

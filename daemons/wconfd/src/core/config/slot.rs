@@ -6,6 +6,7 @@
 //! ABSENT ────────► CREATING ─────► CLEAN ───────────► DIRTY ──────────────────► DESTROYING ─► ABSENT
 //!                     └── dirty ────────────────────────┘ └◄─── dirty ──────────────┘  absent
 //! ```
+//! A task's lease that ends with `lease_destroy` goes from LEASED to DESTROYING in one batch.
 
 use super::edit::{Context, Edit};
 use super::error::{slot_moved, unknown, wrong_input, wrong_state};
@@ -13,8 +14,8 @@ use super::pool_slot::DRAINED;
 use super::rows::Fix;
 use gantry_model::config::{Instance, Slot, SlotState};
 use gantry_model::error::{Ecode, GanetiError};
-use gantry_model::ids::{Generation, InstanceUuid, JobOwner, NodeUuid};
-use gantry_model::lease::LeaseState;
+use gantry_model::ids::{Generation, InstanceUuid, JobOwner, LeaseUuid, NodeUuid};
+use gantry_model::lease::{LeaseOwner, LeaseState};
 use gantry_model::pool::{SLOT_FAILURES_MAX, slot_backoff_s};
 use gantry_proto::wconfd::Command;
 use serde_json::{Value, json};
@@ -22,6 +23,8 @@ use std::sync::Arc;
 
 /// Longest reason kept, in bytes: enough for a driver's message.
 pub(super) const WHY_BYTES_MAX: usize = 1024;
+/// Why a lease ends that its attempt's job ends.
+const ATTEMPT_OVER: &str = "its attempt is over";
 
 impl Edit<'_> {
     /// A command on a slot.
@@ -38,6 +41,9 @@ impl Edit<'_> {
             Command::SlotDirty { slot, generation, why } => self.slot_dirty(*slot, *generation, why),
             Command::SlotBeginDestroy { slot, generation, holder } => {
                 self.slot_begin_destroy(*slot, *generation, *holder, context)
+            }
+            Command::LeaseDestroy { lease, slot, generation, holder } => {
+                self.lease_destroy(*lease, *slot, *generation, *holder, context)
             }
             Command::SlotAbsent { slot, generation, floor } => {
                 self.slot_absent(*slot, *generation, *floor, context)
@@ -190,6 +196,27 @@ impl Edit<'_> {
         self.node_takes_work(slot.node)?;
         self.set_slot(uuid, Some(Slot { state: SlotState::Destroying, holder: Some(holder), ..slot }));
         Ok(Value::Null)
+    }
+
+    /// LEASED → DESTROYING: a task's lease ends and its VM with it, in one.
+    fn lease_destroy(
+        &mut self,
+        lease: LeaseUuid,
+        uuid: InstanceUuid,
+        generation: Generation,
+        holder: JobOwner,
+        context: &Context,
+    ) -> Result<Value, GanetiError> {
+        let (instance, slot) = self.slot_and_instance(uuid)?;
+        if slot.state == SlotState::Leased && slot.generation == generation && slot.lease == Some(lease) {
+            let owner = self.config.leases.get(&lease).map(|row| &row.lease.owner);
+            if !matches!(owner, Some(LeaseOwner::Task { .. })) {
+                let name = &instance.name;
+                return Err(wrong_state(format!("Lease {lease} of instance '{name}' is no task's")));
+            }
+            self.end_lease(lease, LeaseState::Released, ATTEMPT_OVER.to_owned());
+        }
+        self.slot_begin_destroy(uuid, generation, holder, context)
     }
 
     /// DESTROYING → ABSENT, on the node's word (P5.7).

@@ -51,6 +51,11 @@ fn a_lease_may_end_only_after_the_result_is_stored() {
 }
 
 #[test]
+fn a_job_may_go_on_only_after_its_result_is_stored() {
+    is_needed_with_pool(Weak::Core(Rule::ConfirmAfterStored));
+}
+
+#[test]
 fn only_the_current_attempt_may_store_a_result() {
     is_needed_with_pool(Weak::Core(Rule::CurrentAttemptOnly));
 }

@@ -5,6 +5,7 @@ mod histories;
 mod lines;
 mod starts;
 mod tasks;
+mod turn_overs;
 mod world;
 
 use super::*;

@@ -36,7 +36,7 @@ fn request(number: u64, count: u32) -> LeaseRequest {
     }
 }
 
-fn grant(count: u64) -> Grant {
+pub(super) fn grant(count: u64) -> Grant {
     let vm = |n| LeasedVm {
         slot: InstanceUuid(Uuid::from_u64_pair(7, n)),
         generation: Generation(1),
@@ -47,7 +47,7 @@ fn grant(count: u64) -> Grant {
 
 impl Bench {
     /// The copy of the configuration shows so many clean VMs as of `index`.
-    fn clean(&mut self, index: u64, clean: u64) {
+    pub(super) fn clean(&mut self, index: u64, clean: u64) {
         let counts = PoolCounts { slots: clean, clean, ..PoolCounts::default() };
         let pools = BTreeMap::from([("p".to_owned(), Some(Stock { active: true, counts }))]);
         self.step(Event::News(Box::new(News { index, pools, ..News::default() })));
@@ -60,7 +60,7 @@ impl Bench {
         self.step(Event::News(Box::new(News { index, leases, ..News::default() })));
     }
 
-    fn task(&mut self, extra: Value) -> TaskId {
+    pub(super) fn task(&mut self, extra: Value) -> TaskId {
         let request = Request::SubmitTask { spec: Box::new(spec(extra)), refusal: None };
         match self.asked(request) {
             Ok(Answer::TaskSubmitted(id)) => id,
@@ -82,7 +82,7 @@ impl Bench {
         self.actions.iter().filter_map(grab).collect()
     }
 
-    fn ended(&self) -> Vec<LeaseUuid> {
+    pub(super) fn ended(&self) -> Vec<LeaseUuid> {
         let end = |action: &Action| match action {
             Action::EndLease { lease, .. } => Some(*lease),
             _ => None,
@@ -90,7 +90,7 @@ impl Bench {
         self.actions.iter().filter_map(end).collect()
     }
 
-    fn forgotten(&self) -> Vec<LeaseUuid> {
+    pub(super) fn forgotten(&self) -> Vec<LeaseUuid> {
         let forget = |action: &Action| match action {
             Action::ForgetLease(lease) => Some(*lease),
             _ => None,
@@ -98,7 +98,7 @@ impl Bench {
         self.actions.iter().filter_map(forget).collect()
     }
 
-    fn stored(&self, id: TaskId) -> Task {
+    pub(super) fn stored(&self, id: TaskId) -> Task {
         serde_json::from_slice(&self.rows[&(kind::TASK.to_owned(), id.to_string())].1).unwrap()
     }
 
@@ -108,7 +108,7 @@ impl Bench {
     }
 
     /// Grants the newest lease asked for; the attempt's start.
-    fn begin(&mut self, id: TaskId, index: u64) -> JobOwner {
+    pub(super) fn begin(&mut self, id: TaskId, index: u64) -> JobOwner {
         let lease = self.stored(id).attempts.last().unwrap().lease;
         self.step(Event::Granted { lease, index, grant: grant(1) });
         self.commit();

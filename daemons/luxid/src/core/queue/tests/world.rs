@@ -28,6 +28,10 @@ enum Life {
     Listening,
     Ready,
     Went(u64),
+    /// The result of an attempt is said; goes on when it is stored.
+    Waits(Report),
+    /// It is stored: ends the lease, then makes the VM anew.
+    TurnsOver(Report, u64),
     /// Outcome said, confirmation awaited.
     Done(Report),
     Gone,
@@ -339,13 +343,15 @@ impl World {
                     self.procs[at].life = Life::Gone;
                 }
             }
-            Action::Confirm { owner, .. } => {
-                let proc = self.procs.iter_mut().find(|p| p.owner == owner && p.linked);
-                if let Some(proc) = proc
-                    && let Life::Done(report) = &proc.life
-                {
-                    proc.outcome = Some(report.ops[0].status);
-                    proc.life = Life::Gone;
+            Action::Confirm { owner, number, .. } => {
+                let Some(proc) = self.procs.iter_mut().find(|p| p.owner == owner && p.linked) else { return };
+                match proc.life.clone() {
+                    Life::Done(report) if number >= report.number => {
+                        proc.outcome = Some(report.ops[0].status);
+                        proc.life = Life::Gone;
+                    }
+                    Life::Waits(report) if number >= report.number => proc.life = Life::TurnsOver(report, 0),
+                    _ => {}
                 }
             }
             Action::Cancel(owner) => {
@@ -403,8 +409,8 @@ impl World {
         match self.listener(owner) {
             Some(at) => {
                 let proc = &mut self.procs[at];
-                proc.linked = proc.owner == owner && matches!(proc.life, Life::Went(_) | Life::Done(_));
-                if let (true, Life::Done(report)) = (proc.linked, &proc.life) {
+                proc.linked = proc.owner == owner && works(&proc.life);
+                if let (true, Life::Done(report) | Life::Waits(report)) = (proc.linked, &proc.life) {
                     let report = Box::new(report.clone());
                     self.tell(owner.job, Event::Reported(report));
                 }
@@ -489,6 +495,13 @@ impl World {
                 }
             }
             Life::Went(step) => self.work(at, step),
+            Life::Waits(report) => {
+                // Nobody is there who could store it: the turn-over is left to the overseer.
+                if !self.procs[at].linked {
+                    self.procs[at].life = Life::Done(ended(report, Status::Success));
+                }
+            }
+            Life::TurnsOver(report, step) => self.turn_over(at, report, step),
             Life::Done(report) => {
                 if !self.procs[at].linked {
                     self.procs[at].outcome = Some(report.ops[0].status);
@@ -528,10 +541,35 @@ impl World {
     fn work_attempt(&mut self, at: usize, job: &Job, step: u64) {
         let owner = self.procs[at].owner;
         let (word, result, stage) = self.attempt_work(job, step);
-        let mut said = report(owner, step + 1, &[word]);
+        let later = if word == Status::Error { Status::Error } else { Status::Queued };
+        let words = [word, later];
+        let mut said = report(owner, step + 1, &words[..job.ops.len()]);
         said.ops[0].result = result;
         said.stage = stage;
-        self.procs[at].life = if word.is_final() { Life::Done(said.clone()) } else { Life::Went(step + 1) };
+        self.procs[at].life = match said.outcome {
+            Outcome::Ended => Life::Done(said.clone()),
+            _ if word.is_final() => Life::Waits(said.clone()),
+            _ => Life::Went(step + 1),
+        };
+        if self.procs[at].linked {
+            self.tell(owner.job, Event::Reported(Box::new(said)));
+        }
+    }
+
+    fn turn_over(&mut self, at: usize, report: Report, step: u64) {
+        let owner = self.procs[at].owner;
+        let Some(job) = self.stored(owner.job) else { return };
+        let fails = self.chance(20);
+        if step == 0 && !fails {
+            self.end_own_lease(&job);
+            self.procs[at].life = Life::TurnsOver(report, 1);
+            return;
+        }
+        if !fails {
+            self.renew_own(&job);
+        }
+        let said = ended(report, if fails { Status::Error } else { Status::Success });
+        self.procs[at].life = Life::Done(said.clone());
         if self.procs[at].linked {
             self.tell(owner.job, Event::Reported(Box::new(said)));
         }
@@ -560,8 +598,8 @@ impl World {
         }
         let death =
             after.ops.iter().any(|op| op.result == json!(format!("detected death of job {}", after.id)));
-        let works = |p: &Proc| p.owner.job == after.id && matches!(p.life, Life::Went(_) | Life::Done(_));
-        if !was_over && death && self.procs.iter().any(works) {
+        let at_work = |p: &Proc| p.owner.job == after.id && works(&p.life);
+        if !was_over && death && self.procs.iter().any(at_work) {
             self.breaks(format!("job {} was called dead while it worked", after.id));
         }
     }
@@ -634,6 +672,19 @@ impl World {
             self.breaks(format!("job {} ended as {outcome:?} and is stored as {:?}", job.id, job.status()));
         }
     }
+}
+
+/// Whether it was told to go and has not left.
+fn works(life: &Life) -> bool {
+    matches!(life, Life::Went(_) | Life::Waits(_) | Life::TurnsOver(..) | Life::Done(_))
+}
+
+/// The last report of an attempt's job whose second opcode ended so.
+fn ended(mut report: Report, word: Status) -> Report {
+    report.number += 1;
+    report.outcome = Outcome::Ended;
+    (report.ops[1].status, report.ops[1].result) = (word, json!("turned over"));
+    report
 }
 
 fn told_to_go(entry: &Entry) -> bool {

@@ -188,6 +188,7 @@ impl Model {
             | Command::LeaseRenew { .. }
             | Command::LeaseOpen { .. }
             | Command::LeaseEnd { .. }
+            | Command::LeaseDestroy { .. }
             | Command::LeaseForget { .. } => return None,
         }
         Some(())

@@ -5,8 +5,8 @@ use super::pool_model::{FOR, LIFETIME_S, MAX, Pools, TTL};
 use super::pools::{add_slot, blueprint, blueprint_uuid, lease_uuid, pool, pool_uuid, user};
 use super::*;
 use gantry_model::config::{Slot, SlotState};
-use gantry_model::ids::{Generation, LeaseUuid};
-use gantry_model::lease::{Lease, LeaseState};
+use gantry_model::ids::{Generation, LeaseUuid, TaskId};
+use gantry_model::lease::{Lease, LeaseOwner, LeaseState};
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +34,8 @@ enum Act {
     /// The VMs of a lease, rightly.
     OpenOwn(u128),
     End(u128),
+    /// Its VM goes with it.
+    EndInto(u128, bool, u64),
     Forget(u128),
     Draining(bool),
     Enabled(bool),
@@ -71,6 +73,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (l(), n(), aim()).prop_map(|(l, n, aim)| Act::Open(l, n, aim)),
         2 => l().prop_map(Act::OpenOwn),
         3 => l().prop_map(Act::End),
+        3 => (l(), aim(), 1..3u64).prop_map(|(l, aim, job)| Act::EndInto(l, aim, job)),
         2 => l().prop_map(Act::Forget),
         1 => rarely().prop_map(Act::Draining),
         1 => rarely().prop_map(|off| Act::Enabled(!off)),
@@ -140,6 +143,15 @@ impl Act {
                 return vms.into_iter().take(1).map(open).collect();
             }
             Act::End(l) => Command::LeaseEnd { lease: lease_uuid(l), why: "done".to_owned() },
+            Act::EndInto(l, aim, job) => {
+                let lease = lease_uuid(l);
+                let vms = model.leases.get(&lease).map(|row| row.vms.clone()).unwrap_or_default();
+                let into = |vm: gantry_model::lease::LeasedVm| {
+                    let generation = Generation(vm.generation.0 - u64::from(!aim));
+                    Command::LeaseDestroy { lease, slot: vm.slot, generation, holder: owner(job) }
+                };
+                return vms.into_iter().take(1).map(into).collect();
+            }
             Act::Forget(l) => Command::LeaseForget { leases: vec![lease_uuid(l)] },
             Act::Draining(on) => pool_set(json!({"state": if on { "draining" } else { "active" }})),
             Act::Enabled(on) => blueprint_set(json!({ "enabled": on })),
@@ -155,7 +167,10 @@ impl Act {
 
 fn grab(l: u128, count: u32, ttl: bool) -> Command {
     let (lease, pool) = (lease_uuid(l), "py".to_owned());
-    Command::LeaseGrab { lease, owner: user(), pool, count, for_ms: FOR, ttl_ms: ttl.then_some(TTL) }
+    // Some are of tasks.
+    let task = LeaseOwner::Task { task: TaskId(9), attempt: 1 };
+    let owner = if l.is_multiple_of(2) { task } else { user() };
+    Command::LeaseGrab { lease, owner, pool, count, for_ms: FOR, ttl_ms: ttl.then_some(TTL) }
 }
 
 fn start() -> (Config, Pools) {

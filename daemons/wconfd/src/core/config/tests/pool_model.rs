@@ -244,6 +244,17 @@ impl Pools {
                 }
                 true
             }
+            Command::LeaseDestroy { lease, slot, generation, holder } => {
+                let Some(row) = self.slots.get(slot) else { return false };
+                if row.lease == Some(*lease) && row.generation == *generation {
+                    if !matches!(self.leases[lease].owner, LeaseOwner::Task { .. }) {
+                        return false;
+                    }
+                    self.end(*lease, LeaseState::Released);
+                }
+                let (slot, generation, holder) = (*slot, *generation, *holder);
+                self.one(&Command::SlotBeginDestroy { slot, generation, holder }, None)
+            }
             Command::LeaseForget { leases } => {
                 for uuid in leases {
                     if self.leases.get(uuid).is_some_and(|lease| lease.state != LeaseState::Active) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use gantry_model::config::{Slot, SlotState};
-use gantry_model::ids::{BlueprintUuid, Generation, LeaseUuid, PoolUuid};
+use gantry_model::ids::{BlueprintUuid, Generation, LeaseUuid, PoolUuid, TaskId};
 use gantry_model::lease::{Grab, LeaseOwner, LeaseState, LeasedVm};
 use gantry_model::pool::{Blueprint, Image, Pool, PoolState, Recycle};
 use gantry_proto::wconfd::ReadKey;
@@ -557,6 +557,41 @@ fn what_was_never_opened_is_clean_again() {
     assert_eq!((state(&c, &vms[0]), state(&c, &vms[1])), (SlotState::Dirty, SlotState::Clean));
     assert!(run(&mut c, &[end(1)]).unwrap().changes.is_empty(), "over once");
     assert_eq!(granted(&mut c, 2, 1), vec![vms[1]]);
+}
+
+#[test]
+fn a_tasks_lease_ends_with_its_vm_in_one() {
+    let mut c = with_clean(3);
+    let task = LeaseOwner::Task { task: TaskId(5), attempt: 1 };
+    let (lease, pool) = (lease_uuid(1), "py".to_owned());
+    let grab = Command::LeaseGrab { lease, owner: task, pool, count: 1, for_ms: 60_000, ttl_ms: None };
+    let _ = run(&mut c, &[grab]).unwrap();
+    let vm = c.lease(lease).unwrap().lease.vms[0];
+    let into = |l: u128, vm: LeasedVm| {
+        let (lease, slot, generation) = (lease_uuid(l), vm.slot, vm.generation);
+        Command::LeaseDestroy { lease, slot, generation, holder: owner(1) }
+    };
+    assert_eq!(refused(&mut c, into(1, vm)), prereq("wrong_state"), "as new: it would be CLEAN again");
+    assert_eq!(c.lease(lease).unwrap().lease.state, LeaseState::Active, "all or nothing");
+    let users = granted(&mut c, 2, 1)[0];
+    let _ = run(&mut c, &[open(1, vm), open(2, users)]).unwrap();
+    assert_eq!(refused(&mut c, into(2, users)), prereq("wrong_state"), "a user's");
+    assert_eq!(refused(&mut c, into(2, vm)), prereq("wrong_state"), "another's VM");
+    let old = LeasedVm { generation: Generation(vm.generation.0 - 1), ..vm };
+    assert_eq!(refused(&mut c, into(1, old)), prereq("wrong_state"), "another generation");
+    c.set_claimed(vm.node, false);
+    let _ = refused(&mut c, into(1, vm));
+    assert_eq!(c.lease(lease).unwrap().lease.state, LeaseState::Active, "nobody destroys there now");
+    c.set_claimed(vm.node, true);
+    let _ = run(&mut c, &[into(1, vm)]).unwrap();
+    let slot = c.slot(vm.slot).unwrap().slot.clone();
+    assert_eq!((slot.state, slot.holder, slot.lease), (SlotState::Destroying, Some(owner(1)), None));
+    assert_eq!(c.lease(lease).unwrap().lease.state, LeaseState::Released);
+    assert!(run(&mut c, &[into(1, vm)]).unwrap().changes.is_empty(), "asked again");
+    // One that ended otherwise: its VM is DIRTY, and destroyed all the same.
+    let _ = run(&mut c, &[end(2)]).unwrap();
+    let _ = run(&mut c, &[into(2, users)]).unwrap();
+    assert_eq!(c.slot(users.slot).unwrap().slot.state, SlotState::Destroying);
 }
 
 #[test]

@@ -389,6 +389,26 @@ impl World {
         }
     }
 
+    /// The job of an attempt ends its lease, and with it its VM.
+    pub(super) fn end_own_lease(&mut self, job: &Job) {
+        let lease = serde_json::from_value(job.ops[0].input["lease"].clone()).unwrap();
+        self.check_end_of_lease(lease);
+        self.lessor().end(lease);
+    }
+
+    /// The job of an attempt makes its VM anew, unless the overseer has.
+    pub(super) fn renew_own(&mut self, job: &Job) {
+        let input = &job.ops[0].input;
+        let at: Uuid = serde_json::from_value(input["slot"].clone()).unwrap();
+        let slot = (0..SLOTS).find(|slot| vm(*slot, 0).slot == InstanceUuid(at)).unwrap();
+        let lessor = self.lessor();
+        let generation = input["generation"].as_u64().unwrap();
+        if lessor.slots[slot] == (generation, Sim::Dirty) {
+            lessor.slots[slot] = (generation + 1, Sim::Clean);
+            lessor.moved(None);
+        }
+    }
+
     /// A task's row changes only in legal ways.
     pub(super) fn check_task_change(&mut self, before: Option<Task>, after: &Task) {
         let id = after.id;
