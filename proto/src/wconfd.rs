@@ -65,6 +65,18 @@ verbs! {
     /// The CA of this fingerprint, when this master has its key; else a new one, whose key lies on this master's disk when
     /// it is answered. Registers nothing; needs the owner to hold the BGL.
     19 CaNext(CaNextRequest) as CaNextReply;
+    /// Refuses what [`Apply`] of the same commands would refuse now, and changes nothing: asked before something that can't be
+    /// undone, as hooks are.
+    20 Check(CheckRequest) as ();
+}
+
+/// See [`Check`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckRequest {
+    /// The job; commands that need a lock check that it holds it.
+    pub owner: JobOwner,
+    /// What it means to do.
+    pub commands: Json<Vec<Command>>,
 }
 
 /// See [`CaNext`].

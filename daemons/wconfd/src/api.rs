@@ -170,6 +170,11 @@ impl Api {
         Ok(wire::ApplyReply { index, results })
     }
 
+    async fn check(&self, request: wire::CheckRequest) -> Result<(), Fail> {
+        let commands = request.commands.read().map_err(|error| bad(&error))?;
+        self.handle.ask(move |o: &mut Owner, reply| o.check(request.owner, &commands, reply)).await
+    }
+
     async fn watch(&self, request: wire::WatchRequest, items: ItemSender<wire::Watch>) -> Result<(), Fail> {
         let known = request.history == Some(self.identity.history) && request.from > 0;
         let mut at = known.then_some(Index(request.from));
@@ -417,6 +422,7 @@ impl Service for Api {
                 wire::Watch => |request, call| self.watch(request, call.items()).await,
                 wire::CertSign => |request, _call| self.sign(request).await,
                 wire::CaNext => |request, _call| self.ca_next(request).await,
+                wire::Check => |request, _call| self.check(request).await,
                 wire::NodeStates => |(), _call| ask.ask(Owner::node_states).await,
                 wire::MemberChange => |request, call| self.member_change(request, call.items()).await,
                 wire::MemberDrop => |request, call| self.member_drop(&call.peer, request).await,

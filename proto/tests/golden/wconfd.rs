@@ -7,9 +7,9 @@ use gantry_model::lease::LeaseOwner;
 use gantry_proto::codec::Json;
 use gantry_proto::wconfd::{
     Apply, ApplyReply, ApplyRequest, CaNext, CaNextReply, CaNextRequest, CertSign, CertSignReply,
-    CertSignRequest, Command, ConfirmMaster, CopyStatus, FreeScope, LearnerInQ, ListInQ, ListInQRequest,
-    LockBlocked, LockFree, LockFreeRequest, LockPriority, LockPriorityRequest, LockRequest, LockRow,
-    LockRows, LockUpdate, MemberChange, MemberChangeReply, MemberChangeRequest, MemberDrop,
+    CertSignRequest, Check, CheckRequest, Command, ConfirmMaster, CopyStatus, FreeScope, LearnerInQ, ListInQ,
+    ListInQRequest, LockBlocked, LockFree, LockFreeRequest, LockPriority, LockPriorityRequest, LockRequest,
+    LockRow, LockRows, LockUpdate, MemberChange, MemberChangeReply, MemberChangeRequest, MemberDrop,
     MemberDropRequest, MemberProgress, Members, MembersReply, NodeState, NodeStates, Object, OwnerGone,
     Owners, Read, ReadKey, ReadReply, SsconfValues, SsconfValuesReply, Status, StatusReply, TagTarget, VERBS,
     Want, Watch, WatchChange, WatchItem, WatchRequest,
@@ -312,6 +312,8 @@ fn wconfd_keeps_its_bytes() {
     let next = [None, Some([7; 32])].map(|wanted| CaNextRequest { owner: ids::OWNER, wanted });
     let made = CaNextReply { print: [7; 32], certificate: text("PEM 4"), key: text("PEM 5") };
     sheet.verb::<CaNext>(&next, &[], &[made]);
+    let check = CheckRequest { owner: ids::OWNER, commands: Json::of(&vec![]).unwrap() };
+    sheet.verb::<Check>(&[check], &[], &[()]);
     sheet.covers(VERBS);
     sheet.check();
 }

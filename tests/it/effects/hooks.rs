@@ -82,6 +82,26 @@ fn hooks_run_around_opcodes_and_may_forbid_them() {
         ensure!(told && noted.contains(&format!("GANETI_NODE_NAME={}", two.name)), "{noted}");
         Ok(())
     });
+    step("what would be refused anyway runs none", || {
+        put_hook(&one, "group-add-pre.d", "early", &noting("early"))?;
+        let (_, said) = cluster.refused(&["group", "add", "default"])?;
+        ensure!(said.contains("default") && runs(&one, "early") == 0, "{said}");
+        Ok(())
+    });
+    step("the death of a noded loses no veto", || {
+        let begun = one.root.join("var/lib/gantry/veto-begun");
+        let text = "touch \"$GANETI_DATA_DIR/veto-begun\"; sleep 3; echo vetoed; exit 1";
+        let forbids = put_hook(&one, "group-add-pre.d", "slow", text)?;
+        let (_, said) = std::thread::scope(|scope| {
+            let refused = scope.spawn(|| cluster.refused(&["group", "add", "vetoed"]));
+            wait::until("the hook to begin", PATIENCE, || begun.exists().then_some(()))?;
+            cluster.kill(0, "noded")?;
+            refused.join().map_err(|_| anyhow::anyhow!("the command panicked"))?
+        })?;
+        ensure!(said.contains("group-add-pre.d/slow") && said.contains("vetoed"), "{said}");
+        std::fs::remove_file(forbids)?;
+        Ok(())
+    });
     step("those of groups and instances run too", || {
         put_hook(&one, "group-add-pre.d", "note", &noting("group"))?;
         put_hook(&one, "instance-add-pre.d", "note", &noting("instance"))?;

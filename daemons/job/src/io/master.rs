@@ -15,8 +15,9 @@ use gantry_proto::hello::Hello;
 use gantry_proto::noded::Print;
 use gantry_proto::verb::Verb;
 use gantry_proto::wconfd::{
-    Apply, ApplyRequest, CaNext, CaNextReply, CaNextRequest, Command, ConfirmMaster, FreeScope, LockBlocked,
-    LockFree, LockFreeRequest, LockRequest, LockUpdate, NodeStates, Object, PROTOCOL, Read, ReadKey, Want,
+    Apply, ApplyRequest, CaNext, CaNextReply, CaNextRequest, Check, CheckRequest, Command, ConfirmMaster,
+    FreeScope, LockBlocked, LockFree, LockFreeRequest, LockRequest, LockUpdate, NodeStates, Object, PROTOCOL,
+    Read, ReadKey, Want,
 };
 use gantry_rpc::{CallError, Client, Event};
 use serde::de::DeserializeOwned;
@@ -237,6 +238,12 @@ impl Master {
         let results =
             reply.results.read().map_err(|why| OpFail::Error(GanetiError::exec(why.to_string())))?;
         Ok((reply.index, results))
+    }
+
+    /// Refuses what [`Self::apply`] of the same commands would refuse now; changes nothing.
+    pub async fn check(&mut self, commands: &Vec<Command>) -> Result<(), OpFail> {
+        let commands = Json::of(commands).map_err(|why| OpFail::exec(why.to_string()))?;
+        self.call::<Check>(&CheckRequest { owner: self.owner, commands }).await
     }
 
     /// Whether the last error means that wconfd was looked for in vain, not that it refused.

@@ -100,8 +100,9 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
     let hooks = Hooks::cluster(args.id(), "cluster-modify", &cluster.cluster_name)
         .with(&[("NEW_VG_NAME", args.str("vg_name").unwrap_or_default())])
         .on_master();
-    cx.pre_hooks(&hooks).await?;
-    cx.apply(vec![Command::ClusterSet { rev: Some(cluster.stamp.serial_no), set }]).await?;
+    let change = vec![Command::ClusterSet { rev: Some(cluster.stamp.serial_no), set }];
+    cx.check_and_pre_hooks(&hooks, &change).await?;
+    cx.apply(change).await?;
     if size.is_some() {
         candidate::fill(cx, &[]).await?;
     }

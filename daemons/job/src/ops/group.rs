@@ -41,9 +41,7 @@ pub async fn add(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
         extra: Params::new(),
     };
     let hooks = Hooks::group(args.id(), "group-add", &group).on_master();
-    cx.pre_hooks(&hooks).await?;
-    cx.apply(vec![Command::GroupAdd { group: Box::new(group) }]).await?;
-    cx.post_hooks(&hooks).await?;
+    cx.apply_between(&hooks, vec![Command::GroupAdd { group: Box::new(group) }]).await?;
     Ok(Value::Null)
 }
 
@@ -52,9 +50,7 @@ pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let group = cx.master.group(args.need("group_name")?).await?;
     cx.begin(Locks::shared().group(group.uuid, Want::Exclusive)).await?;
     let hooks = Hooks::group(args.id(), "group-remove", &group).on_master();
-    cx.pre_hooks(&hooks).await?;
-    cx.apply(vec![Command::GroupRemove { group: group.uuid }]).await?;
-    cx.post_hooks(&hooks).await?;
+    cx.apply_between(&hooks, vec![Command::GroupRemove { group: group.uuid }]).await?;
     Ok(Value::Null)
 }
 
@@ -67,10 +63,8 @@ pub async fn rename(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let hooks = Hooks::group(args.id(), "group-rename", &group)
         .with(&[("OLD_NAME", &group.name), ("NEW_NAME", name)])
         .on_master();
-    cx.pre_hooks(&hooks).await?;
     let set = Params::from_iter([("name".to_owned(), json!(name))]);
-    cx.apply(vec![Command::GroupSet { group: group.uuid, rev: None, set }]).await?;
-    cx.post_hooks(&hooks).await?;
+    cx.apply_between(&hooks, vec![Command::GroupSet { group: group.uuid, rev: None, set }]).await?;
     Ok(json!(name))
 }
 
@@ -96,9 +90,8 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
     let policy = args.str("alloc_policy").unwrap_or_default();
     let hooks =
         Hooks::group(args.id(), "group-modify", &group).with(&[("NEW_ALLOC_POLICY", policy)]).on_master();
-    cx.pre_hooks(&hooks).await?;
-    cx.apply(vec![Command::GroupSet { group: group.uuid, rev: Some(group.stamp.serial_no), set }]).await?;
-    cx.post_hooks(&hooks).await?;
+    let rev = Some(group.stamp.serial_no);
+    cx.apply_between(&hooks, vec![Command::GroupSet { group: group.uuid, rev, set }]).await?;
     Ok(Value::Array(told))
 }
 

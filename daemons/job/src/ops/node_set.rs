@@ -42,6 +42,10 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
     set.extend(plan.set.clone());
     let there = std::slice::from_ref(&node);
     let hooks = hooks(args, &node).on_master().before_on(there).after_on(there);
+    if returns(&set) {
+        let there = Node { offline: false, ..node.clone() };
+        cx.nodes.call::<NodeInfo>(&there, &(), CALL).await?;
+    }
     cx.pre_hooks(&hooks).await?;
     carry_out(cx, &node, &plan, set).await?;
     if fills {
@@ -106,16 +110,19 @@ async fn has_oob(cx: &mut Cx<'_>, node: &Node) -> Result<(), OpFail> {
     Err(OpFail::prereq(text, Ecode::WrongState))
 }
 
+/// Whether the node comes back into service.
+fn returns(set: &Params) -> bool {
+    set.get("offline") == Some(&json!(false))
+}
+
 /// A demotion is one change with all that belongs to it. A promotion comes last: the node must be in service first.
 async fn carry_out(cx: &mut Cx<'_>, node: &Node, plan: &Plan, mut set: Params) -> Result<(), OpFail> {
     if plan.candidate == Some(false) {
         set.insert("master_candidate".to_owned(), json!(false));
         return candidate::demote(cx, node, set).await;
     }
-    let returns = set.get("offline") == Some(&json!(false));
+    let returns = returns(&set);
     if returns {
-        let there = Node { offline: false, ..node.clone() };
-        cx.nodes.call::<NodeInfo>(&there, &(), CALL).await?;
         cx.warn(
             "Transitioning node from offline to online state without using re-add. Please make sure the node is healthy!",
         );

@@ -67,13 +67,23 @@ pub fn follow(record: &Record, role: RoleFile) -> Vec<Step> {
     release(record)
 }
 
+/// When an address that was to come is not there: the record does not have it any more. It had it before the attempt, for
+/// the case of a crash; kept, it would make an address that somebody else puts there later pass for ours.
+#[must_use]
+pub fn failed(record: &Record) -> Vec<Step> {
+    record.address.is_some().then(|| Step::Store(without(record))).into_iter().collect()
+}
+
+fn without(record: &Record) -> Record {
+    Record { address: None, ..record.clone() }
+}
+
 /// Takes the address off, whoever is the master: this daemon ends, and nobody else would do it when another node becomes
 /// the master meanwhile. The master puts it up again when it finds a noded that lacks it.
 #[must_use]
 pub fn release(record: &Record) -> Vec<Step> {
     let address = record.address.clone();
-    let without = Record { address: None, ..record.clone() };
-    address.map_or_else(Vec::new, |address| vec![Step::Remove(address), Step::Store(without)])
+    address.map_or_else(Vec::new, |address| vec![Step::Remove(address), Step::Store(without(record))])
 }
 
 /// An ARP request or reply as a whole Ethernet frame.

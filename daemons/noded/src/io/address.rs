@@ -54,17 +54,18 @@ fn all() -> Result<impl Iterator<Item = InterfaceAddress>, AddressError> {
     getifaddrs().map_err(AddressError::List)
 }
 
+fn has(entry: &InterfaceAddress, ip: Ipv4Addr) -> bool {
+    entry.address.as_ref().and_then(|address| address.as_sockaddr_in()).is_some_and(|sin| sin.ip() == ip)
+}
+
 /// The device that has this address, if one has.
 ///
 /// # Errors
 /// When the kernel can't be asked.
 pub fn device_of(ip: Ipv4Addr) -> Result<Option<String>, AddressError> {
-    let is = |entry: &InterfaceAddress| {
-        entry.address.as_ref().and_then(|address| address.as_sockaddr_in()).is_some_and(|sin| sin.ip() == ip)
-    };
     // With a label, the device's name is what comes before the colon.
     let name = |entry: InterfaceAddress| entry.interface_name.split(':').next().map(str::to_owned);
-    Ok(all()?.find(is).and_then(name))
+    Ok(all()?.find(|entry| has(entry, ip)).and_then(name))
 }
 
 /// Whether the address is on its device.
@@ -73,6 +74,14 @@ pub fn device_of(ip: Ipv4Addr) -> Result<Option<String>, AddressError> {
 /// When the kernel can't be asked.
 pub fn is_up(address: &MasterAddress) -> Result<bool, AddressError> {
     Ok(device_of(address.ip)?.is_some_and(|device| device == address.device))
+}
+
+/// The length of the address's prefix where it is.
+fn prefix_of(ip: Ipv4Addr) -> Result<Option<u8>, AddressError> {
+    let mask = all()?.find(|entry| has(entry, ip)).and_then(|entry| entry.netmask);
+    let bits =
+        mask.as_ref().and_then(|mask| mask.as_sockaddr_in()).map(|mask| mask.ip().to_bits().count_ones());
+    Ok(bits.and_then(|bits| u8::try_from(bits).ok()))
 }
 
 /// Gives a device an address.
@@ -92,7 +101,8 @@ pub async fn remove(address: &MasterAddress) -> Result<(), AddressError> {
     if !is_up(address)? {
         return Ok(());
     }
-    let with_prefix = format!("{}/{}", address.ip, address.prefix);
+    // As it is there: an operator may have put it up anew with another prefix.
+    let with_prefix = format!("{}/{}", address.ip, prefix_of(address.ip)?.unwrap_or(address.prefix));
     let removed = ip(&["address", "del", &with_prefix, "dev", &address.device]).await;
     // Whoever else took it away was as good.
     if is_up(address)? { removed } else { Ok(()) }

@@ -4,11 +4,11 @@
 use crate::core::hooks::{ALL_MS_MAX, FILES_MAX, HOOK_MS_MAX, OUTPUT_BYTES_MAX, is_hook_name, said};
 use gantry_proto::effects::{HookEnd, HookStatus};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid, getpgid, getsid};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -61,12 +61,19 @@ pub fn list(dir: &Path) -> io::Result<Vec<Hook>> {
 
 /// Runs them in their order, whatever becomes of each; all together within [`ALL_MS_MAX`].
 pub async fn run(hooks: &[Hook], env: &[(String, String)]) -> Vec<HookEnd> {
-    let until = Instant::now() + Duration::from_millis(ALL_MS_MAX);
+    run_until(hooks, env, Instant::now() + Duration::from_millis(ALL_MS_MAX)).await
+}
+
+async fn run_until(hooks: &[Hook], env: &[(String, String)], until: Instant) -> Vec<HookEnd> {
     let mut ends = Vec::new();
     for hook in hooks {
         let end = |status, output: String| HookEnd { script: hook.name.clone(), status, output };
         if !hook.runs {
             ends.push(end(HookStatus::Skipped, String::new()));
+            continue;
+        }
+        if Instant::now() >= until {
+            ends.push(end(HookStatus::Failed, "(not run: the time of all hooks was over)".to_owned()));
             continue;
         }
         let limit = until.min(Instant::now() + Duration::from_millis(HOOK_MS_MAX));
@@ -76,9 +83,6 @@ pub async fn run(hooks: &[Hook], env: &[(String, String)]) -> Vec<HookEnd> {
             Ok((None, output)) => (HookStatus::Failed, with(output, "killed: it did not end in time")),
             Err(why) => (HookStatus::Failed, format!("can't be run: {why}")),
         };
-        if status == HookStatus::Failed {
-            tracing::warn!(hook = hook.name, output, "hook failed");
-        }
         ends.push(end(status, output));
     }
     ends
@@ -130,12 +134,47 @@ async fn one(
         }
         Err(_) => {
             drop(group);
-            child.wait().await?;
+            // It may have left its group, or be beyond killing for now: nobody waits for it.
+            let _ = child.start_kill();
+            let _ = timeout(REST, child.wait()).await;
             None
         }
     };
     let _ = timeout(REST, kept.read(&mut output)).await;
     Ok((status, kept.text()))
+}
+
+/// Kills the hooks that a noded of this state left behind when it died: nobody limits their time any more, and their job asks
+/// for them again. What a hook has put into a session of its own is left alone. How many there were.
+///
+/// # Errors
+/// When `/proc` can't be read.
+pub fn end_left_behind(data_dir: &str) -> io::Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let Ok(entry) = entry else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let pid = Pid::from_raw(pid);
+        if leads_a_hook(pid, data_dir) && killpg(pid, Signal::SIGKILL).is_ok() {
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+/// Whether a process is what [`one`] started, by its group and variables. One that has ended since is none.
+fn leads_a_hook(pid: Pid, data_dir: &str) -> bool {
+    let leads = getpgid(Some(pid)) == Ok(pid) && getsid(Some(pid)).is_ok_and(|session| session != pid);
+    let dir = PathBuf::from(format!("/proc/{pid}"));
+    let ours = || std::fs::metadata(&dir).is_ok_and(|meta| meta.uid() == geteuid().as_raw());
+    if !leads || !ours() {
+        return false;
+    }
+    let Ok(environ) = std::fs::read(dir.join("environ")) else { return false };
+    let mark = format!("GANETI_DATA_DIR={data_dir}");
+    let mut variables = environ.split(|byte| *byte == 0);
+    variables.clone().any(|variable| variable == mark.as_bytes())
+        && variables.any(|variable| variable.starts_with(b"GANETI_HOOKS_PATH="))
 }
 
 /// The last of what a hook said.
@@ -250,6 +289,53 @@ mod tests {
             () = begun => {}
         }
         gone(child().expect("it got so far")).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_reached_in_time_is_not_begun() {
+        let (top, dir) = dir(&[("a", "sleep 1000", 0o755), ("b", "touch $GANETI_RAN", 0o755)]);
+        let mark = top.path().join("ran");
+        let mut env = env();
+        env.push(("GANETI_RAN".to_owned(), mark.display().to_string()));
+        let until = Instant::now() + Duration::from_millis(300);
+        let ends = run_until(&list(&dir).expect("listed"), &env, until).await;
+        assert!(ends.iter().all(|end| end.status == HookStatus::Failed), "{ends:?}");
+        assert!(ends[0].output.contains("did not end in time"), "{ends:?}");
+        assert!(ends[1].output.contains("not run") && !mark.exists(), "{ends:?}");
+    }
+
+    /// Its own group can't be killed: it is in ours.
+    #[tokio::test]
+    async fn a_hook_that_leaves_its_group_is_killed_in_time() {
+        let (_top, dir) = dir(&[("a", "exec perl -e 'setpgrp(0, getpgrp(getppid())); sleep 1000'", 0o755)]);
+        let begun = Instant::now();
+        let limit = begun + Duration::from_millis(500);
+        let (status, _) = one(&dir.join("a"), &env(), limit).await.expect("run");
+        assert_eq!(status, None);
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[tokio::test]
+    async fn what_a_dead_noded_left_is_ended_and_nothing_else() {
+        let (top, dir) = dir(&[("a", "echo begun > $GANETI_RAN; sleep 1000", 0o755)]);
+        let (mark, data_dir) = (top.path().join("ran"), top.path().join("lib").display().to_string());
+        let mut env = env();
+        env.push(("GANETI_RAN".to_owned(), mark.display().to_string()));
+        env.push(("GANETI_DATA_DIR".to_owned(), data_dir.clone()));
+        env.push(("GANETI_HOOKS_PATH".to_owned(), "x".to_owned()));
+        let path = dir.join("a");
+        let running = one(&path, &env, Instant::now() + Duration::from_secs(1000));
+        let ending = async {
+            while !mark.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(end_left_behind("/elsewhere").expect("looked"), 0, "another state's");
+            end_left_behind(&data_dir).expect("looked")
+        };
+        let (ended, count) = tokio::join!(running, ending);
+        assert_eq!(count, 1);
+        let (status, _) = ended.expect("run");
+        assert_eq!(status.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status)), Some(9));
     }
 
     #[tokio::test]

@@ -24,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 const HOOKS_AT_ONCE_MAX: usize = 32;
 /// How long hooks of the address itself may take: others wait for the address to come and go.
 const TURN_HOOKS: Duration = Duration::from_secs(10);
+/// The same while this daemon ends: all of it must fit into what a daemon is given for its end
+/// ([`gantry_rt::JOIN_MS`]), or the address would stay.
+const END_HOOKS: Duration = Duration::from_millis(1_500);
 /// Pause before an address that could not be taken away is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 /// How often neighbours are told of a new address, and the pause between: a single frame may be lost.
@@ -33,8 +36,23 @@ const ANNOUNCEMENTS: (u32, Duration) = (3, Duration::from_millis(500));
 const UP: (&str, &str) = ("master-ip-turnup", "OP_CLUSTER_IP_TURNUP");
 const DOWN: (&str, &str) = ("master-ip-turndown", "OP_CLUSTER_IP_TURNDOWN");
 
+/// By what the address comes or goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The master's order.
+    Order(Fence),
+    /// This node is not the master any more.
+    Role,
+    /// This daemon ends.
+    End,
+}
+
 /// What a member keeps for this.
 pub struct Effects {
+    /// This daemon ends: hooks that would hold that up end too.
+    ending: CancellationToken,
+    /// What the last failed hook of the address said, which is not told again.
+    said: std::sync::Mutex<String>,
     /// What of the cluster's address is here, as on the disk. Held while it changes.
     address: Mutex<Held>,
     /// Places of directories of hooks.
@@ -47,9 +65,19 @@ struct Held {
     closed: bool,
 }
 
+/// What hooks are told of where this node's state lies.
+fn data_dir(root: &Root) -> String {
+    root.lib().display().to_string()
+}
+
 impl Effects {
-    /// With what the file says.
+    /// With what the file says. Hooks of a noded before this one are ended: nobody waits for them.
     pub(super) fn new(root: &Root) -> Self {
+        match hooks::end_left_behind(&data_dir(root)) {
+            Ok(0) => {}
+            Ok(count) => tracing::warn!(count, "hooks of the noded before this one are killed"),
+            Err(why) => tracing::warn!(%why, "can't look for hooks that were left behind"),
+        }
         let record = files::read_master_ip(root).unwrap_or_else(|why| {
             tracing::error!(
                 why = %error::file(&why).text,
@@ -58,7 +86,20 @@ impl Effects {
             Record::default()
         });
         let address = Mutex::new(Held { record, closed: false });
-        Self { address, hooks: Semaphore::new(HOOKS_AT_ONCE_MAX) }
+        let (ending, said) = (CancellationToken::new(), std::sync::Mutex::default());
+        Self { ending, said, address, hooks: Semaphore::new(HOOKS_AT_ONCE_MAX) }
+    }
+}
+
+impl Effects {
+    /// Logs what a hook of the address said, unless it has just said the same: a refused address is tried again and again.
+    fn tell(&self, bad: Option<&str>) {
+        let Some(bad) = bad else { return };
+        let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *said != bad {
+            tracing::warn!(why = bad, "hooks of the cluster's address");
+            bad.clone_into(&mut said);
+        }
     }
 }
 
@@ -114,15 +155,28 @@ impl Member {
             return Err(Fail::new(Code::Denied, text));
         }
         let steps = master_ip::obey(&held.record, fence.epoch, &request.order);
-        self.take(steps, &mut held.record, Some(fence)).await?;
+        if let Err(why) = self.take(steps, &mut held.record, Cause::Order(fence)).await {
+            self.forget_absent(&mut held.record).await;
+            return Err(why);
+        }
         Ok(MasterIpReply { up: held.record.address.is_some() })
+    }
+
+    /// An address that could not be put up is not on record, so that nobody else's passes for it.
+    async fn forget_absent(self: &Arc<Self>, record: &mut Record) {
+        let Some(address) = &record.address else { return };
+        if matches!(address::device_of(address.ip), Ok(None))
+            && let Err(why) = self.take(master_ip::failed(record), record, Cause::Role).await
+        {
+            tracing::warn!(%why, "an address that is not here stays on record");
+        }
     }
 
     /// Takes the address away unless this node is the master by whose word it is here. What fails is told.
     pub(super) async fn follow_role(self: &Arc<Self>) -> bool {
         let mut held = self.effects.address.lock().await;
         let steps = master_ip::follow(&held.record, self.copies.roles().current());
-        let done = self.take(steps, &mut held.record, None).await;
+        let done = self.take(steps, &mut held.record, Cause::Role).await;
         if let Err(why) = &done {
             tracing::error!(%why, "this node is not the master, and the cluster's address is still here");
         }
@@ -144,21 +198,17 @@ impl Member {
                 () = tokio::time::sleep(again) => {}
             }
         }
+        self.effects.ending.cancel();
         let mut held = self.effects.address.lock().await;
         held.closed = true;
         let steps = master_ip::release(&held.record);
-        if let Err(why) = self.take(steps, &mut held.record, None).await {
+        if let Err(why) = self.take(steps, &mut held.record, Cause::End).await {
             tracing::error!(%why, "the cluster's address stays on this machine while its noded is away");
         }
         Ok(())
     }
 
-    async fn take(
-        self: &Arc<Self>,
-        steps: Vec<Step>,
-        record: &mut Record,
-        fence: Option<Fence>,
-    ) -> Result<(), Fail> {
+    async fn take(self: &Arc<Self>, steps: Vec<Step>, record: &mut Record, cause: Cause) -> Result<(), Fail> {
         for step in steps {
             match step {
                 Step::Store(next) => {
@@ -168,43 +218,61 @@ impl Member {
                     super::node::blocking(write).await?;
                     *record = next;
                 }
-                Step::Remove(address) => self.turn_down(&address).await?,
+                Step::Remove(address) => self.turn_down(&address, cause).await?,
                 Step::Vacant(address) => vacant(&address)?,
-                Step::Add(address) => self.turn_up(&address, fence).await?,
+                Step::Add(address) => self.turn_up(&address, cause).await?,
             }
         }
         Ok(())
     }
 
-    async fn turn_up(self: &Arc<Self>, address: &MasterAddress, fence: Option<Fence>) -> Result<(), Fail> {
+    async fn turn_up(self: &Arc<Self>, address: &MasterAddress, cause: Cause) -> Result<(), Fail> {
         if address::is_up(address).map_err(|why| failed(&why))? {
             return Ok(());
         }
-        if let Some(bad) = self.turn_hooks(UP, HookPhase::Pre, address).await {
+        if let Some(bad) = self.turn_hooks(UP, HookPhase::Pre, address, cause).await {
             return Err(Fail::new(Code::Internal, bad));
         }
         // Hooks take their time: the last look before the effect.
-        if let Some(fence) = fence {
+        if let Cause::Order(fence) = cause {
             self.gate.check(fence).map_err(shut)?;
         }
         address::add(address).await.map_err(|why| failed(&why))?;
         tracing::info!(%address, "the cluster's address is up");
         announce(address);
         self.announce_again(address.clone());
-        self.turn_hooks(UP, HookPhase::Post, address).await;
+        self.hooks_afterwards(UP, address, cause);
         Ok(())
     }
 
     /// Takes it away; hooks that fail are told, and keep nothing up.
-    async fn turn_down(&self, address: &MasterAddress) -> Result<(), Fail> {
+    async fn turn_down(self: &Arc<Self>, address: &MasterAddress, cause: Cause) -> Result<(), Fail> {
         if !address::is_up(address).map_err(|why| failed(&why))? {
             return Ok(());
         }
-        self.turn_hooks(DOWN, HookPhase::Pre, address).await;
+        self.turn_hooks(DOWN, HookPhase::Pre, address, cause).await;
         address::remove(address).await.map_err(|why| failed(&why))?;
         tracing::info!(%address, "the cluster's address is down");
-        self.turn_hooks(DOWN, HookPhase::Post, address).await;
+        if cause == Cause::End {
+            self.turn_hooks(DOWN, HookPhase::Post, address, cause).await;
+        } else {
+            self.hooks_afterwards(DOWN, address, cause);
+        }
         Ok(())
+    }
+
+    /// Runs the hooks after the address came or went; nobody waits for them.
+    fn hooks_afterwards(
+        self: &Arc<Self>,
+        names: (&'static str, &'static str),
+        address: &MasterAddress,
+        cause: Cause,
+    ) {
+        let (member, address) = (Arc::clone(self), address.clone());
+        self.tasks.spawn("hooks of the address", async move {
+            member.turn_hooks(names, HookPhase::Post, &address, cause).await;
+            anyhow::Ok(())
+        });
     }
 
     /// Tells the neighbours some more times, as long as it is here.
@@ -230,6 +298,7 @@ impl Member {
         (path, code): (&str, &str),
         phase: HookPhase,
         address: &MasterAddress,
+        cause: Cause,
     ) -> Option<String> {
         let text = |key: &str| -> Option<String> {
             debug_assert!(ssconf::KEYS.contains(&key));
@@ -249,10 +318,37 @@ impl Member {
         let env = env.into_iter().filter_map(|(name, value)| Some((format!("GANETI_{name}"), value?)));
         let fence = Fence { epoch: 0, ballot: [0; 16] };
         let request = HooksRunRequest { fence, path: path.to_owned(), phase, env: env.collect() };
-        let ends = match tokio::time::timeout(TURN_HOOKS, self.hooks_of(&request)).await {
+        let bad = self.bad_of(&request, cause).await;
+        self.effects.tell(bad.as_deref());
+        bad
+    }
+
+    /// What the first hook that failed said, or why they were not all run.
+    async fn bad_of(&self, request: &HooksRunRequest, cause: Cause) -> Option<String> {
+        let (limit, cut_short) = match cause {
+            Cause::End => (END_HOOKS, None),
+            Cause::Order(_) | Cause::Role => (TURN_HOOKS, Some(&self.effects.ending)),
+        };
+        let ended = async {
+            match cut_short {
+                Some(ending) => ending.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        let ends = tokio::select! {
+            ends = tokio::time::timeout(limit, self.hooks_of(request)) => ends,
+            () = ended => return Some(format!("hooks of {} are cut short: noded ends", request.path)),
+        };
+        let ends = match ends {
             Ok(Ok(ends)) => ends,
             Ok(Err(why)) => return Some(why.text),
-            Err(_) => return Some(format!("hooks of {path} did not end within {} s", TURN_HOOKS.as_secs())),
+            Err(_) => {
+                return Some(format!(
+                    "hooks of {} did not end within {} ms",
+                    request.path,
+                    limit.as_millis()
+                ));
+            }
         };
         let bad = ends.into_iter().find(|end| end.status == HookStatus::Failed);
         bad.map(|end| format!("hook {}: {}", end.script, end.output))
@@ -268,7 +364,12 @@ impl Member {
         let _place = self.effects.hooks.acquire().await.map_err(|_| error::stopping())?;
         let pass = self.gate.enter(request.fence).map_err(shut)?;
         tokio::select! {
-            ends = self.hooks_of(&request) => ends,
+            ends = self.hooks_of(&request) => {
+                for end in ends.iter().flatten().filter(|end| end.status == HookStatus::Failed) {
+                    tracing::warn!(hook = end.script, output = end.output, "hook failed");
+                }
+                ends
+            }
             _ = pass.overruled() => {
                 self.gate.check(request.fence).map_err(shut)?;
                 Err(error::stopping())
@@ -292,7 +393,7 @@ impl Member {
                 Fail::new(Code::Internal, format!("can't look for hooks in {}: {why}", dir.display()))
             })?);
         }
-        let env = rules::environment(request, &root.lib().display().to_string());
+        let env = rules::environment(request, &data_dir(root));
         Ok(hooks::run(&all, &env).await)
     }
 }

@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the address is looked at while nothing happens: somebody may have taken it from its device.
 const LOOK: Duration = Duration::from_secs(10);
-/// Pause after a failure: the own noded may not be claimed yet, a device may still be coming.
+/// Pause after a failure that passes: the own noded may be starting, or not be claimed yet. Where it refuses, the pause is
+/// [`LOOK`]: each attempt runs hooks.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long noded may take to put the address up or take it down, with the hooks around that.
 const ADDRESS_CALL: Duration = Duration::from_secs(60);
@@ -76,6 +77,8 @@ struct Standing {
     client: Option<Client>,
     /// What noded was last told, on this connection.
     told: Option<Option<MasterAddress>>,
+    /// The last thing that failed was noded's refusal of the address.
+    refused: bool,
     /// The hooks of the failover are over.
     hooks_done: bool,
     /// The last failure that was logged.
@@ -95,7 +98,7 @@ impl Keeper {
                 () = stop.cancelled() => return Ok(()),
                 done = self.once(&mut standing) => done,
             };
-            let pause = if done.is_ok() { LOOK } else { AGAIN };
+            let pause = if done.is_ok() || standing.refused { LOOK } else { AGAIN };
             let failure = done.err().unwrap_or_default();
             if failure != standing.failure && !failure.is_empty() {
                 tracing::warn!(why = failure, "the cluster's address or the hooks of the failover");
@@ -115,6 +118,7 @@ impl Keeper {
         if standing.client.as_ref().is_some_and(Client::is_closed) {
             (standing.client, standing.told) = (None, None);
         }
+        standing.refused = false;
         let wanted = self.handle.ask(Owner::wanted_effects).await.map_err(|fail| fail.text)?;
         let address = wanted.address.clone()?;
         // Nothing to have, and noded knows: no need to trouble anybody.
@@ -127,6 +131,7 @@ impl Keeper {
         let client = self.client(standing).await?;
         let done = client.call::<MasterIp>(&request, ADDRESS_CALL).await;
         standing.told = done.is_ok().then_some(address);
+        standing.refused = matches!(&done, Err(CallError::Fail(fail)) if fail.code != Code::NotReady);
         let done = done.map(|_| ()).map_err(|why| why.to_string());
         if !standing.hooks_done {
             // An address that can't be had keeps no hook from running.

@@ -322,6 +322,23 @@ impl Owner {
         Ok((self.last.0, results))
     }
 
+    /// Refuses what [`Owner::apply`] would refuse now; nothing has changed afterwards.
+    pub fn check(&mut self, owner: JobOwner, commands: &[Command], reply: Reply<()>) {
+        let done = self.try_check(owner, commands);
+        self.answer(reply, done);
+    }
+
+    fn try_check(&mut self, owner: JobOwner, commands: &[Command]) -> Result<(), Fail> {
+        self.has_room()?;
+        self.lives(owner)?;
+        self.may(owner, commands)?;
+        let (now, lease_clock) = (clock::now().epoch(), self.lease_time.now());
+        let mut context = Context { now, clock: lease_clock, owner: None, ids: &mut Random };
+        let effect = self.config.apply(commands, &mut context)?;
+        self.config.undo(effect.undo);
+        Ok(())
+    }
+
     /// The answer to a batch that was applied before, when it is asked for again.
     fn repeated(&self, owner: JobOwner, seq: u64) -> Result<Option<(u64, Vec<Value>)>, Fail> {
         match self.config.applied(owner) {
