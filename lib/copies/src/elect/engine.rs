@@ -29,8 +29,9 @@ const PROMISE_MS: u64 = 10_000;
 const GRACE: Duration = Duration::from_millis(250);
 /// After so long people are told for whom the command waits.
 const TELL: Duration = Duration::from_millis(300);
-/// How long a master may take to stop its daemons; boot gives them less.
-const STEP_DOWN_MS: u64 = 45_000;
+/// How long a master that answers is waited for to stop its daemons: healthy ones end within a second. Those that hang are killed
+/// by its boot, one after the other; the ballot fences them meanwhile, and nothing acknowledged hangs on their end.
+const STEP_DOWN_MS: u64 = 5_000;
 /// How long the own noded may take to check both votes and write the role.
 const ELECTED_MS: u64 = 15_000;
 

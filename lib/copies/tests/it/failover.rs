@@ -223,3 +223,22 @@ async fn a_slow_master_is_asked_to_stop() {
     assert!(events.iter().any(|e| matches!(e, Event::SteppedDown { outcome: Ok(()), .. })), "{events:?}");
     boot.await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_whose_daemons_hang_is_not_waited_for_to_their_end() {
+    let world = World::new(3).await;
+    // Nobody ends them: no boot kills what hangs.
+    let (w, q) = (world.lead(0, LogKind::W).await.unwrap(), world.lead(0, LogKind::Q).await.unwrap());
+    w.put("one").await;
+    q.put("one").await;
+    let began = Instant::now();
+    let (won, events) = world.elect_within(1, Mode::Vote, PATIENCE_SHORT).await;
+    assert!(matches!(won, Ok(Outcome::Won(_))), "{won:?}");
+    assert!(events.iter().any(|e| matches!(e, Event::SteppedDown { outcome: Err(_), .. })), "{events:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let next = world.lead(1, LogKind::W).await.unwrap();
+    assert!(next.keys().contains("one"));
+    // Its writers are fenced all the same.
+    let fenced = soon("the news", w.handle.deposed()).await;
+    assert!(matches!(fenced, CopiesError::Deposed { .. }), "{fenced}");
+}
