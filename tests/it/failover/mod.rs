@@ -307,9 +307,23 @@ fn one_of_two_goes_on_without_voting() {
         ensure!(tags.contains("before") && tags.contains("after"), "{tags}");
         copies(&cluster, 1)
     });
-    step("the other is fed anew when it is back", || {
+    let name = cluster.nodes[1].name.clone();
+    step("the other keeps what it needs to be the master of the history that was given up", || {
         cluster.boot(1)?;
-        let name = cluster.nodes[1].name.clone();
+        let mut luxi = cluster.luxi()?;
+        wait::until("it to be audited", PATIENCE, || {
+            let audit = json!({"OP_ID": "OP_NODE_AUDIT", "node_name": name, "reason": []});
+            let job = luxi.submit(&[audit]).ok()?;
+            (luxi.wait(job, PATIENCE).ok()? == "success").then_some(())
+        })?;
+        let lib = cluster.nodes[1].root.join("var/lib/gantry");
+        ensure!(std::fs::read_to_string(lib.join("role.json"))?.contains("candidate"), "its role is gone");
+        ensure!(lib.join("secrets/ca.key").exists(), "its key of the CA is gone");
+        let (_, said) = cluster.refused(&["cluster", "verify"])?;
+        ensure!(said.contains("a history that was given up"), "{said}");
+        Ok(())
+    });
+    step("the other is fed anew when it is back", || {
         wait::until("it can be made a candidate", PATIENCE, || {
             cluster.run(&["node", "modify", "-C", "yes", &name]).ok()
         })?;

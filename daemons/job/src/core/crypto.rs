@@ -61,7 +61,10 @@ pub fn leftover(reply: &CryptoReply, candidate: bool) -> Option<String> {
         (Role::Regular | Role::Master, Some(_)) => "the CA's key",
         (Role::Regular | Role::Master, None) => return None,
     };
-    Some(format!("it has {what}, and is none: the overseer's next audit of the node takes that away"))
+    Some(format!(
+        "it has {what}, and is none: the overseer's next audit takes that away, unless its copies are of a history that was given \
+         up; \"gnt-node modify -C yes\" makes it a candidate of this one"
+    ))
 }
 
 /// Whole days until `ends`; negative: it is over.

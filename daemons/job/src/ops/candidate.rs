@@ -12,7 +12,7 @@ use crate::ops::{Cx, Locks, hmac};
 use gantry_model::config::{Node, Params};
 use gantry_model::ids::NodeUuid;
 use gantry_model::role::Role;
-use gantry_proto::noded::{Crypto, Secrets, SecretsRequest, SetRole, SetRoleRequest};
+use gantry_proto::noded::{CopyLook, Crypto, Secrets, SecretsRequest, SetRole, SetRoleRequest};
 use gantry_proto::wconfd::Want;
 use gantry_rpc::tls;
 use serde_json::json;
@@ -85,9 +85,17 @@ pub async fn put_right(cx: &mut Cx<'_>, node: &Node) -> Result<bool, OpFail> {
     Ok(true)
 }
 
-async fn has_leftover(cx: &Cx<'_>, node: &Node) -> Result<bool, OpFail> {
+async fn has_leftover(cx: &mut Cx<'_>, node: &Node) -> Result<bool, OpFail> {
     let reply = cx.nodes.call::<Crypto>(node, &(), CALL).await?;
-    Ok(crypto::leftover(&reply, node.master_candidate).is_some())
+    if crypto::leftover(&reply, node.master_candidate).is_none() {
+        return Ok(false);
+    }
+    // A history that was given up (P1.12) may live on in its copies alone. With its role it can still be made the master of
+    // that: whether anybody wants it, a person decides, by making the node a candidate of this one.
+    let master = cx.master.node(&cx.go().master.to_string()).await?;
+    let ours = cx.nodes.call::<CopyLook>(&master, &(), CALL).await?;
+    let theirs = cx.nodes.call::<CopyLook>(node, &(), CALL).await?;
+    Ok(!candidates::of_another_history(&ours, &theirs))
 }
 
 async fn set_role(cx: &Cx<'_>, node: &Node, role: Role) -> Result<(), OpFail> {
