@@ -127,7 +127,7 @@ impl World {
         let looked = self.nodes[n].elect.take().map_or_else(BTreeMap::new, |e| e.looked);
         let others = looked.into_iter().filter(|(by, _)| *by != n).map(|(_, l)| l.0);
         let heard: Vec<Heard> = std::iter::once(own.0.clone()).chain(others).collect();
-        let Alone { epoch, w, q, at_risk } = alone(&self.nodes[n].me, &own.0, &heard);
+        let Alone { epoch, w, q, at_risk, .. } = alone(&self.nodes[n].me, &own.0, &heard);
         let (ballot, history) = (self.draw(n), Uuid::from_bytes(self.draw(n)));
         // Between the logs nothing holds them together but majorities: an effect may lose its cause here.
         self.excused.extend(self.orphans(n));

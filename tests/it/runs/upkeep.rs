@@ -78,7 +78,8 @@ const STRAY_UIDS: u32 = 1900 << 20;
 
 fn stranger_is_killed(bed: &Bed) -> Result<()> {
     let node = &bed.cluster.nodes[0];
-    let mut label = rpc::some_label(node)?;
+    // The VMs of the tasks before are just being made anew.
+    let mut label = wait::until("a VM on the node", PATIENCE, || rpc::some_label(node).ok())?;
     let (name, stale) = (|| {
         let runtime_id = rpc::noted(node).ok()?.into_iter().find(|name| name.starts_with("gantry-"))?;
         let (slot, generation) = runtime_id.rsplit_once('-')?;

@@ -95,6 +95,7 @@ impl Copies {
                 ballot: request.ballot,
                 node: self.node.0,
                 last: wire::to_place(last),
+                list_n: request.list_n,
             };
             let begin = move |seat: &mut Seat| {
                 seat.close();

@@ -267,6 +267,7 @@ impl<'a, L: Link, F: FnMut(Event) + Send> Engine<'a, L, F> {
             ballot: won.ballot,
             w: place(Log::W),
             q: place(Log::Q),
+            list_n: plan.list_n,
         };
         let deadline = Duration::from_millis(ELECTED_MS);
         let begun = self.link.call::<noded::CopyAlone>(self.me, request, deadline).await;
