@@ -133,7 +133,9 @@ impl World {
         self.excused.extend(self.orphans(n));
         for (log, name, row) in [(W, LogName::W, w), (Q, LogName::Q, q)] {
             self.stop(n, log);
+            // What a snapshot left half done is carried on first: noded opens the copy before it goes on alone.
             self.nodes[n].pending[log].clear();
+            self.boot(n, log)?;
             self.lost_unsaid(n, log, at_risk.iter().find(|r| r.log == name))?;
             let (old, content) = (self.line(n, log), self.nodes[n].copies[log].content());
             self.watch.alone(old, (history, log), &content);
