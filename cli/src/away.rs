@@ -80,7 +80,8 @@ fn does_not_stay_up(root: &Root, daemon: &DaemonStatus) -> CliError {
     if said.is_some_and(|said| said.contains("damaged")) {
         text.push_str(
             "\nThis node's copies are damaged. Let another candidate take over: run \"gnt-cluster master-failover\" there; then \
-             have this node fed anew with \"gnt-node modify -C no\" and \"-C yes\".",
+             have this node fed anew with \"gnt-node modify -C no\" and \"-C yes\". Where no other candidate is left, go back to a \
+             backup: \"gnt-cluster restore DIR\" here.",
         );
     }
     CliError::plain(text)

@@ -31,6 +31,8 @@ pub struct FailoverRequest {
     pub no_voting: bool,
     /// Nodes marked offline are not asked.
     pub ignore_offline: bool,
+    /// How long candidates that do not answer are waited for; None: the elector's own bound.
+    pub patience_ms: Option<u32>,
 }
 
 /// See [`Failover`].

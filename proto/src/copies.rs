@@ -402,6 +402,8 @@ pub struct AloneRequest {
     pub w: Place,
     /// And of Q.
     pub q: Place,
+    /// The number of the list in both.
+    pub list_n: u64,
 }
 
 /// See [`crate::noded::StepDown`].

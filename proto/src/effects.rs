@@ -32,6 +32,17 @@ pub struct MasterIpReply {
     pub up: bool,
 }
 
+/// See [`crate::noded::AddressLook`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressLookReply {
+    /// The device that has it, if one has.
+    pub device: Option<String>,
+    /// An operator took the cluster's address down here, for as long as the epoch lasts.
+    pub down: bool,
+    /// The same for all who share this node's network devices: nodes may be on one machine.
+    pub stack: String,
+}
+
 /// When a hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HookPhase {

@@ -8,6 +8,7 @@ pub use crate::vmd::{CommandEnd, Stream, Why};
 use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, LeaseUuid, NodeUuid};
 use gantry_model::role::Role;
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 
 /// Protocol name in the hello.
 pub const PROTOCOL: &str = "noded";
@@ -112,6 +113,8 @@ verbs! {
     /// Runs this node's hooks of one path and phase, one after the other; files that are none are told too. Ends with its
     /// caller, and when another master claims the node.
     46 HooksRun(effects::HooksRunRequest) as Vec<effects::HookEnd>;
+    /// Whether this machine has an address. Changes nothing.
+    47 AddressLook(Ipv4Addr) as effects::AddressLookReply;
 }
 
 /// SHA-256 of a certificate's DER: what people and jobs call a CA by.
@@ -143,6 +146,8 @@ pub struct CryptoReply {
     pub key: Option<Print>,
     /// SHA-256 of its `hmac.key`; None = it has none.
     pub hmac: Option<[u8; 32]>,
+    /// What it takes itself for.
+    pub role: Role,
 }
 
 /// See [`CryptoStore`].

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// More than any step here takes, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Files and directories of the smallest backup.
+const FILES_MIN: u32 = 9;
 /// Bytes of one write to a disk that gets full; what is left is less.
 const GRAIN: usize = 512;
 
@@ -45,6 +47,12 @@ impl Disk {
             while file.write_all(&vec![0; grain]).is_ok() {}
         }
         Ok(())
+    }
+
+    /// How many files and directories it may have, its root among them.
+    fn set_inodes(&self, most: u32) -> Result<()> {
+        let option = format!("nr_inodes={most}");
+        Ok(mount(None::<&str>, &self.0, None::<&str>, MsFlags::MS_REMOUNT, Some(option.as_str()))?)
     }
 
     /// Busy while somebody has a file open for writing.
@@ -286,4 +294,45 @@ fn says_why(cluster: &VirtualCluster) -> Result<()> {
         slots.iter().find(|slot| told(slot)).map(|slot| eprintln!("    {slot}"))
     })
     .context(seen)
+}
+
+/// A backup whose disk gets full at any of its files says so once, and leaves nothing that looks like one.
+#[test]
+fn a_backup_on_a_full_disk_is_none_and_says_so() {
+    let dir = directory().expect("a directory");
+    let options = Options { dir: Some(dir.path().join("c")), ..Options::new(1) };
+    let cluster = VirtualCluster::start(&options).expect("the cluster starts");
+    let disk = Disk::mount(&dir.path().join("small"), 8).expect("a small disk");
+    let at = disk.0.join("monday");
+    let told = at.to_string_lossy().into_owned();
+    let left = || -> Result<usize> { Ok(fs::read_dir(&disk.0)?.count()) };
+    step("one that is too small is told before anything is written", || {
+        let (_, said) = cluster.refused(&["cluster", "backup", &told])?;
+        ensure!(said.contains("MiB are needed in") && said.trim_end().lines().count() == 1, "{said}");
+        ensure!(left()? == 0, "something is left");
+        Ok(())
+    });
+    step("one that gets full on the way is told, at whichever file", || {
+        mount(None::<&str>, &disk.0, None::<&str>, MsFlags::MS_REMOUNT, Some("size=64m"))?;
+        let mut failed = 0;
+        for inodes in 1.. {
+            disk.set_inodes(inodes)?;
+            let output = cluster.command_on(0, &["cluster", "backup", &told]).output()?;
+            if output.status.success() {
+                break;
+            }
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(said.contains("no room is left in") && said.contains("another disk"), "{inodes}: {said}");
+            ensure!(said.trim_end().lines().count() == 1, "one error: {said}");
+            ensure!(left()? == 0, "{inodes}: something is left");
+            failed += 1;
+        }
+        ensure!(failed >= FILES_MIN, "it failed {failed} times only");
+        Ok(())
+    });
+    step("with room there is one, and it is whole", || {
+        let said = cluster.refused(&["cluster", "restore", "--look", &told])?.1;
+        ensure!(said.contains("a master at work"), "{said}");
+        Ok(())
+    });
 }

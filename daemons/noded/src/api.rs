@@ -63,6 +63,7 @@ impl Api {
             wire::CopyAlone => |request, call| member.alone(call.peer.node, request).await,
             wire::MasterIp => |request, _call| member.master_ip(request).await,
             wire::HooksRun => |request, _call| member.hooks_run(request).await,
+            wire::AddressLook => |ip, _call| member.address_look(ip).await,
             wire::JoinProve => |_request, _call| Err(self.joined()),
             wire::JoinFinish => |_request, _call| Err(self.joined()),
         })

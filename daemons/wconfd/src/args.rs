@@ -72,6 +72,9 @@ pub struct ElectOptions {
     /// For Ganeti's callers: offline nodes hold no copy that counts, so they are left out in any case
     #[arg(long)]
     pub ignore_offline_nodes: bool,
+    /// How long to wait for candidates that do not answer [default: 2000]
+    #[arg(long, value_name = "MS")]
+    pub patience_ms: Option<u32>,
 }
 
 /// What a new cluster is made of.

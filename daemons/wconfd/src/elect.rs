@@ -7,7 +7,7 @@
 use crate::args::ElectOptions;
 use anyhow::{Context as _, bail};
 use gantry_copies::advice::helps_to_drop;
-use gantry_copies::elect::{ElectError, Event, Looked, Mode, Outcome, elect, tell};
+use gantry_copies::elect::{ElectError, Event, Looked, Mode, Outcome, PATIENCE, elect, tell};
 use gantry_copies::link::{Link, TlsLink};
 use gantry_copies::peers::Peers;
 use gantry_model::ids::NodeUuid;
@@ -19,6 +19,7 @@ use gantry_rt::files;
 use gantry_store::core::elect::{AtRisk, Decision, LogName};
 use serde_json::{Value, json};
 use std::io::Write as _;
+use std::time::Duration;
 
 impl ElectOptions {
     fn mode(&self) -> Result<Mode, &'static str> {
@@ -30,6 +31,10 @@ impl ElectOptions {
             (true, false) if self.yes_do_it => Ok(Mode::Alone),
             (true, false) => Err("--no-voting may lose what was acknowledged: give --yes-do-it too"),
         }
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience_ms.map_or(PATIENCE, |ms| Duration::from_millis(ms.into()))
     }
 }
 
@@ -49,7 +54,7 @@ pub fn run(root: &Root, options: &ElectOptions) -> anyhow::Result<bool> {
         return Ok(end(&refused("wrong_state", text)));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(run_on(root, &role, mode))?;
+    let outcome = runtime.block_on(run_on(root, &role, mode, options.patience()))?;
     Ok(end(&outcome))
 }
 
@@ -64,12 +69,12 @@ fn end(line: &Value) -> bool {
     line.get("refused").is_none()
 }
 
-async fn run_on(root: &Root, role: &RoleFile, mode: Mode) -> anyhow::Result<Value> {
+async fn run_on(root: &Root, role: &RoleFile, mode: Mode, patience: Duration) -> anyhow::Result<Value> {
     let identity = Identity::load(&root.secrets()).context("loading the certificate")?;
     let link = TlsLink::new(identity, role.cluster, "gantry-elect", Peers::of_dir(&root.lib()));
     let names = |node: NodeUuid| link.name(node);
     let mut begun = false;
-    let outcome = elect(&link, role.node, mode, |event| {
+    let outcome = elect(&link, role.node, mode, patience, |event| {
         // Before the first call that may leave a promise.
         let promises = matches!(event, Event::Ballot { .. })
             || (mode == Mode::Alone && matches!(event, Event::AtRisk(_)));
@@ -137,6 +142,9 @@ fn why_not(why: &ElectError, names: impl Fn(NodeUuid) -> String) -> String {
 
 fn lines(event: &Event, names: impl Fn(NodeUuid) -> String, mode: Mode) -> Vec<String> {
     match event {
+        Event::Waiting { names, at_most } => {
+            vec![format!("waiting up to {} s for an answer of {}", at_most.as_secs_f32(), names.join(", "))]
+        }
         Event::Looked(all) => all.iter().map(looked).collect(),
         Event::Decided(decision) => decided(decision, names, mode).into_iter().collect(),
         Event::StepDown { name, epoch } => {

@@ -334,11 +334,7 @@ fn make(new: &Path, plan: &Plan) -> Result<(), InitError> {
     make_logs(new, plan)?;
     make_secrets(&new.join("secrets"), plan)?;
     // Readable by its group: confd and its clients run as other users.
-    write(
-        &new.join("hmac.key"),
-        format!("{}{}\n", Uuid::new_v4().simple(), Uuid::new_v4().simple()).as_bytes(),
-        0o640,
-    )?;
+    write(&new.join("hmac.key"), hmac_key().as_bytes(), 0o640)?;
     let role = RoleFile { node: plan.node, cluster: plan.cluster, role: Role::Master, epoch: FIRST_EPOCH };
     let mut text = serde_json::to_vec_pretty(&role).expect("a role is plain data");
     text.push(b'\n');
@@ -387,4 +383,8 @@ fn make_secrets(dir: &Path, plan: &Plan) -> Result<(), InitError> {
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), InitError> {
     files::atomic_write(path, bytes, mode).map_err(io_error("write", path))
+}
+/// A new key of confd, as a line of hex.
+pub(crate) fn hmac_key() -> String {
+    format!("{}{}\n", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }

@@ -37,8 +37,9 @@ const PROMISE_MS: u64 = 5_000;
 const FETCH_MS: u64 = 60_000;
 /// Between two rounds of asking the silent.
 const ROUND: Duration = Duration::from_millis(500);
-/// How long the slow are waited for once a majority has promised.
-const GRACE: Duration = Duration::from_millis(1_000);
+/// How long the slow are waited for once a majority has promised: what they have more can then be taken over. Not longer,
+/// since the cluster waits for its master.
+const GRACE: Duration = Duration::from_millis(250);
 /// Runs tried because others were heard of. Each start of a writer takes one, so a few are many.
 const RUNS_MAX: usize = 100;
 

@@ -127,13 +127,15 @@ impl World {
         let looked = self.nodes[n].elect.take().map_or_else(BTreeMap::new, |e| e.looked);
         let others = looked.into_iter().filter(|(by, _)| *by != n).map(|(_, l)| l.0);
         let heard: Vec<Heard> = std::iter::once(own.0.clone()).chain(others).collect();
-        let Alone { epoch, w, q, at_risk } = alone(&self.nodes[n].me, &own.0, &heard);
+        let Alone { epoch, w, q, at_risk, .. } = alone(&self.nodes[n].me, &own.0, &heard);
         let (ballot, history) = (self.draw(n), Uuid::from_bytes(self.draw(n)));
         // Between the logs nothing holds them together but majorities: an effect may lose its cause here.
         self.excused.extend(self.orphans(n));
         for (log, name, row) in [(W, LogName::W, w), (Q, LogName::Q, q)] {
             self.stop(n, log);
+            // What a snapshot left half done is carried on first: noded opens the copy before it goes on alone.
             self.nodes[n].pending[log].clear();
+            self.boot(n, log)?;
             self.lost_unsaid(n, log, at_risk.iter().find(|r| r.log == name))?;
             let (old, content) = (self.line(n, log), self.nodes[n].copies[log].content());
             self.watch.alone(old, (history, log), &content);

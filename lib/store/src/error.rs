@@ -173,8 +173,15 @@ impl StoreError {
     /// The disk has no room left.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let StoreError::Sql { source, .. } = self else { return false };
-        source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+        match self {
+            StoreError::Sql { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            StoreError::Io { source, .. } => {
+                matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
     }
 
     /// The files themselves are bad: SQLite or a crc says so.

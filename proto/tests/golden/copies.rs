@@ -110,6 +110,7 @@ pub fn samples(sheet: &mut Sheet) {
         ballot: ids::FENCE.ballot,
         w: AT,
         q: Place::default(),
+        list_n: 4,
     };
     sheet.verb::<CopyAlone>(&[alone], &[], &[()]);
 }

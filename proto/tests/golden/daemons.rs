@@ -44,7 +44,12 @@ fn boot_keeps_its_bytes() {
     sheet.verb::<boot::Stop>(&names(), &[], &[()]);
     sheet.verb::<boot::Shutdown>(&[()], &[], &[()]);
     sheet.verb::<boot::Hold>(&names(), &[], &[()]);
-    let failover = boot::FailoverRequest { look: true, no_voting: false, ignore_offline: true };
+    let failover = boot::FailoverRequest {
+        look: true,
+        no_voting: false,
+        ignore_offline: true,
+        patience_ms: Some(1_500),
+    };
     let lines = [boot::FailoverLine { text: "node2 answers".to_owned() }];
     let ends = [None, Some(70_000)].map(|epoch| boot::FailoverReply { epoch });
     sheet.verb::<boot::Failover>(&[failover], &lines, &ends);

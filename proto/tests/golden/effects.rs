@@ -3,9 +3,10 @@
 use crate::sheet::{Sheet, ids};
 use gantry_model::master_ip::MasterAddress;
 use gantry_proto::effects::{
-    HookEnd, HookPhase, HookStatus, HooksRunRequest, MasterIpOrder, MasterIpReply, MasterIpRequest,
+    AddressLookReply, HookEnd, HookPhase, HookStatus, HooksRunRequest, MasterIpOrder, MasterIpReply,
+    MasterIpRequest,
 };
-use gantry_proto::noded::{HooksRun, MasterIp};
+use gantry_proto::noded::{AddressLook, HooksRun, MasterIp};
 use std::net::Ipv4Addr;
 
 pub fn samples(sheet: &mut Sheet) {
@@ -18,6 +19,12 @@ pub fn samples(sheet: &mut Sheet) {
     ];
     let orders = orders.map(|order| MasterIpRequest { fence: ids::FENCE, order });
     sheet.verb::<MasterIp>(&orders, &[], &[MasterIpReply { up: true }]);
+    let seen = [Some("eth0".to_owned()), None].map(|device| AddressLookReply {
+        down: device.is_none(),
+        device,
+        stack: "b1 net:[7]".to_owned(),
+    });
+    sheet.verb::<AddressLook>(&["192.0.2.1".parse().expect("an address")], &[], &seen);
     let run = |phase| HooksRunRequest {
         fence: ids::FENCE,
         path: "node-add".to_owned(),

@@ -43,6 +43,7 @@ fn crypto(sheet: &mut Sheet) {
         ends: -1,
         key,
         hmac: key,
+        role: Role::Candidate,
     };
     sheet.verb::<noded::Crypto>(&[()], &[], &[of(Some([7; 32]), Some([6; 32])), of(None, None)]);
     sheet.verb::<noded::CryptoAsk>(&[ids::FENCE], &[], &["PEM 2".to_owned()]);

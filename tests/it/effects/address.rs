@@ -79,7 +79,10 @@ fn the_clusters_address_moves_with_the_master() {
             copies(&cluster, 3)?;
         }
         cluster.run(&["cluster", "add-tags", "later"])?;
-        only_on(&cluster, ADDRESS, &[])
+        only_on(&cluster, ADDRESS, &[])?;
+        let said = cluster.run(&["cluster", "verify"])?;
+        ensure!(said.contains("by an operator's word"), "{said}");
+        Ok(())
     });
     step("an operator puts it up", || {
         cluster.run(&["cluster", "activate-master-ip"])?;
@@ -216,6 +219,17 @@ fn what_the_address_needs_never_stops_a_failover() {
         let (_, said) = cluster.refused(&["cluster", "activate-master-ip"])?;
         ensure!(said.contains("not by Gantry"), "{said}");
         fail_over(&cluster, 0)?;
-        only_on(&cluster, foreign, &[0, 2])
+        only_on(&cluster, foreign, &[0, 2])?;
+        let (_, said) = cluster.refused(&["cluster", "verify"])?;
+        let third = format!("{}: it has the cluster's address {foreign}", cluster.nodes[2].name);
+        ensure!(said.contains(&third), "{said}");
+        cluster.net()?.remove(2, foreign)?;
+        cluster.run(&["cluster", "verify"])?;
+        // Somebody takes it from the master: told, until the master has looked again.
+        cluster.run(&["cluster", "modify", "--master-netdev", "nosuch0"])?;
+        wait::until("verify to tell that it is not there", PATIENCE, || {
+            let (_, said) = cluster.refused(&["cluster", "verify"]).ok()?;
+            (said.contains("is not there") && said.contains("nosuch0")).then_some(())
+        })
     });
 }

@@ -6,7 +6,9 @@ use super::damage::Told;
 use super::{PATIENCE, copies};
 use crate::{cluster, step};
 use anyhow::{Context, Result, ensure};
-use gantry_tests::{VirtualCluster, wait};
+use gantry_tests::{VirtualCluster, process, wait};
+use nix::sys::signal::Signal;
+use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
 
@@ -174,4 +176,72 @@ fn a_change_of_candidates_that_its_master_does_not_survive_is_settled_by_the_nex
         });
         master = next;
     }
+}
+
+/// What the job of a promotion or demotion leaves that dies in between is told by verify and taken away by the next audit
+/// (`role.json` and the CA's key).
+#[test]
+fn what_a_dead_promotion_or_demotion_leaves_is_taken_away() {
+    let cluster = start();
+    let name = cluster.nodes[2].name.clone();
+    let left = || {
+        let lib = cluster.nodes[2].root.join("var/lib/gantry");
+        let role = fs::read_to_string(lib.join("role.json")).unwrap_or_default();
+        (role.contains("candidate"), lib.join("secrets/ca.key").exists())
+    };
+    let modify = |yes: &str| cluster.command_on(0, &["node", "modify", "-C", yes, &name]).output();
+    for (point, yes, leaves) in [
+        ("candidate-secrets", "yes", (false, true)),
+        ("role-candidate-set", "yes", (true, true)),
+        ("role-regular-asked", "no", (true, true)),
+    ] {
+        step(&format!("{point}: the job dies with the node's daemon"), || {
+            until_done(
+                &cluster,
+                0,
+                &["node", "modify", "-C", if yes == "yes" { "no" } else { "yes" }, &name],
+            )?;
+            copies(&cluster, if yes == "yes" { 2 } else { 3 })?;
+            let armed = armed(&cluster, 2, point);
+            fs::write(&armed, "")?;
+            std::thread::scope(|scope| {
+                let job = scope.spawn(|| modify(yes));
+                let fired = wait::until("the point is come by", PATIENCE, || (!armed.exists()).then_some(()));
+                for job in process::jobs(&cluster.nodes[0].root) {
+                    process::signal(job.pid, Signal::SIGKILL).ok();
+                }
+                job.join().map_err(|_| anyhow::anyhow!("the command panicked"))??;
+                fired
+            })?;
+            copies(&cluster, 2)?;
+            ensure!(left() == leaves, "{point} left {:?}", left());
+            Ok(())
+        });
+        step("verify tells it", || {
+            let mut said = String::new();
+            wait::until("the node answers, and it is told", PATIENCE, || {
+                (_, said) = cluster.refused(&["cluster", "verify"]).ok()?;
+                said.contains(&format!("{name}: it has")).then_some(())
+            })
+            .with_context(|| said)
+        });
+        step("the node's audit takes it away", || {
+            let mut luxi = cluster.luxi()?;
+            let job = luxi.submit(&[json!({"OP_ID": "OP_NODE_AUDIT", "node_name": name, "reason": []})])?;
+            ensure!(luxi.wait(job, PATIENCE)? == "success");
+            ensure!(left() == (false, false), "{:?}", left());
+            let (_, said) = cluster.refused(&["cluster", "verify"])?;
+            ensure!(!said.contains(&format!("{name}: it has")), "{said}");
+            Ok(())
+        });
+    }
+    step("a candidate's audit leaves it what it needs", || {
+        until_done(&cluster, 0, &["node", "modify", "-C", "yes", &name])?;
+        copies(&cluster, 3)?;
+        let mut luxi = cluster.luxi()?;
+        let job = luxi.submit(&[json!({"OP_ID": "OP_NODE_AUDIT", "node_name": name, "reason": []})])?;
+        ensure!(luxi.wait(job, PATIENCE)? == "success" && left() == (true, true), "{:?}", left());
+        take_over(&cluster, 2)?;
+        cluster.run(&["cluster", "verify"]).map(drop)
+    });
 }

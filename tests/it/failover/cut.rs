@@ -2,7 +2,7 @@
 //! as it hears of it, and what was acknowledged on either stays.
 
 use super::load::Load;
-use super::{JOBS, PATIENCE, TAGS, copies, returns};
+use super::{AWAY_FROM_SILENT, JOBS, PATIENCE, TAGS, copies, returns};
 use crate::step;
 use anyhow::{Context, Result, ensure};
 use gantry_tests::net::{DEVICE, Net};
@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 /// The cluster's address, beside those of the nodes.
 const ADDRESS: &str = "10.77.0.100";
@@ -77,8 +78,12 @@ fn a_master_that_is_cut_off_is_replaced_and_nothing_is_lost() {
                 load.blow(&cluster, round, || {
                     enough(&load)?;
                     cut(net, &lost)?;
+                    let began = Instant::now();
                     let said = cluster.run_on(next, &["cluster", "master-failover"])?;
+                    let took = began.elapsed();
+                    eprintln!("the failover took {took:?}");
                     ensure!(said.contains("is the master now"), "{said}");
+                    ensure!(took < AWAY_FROM_SILENT, "it took {took:?}: {said}");
                     then = load.count();
                     Ok(())
                 })?;

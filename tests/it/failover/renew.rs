@@ -180,6 +180,15 @@ fn the_ca_is_renewed_under_work_and_the_old_one_is_refused() {
         ensure!(keys()? == after);
         settled(&cluster, 3)
     });
+    step("who becomes a candidate gets it", || {
+        cluster.run(&["node", "modify", "-C", "no", names[2]])?;
+        let path = cluster.nodes[2].root.join("var/lib/gantry/hmac.key");
+        let before = fs::read_to_string(&path)?;
+        fs::remove_file(&path)?;
+        cluster.run(&["node", "modify", "-C", "yes", names[2]])?;
+        ensure!(fs::read_to_string(&path)? == before);
+        settled(&cluster, 3)
+    });
     step("the next master signs by the new CA", || {
         cluster.run_on(1, &["cluster", "master-failover"])?;
         cluster.led_by(1);
@@ -314,4 +323,55 @@ fn a_node_that_is_down_holds_a_renewal_up_and_nothing_else() {
         }
         settled(&cluster, 2)
     });
+}
+
+/// A backup made in the midst of a renewal, whatever step it is at: what is restored from it trusts all nodes and is trusted by
+/// them, has confd's key, and goes on with the renewal.
+#[test]
+fn a_backup_of_a_renewal_under_way_restores_to_a_cluster_that_works() {
+    let cluster = start();
+    let hmac = || fs::read_to_string(cluster.nodes[0].root.join("var/lib/gantry/hmac.key"));
+    for (node, point) in [
+        (0, "renew-trust-grown"),
+        (1, "renew-key-stored"),
+        (0, "renew-key-stored"),
+        (0, "renew-certificate-stored"),
+        (2, "renew-trust-alone"),
+    ] {
+        let at = cluster.dir().join(format!("{point}-{node}")).to_string_lossy().into_owned();
+        let key = hmac().expect("confd's key");
+        step(&format!("a backup at {point} of node {}", node + 1), || {
+            let armed = armed(&cluster, node, point);
+            fs::write(&armed, "")?;
+            let mut child = begin(&cluster, 0)?;
+            let fired = wait::until("the point is come by", PATIENCE, || (!armed.exists()).then_some(()));
+            for job in process::jobs(&cluster.nodes[0].root) {
+                process::signal(job.pid, Signal::SIGKILL).ok();
+            }
+            child.wait()?;
+            fired?;
+            copies(&cluster, 3)?;
+            cluster.run(&["cluster", "backup", &at]).map(drop)
+        });
+        step("the master's disk is lost; it is restored", || {
+            cluster.kill_node(0)?;
+            fs::remove_dir_all(cluster.nodes[0].root.join("var/lib/gantry"))?;
+            cluster.run(&["cluster", "restore", "--yes-do-it", &at])?;
+            ensure!(hmac()? == key, "another hmac.key");
+            // With its points, for the next round.
+            cluster.kill_node(0)?;
+            boot(&cluster, 0)
+        });
+        step("the others are fed anew, and every node works", || {
+            for node in &cluster.nodes[1..] {
+                until_done(&cluster, 0, &["node", "modify", "-C", "yes", &node.name])?;
+            }
+            copies(&cluster, 3)?;
+            works(&cluster, &[])
+        });
+        step("the renewal is gone on with", || {
+            until_done(&cluster, 0, &RENEW)?;
+            settled(&cluster, 3)
+        });
+    }
 }

@@ -80,7 +80,8 @@ fn stranger_is_killed(bed: &Bed) -> Result<()> {
     // A node of few slots has no VM at all while they are turned over.
     bed.rests()?;
     let node = &bed.cluster.nodes[0];
-    let mut label = rpc::some_label(node)?;
+    // The VMs of the tasks before are just being made anew.
+    let mut label = wait::until("a VM on the node", PATIENCE, || rpc::some_label(node).ok())?;
     let (name, stale) = (|| {
         let runtime_id = rpc::noted(node).ok()?.into_iter().find(|name| name.starts_with("gantry-"))?;
         let (slot, generation) = runtime_id.rsplit_once('-')?;

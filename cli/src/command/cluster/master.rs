@@ -11,6 +11,9 @@ use gantry_proto::boot::{Failover, FailoverReply, FailoverRequest};
 use gantry_rpc::{CallError, Client, Event};
 use serde_json::json;
 
+/// Longest `--timeout` of a failover: who would wait longer can first find out why the candidate does not answer.
+const TIMEOUT_S_MAX: i64 = 60;
+
 /// Options of `master-failover`.
 #[derive(Debug, clap::Args)]
 pub struct MasterFailover {
@@ -23,6 +26,10 @@ pub struct MasterFailover {
     /// Leave nodes that are marked offline out of the check beforehand
     #[arg(long)]
     ignore_offline_nodes: bool,
+    /// How long to wait for candidates that do not answer. A master that is slower than that is not asked to stop: the ballot
+    /// ends its rule all the same, but its jobs end in error
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=TIMEOUT_S_MAX))]
+    timeout: u32,
 }
 
 /// Makes this node the master.
@@ -47,6 +54,7 @@ pub async fn failover(session: &mut Session, options: &MasterFailover) -> Result
         look: false,
         no_voting: options.no_voting,
         ignore_offline: options.ignore_offline_nodes,
+        patience_ms: Some(options.timeout * 1_000),
     };
     if options.no_voting && !options.yes_do_it && !meant(session, &boot, request).await? {
         return Err(CliError::Told(EXIT_FAILURE));

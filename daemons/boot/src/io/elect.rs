@@ -70,13 +70,14 @@ impl Elector {
     }
 }
 
-fn options(request: FailoverRequest) -> impl Iterator<Item = &'static str> {
-    let FailoverRequest { look, no_voting, ignore_offline } = request;
+fn options(request: FailoverRequest) -> impl Iterator<Item = String> {
+    let FailoverRequest { look, no_voting, ignore_offline, patience_ms } = request;
     let all = [
         (look, "--look"),
         (no_voting, "--no-voting"),
         (no_voting, "--yes-do-it"),
         (ignore_offline, "--ignore-offline-nodes"),
     ];
-    all.into_iter().filter(|(on, _)| *on).map(|(_, option)| option)
+    let on = all.into_iter().filter(|(on, _)| *on).map(|(_, option)| option.to_owned());
+    on.chain(patience_ms.map(|ms| format!("--patience-ms={ms}")))
 }

@@ -5,7 +5,8 @@ use gantry_model::role::Role;
 use gantry_proto::boot::{self as wire, FailoverReply, FailoverRequest};
 use gantry_rpc::{CallError, Code, Event, Fail, Stream};
 
-const REQUEST: FailoverRequest = FailoverRequest { look: false, no_voting: false, ignore_offline: false };
+const REQUEST: FailoverRequest =
+    FailoverRequest { look: false, no_voting: false, ignore_offline: false, patience_ms: None };
 const ALL: &[&str] = &["noded", "wconfd", "luxid", "overseer"];
 
 /// Reads to the end.

@@ -2,6 +2,7 @@
 
 use gantry_model::config::Node;
 use gantry_model::ids::NodeUuid;
+use gantry_proto::copies::{Log, LookReply};
 
 /// How the pool stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,15 @@ impl Pool {
     pub fn is_short(self) -> bool {
         self.actual < self.target
     }
+}
+
+/// Whether a node has copies of another history than the master's: one that was given up for this.
+pub fn of_another_history(master: &LookReply, node: &LookReply) -> bool {
+    let history = |reply: &LookReply, log| {
+        reply.copies.iter().find(|(of, _)| *of == log).map(|(_, facts)| facts.history)
+    };
+    let another = |log| history(node, log).is_some_and(|theirs| history(master, log) != Some(theirs));
+    another(Log::W) || another(Log::Q)
 }
 
 /// Whether a node may be a candidate.

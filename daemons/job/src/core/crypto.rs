@@ -1,6 +1,7 @@
 //! What is wrong with a node's certificates, for `gnt-cluster verify`.
 
 use crate::core::renew::hex;
+use gantry_model::role::Role;
 use gantry_proto::noded::{CryptoReply, Print};
 
 /// A certificate that ends so soon is told while there is time to renew it.
@@ -28,6 +29,7 @@ pub fn findings(reply: &CryptoReply, candidate: bool, expected: Expected) -> Vec
     if expected.hmac.is_some() && reply.hmac != expected.hmac {
         found.push("its hmac.key is not the master's: \"gnt-cluster redist-conf\" gives it that".to_owned());
     }
+    found.extend(leftover(reply, candidate));
     let Some(ca) = expected.ca else { return found };
     match reply.issuer {
         Some(issuer) if issuer == ca => {}
@@ -48,6 +50,21 @@ pub fn findings(reply: &CryptoReply, candidate: bool, expected: Expected) -> Vec
         found.push(text);
     }
     found
+}
+
+/// What a node that is no candidate still has of one: a promotion or demotion whose job died, or a node that could not be told.
+pub fn leftover(reply: &CryptoReply, candidate: bool) -> Option<String> {
+    let what = match (reply.role, reply.key) {
+        _ if candidate => return None,
+        (Role::Candidate, Some(_)) => "the role of a master candidate, and the CA's key",
+        (Role::Candidate, None) => "the role of a master candidate",
+        (Role::Regular | Role::Master, Some(_)) => "the CA's key",
+        (Role::Regular | Role::Master, None) => return None,
+    };
+    Some(format!(
+        "it has {what}, and is none: the overseer's next audit takes that away, unless its copies are of a history that was given \
+         up; \"gnt-node modify -C yes\" makes it a candidate of this one"
+    ))
 }
 
 /// Whole days until `ends`; negative: it is over.
@@ -82,6 +99,7 @@ mod tests {
             ends: NOW + 31 * DAY,
             key: key.map(|ca| [ca; 32]),
             hmac: Some([9; 32]),
+            role: if key.is_some() { Role::Candidate } else { Role::Regular },
         }
     }
 
@@ -104,6 +122,25 @@ mod tests {
         assert!(found.len() == 1 && found[0].contains("hmac.key"), "{found:?}");
         let found = of(&reply(&[2], Some(2), None), false);
         assert!(found[0].contains("of the CA 0202") && found[1].contains("does not trust"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_left_of_a_candidate_is_told_also_during_a_renewal() {
+        let under_way = Expected { ca: None, hmac: None, now: NOW };
+        let settled = Expected { ca: Some([1; 32]), ..under_way };
+        for (role, key, word) in [
+            (Role::Candidate, Some(1), "the role of a master candidate, and the CA's key"),
+            (Role::Candidate, None, "the role of a master candidate, and is none"),
+            (Role::Regular, Some(1), "it has the CA's key"),
+        ] {
+            let left = CryptoReply { role, ..reply(&[1], Some(1), key) };
+            for expected in [under_way, settled] {
+                let found = findings(&left, false, expected);
+                assert!(found.len() == 1 && found[0].contains(word), "{found:?}");
+            }
+            assert_eq!(leftover(&left, true), None);
+        }
+        assert_eq!(leftover(&reply(&[1], Some(1), None), false), None);
     }
 
     #[test]

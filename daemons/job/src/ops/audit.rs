@@ -1,10 +1,10 @@
 //! OP_NODE_AUDIT: has a node kill VMs that carry this cluster's label and are no current ones, and destroys there what it
-//! has of slots that the cluster does not know (C15): they were removed while the node was away, or a backup lacks them.
+//! has of slots that the cluster does not know (C15): they were removed while the node was away, or a backup lacks them. A node that is no master candidate loses what it has of one.
 
 use crate::core::together::together;
 use crate::error::OpFail;
 use crate::io::nodes::{CALL, VM_CALL};
-use crate::ops::{Args, Cx, Locks};
+use crate::ops::{Args, Cx, Locks, candidate};
 use gantry_model::config::{Node, kind};
 use gantry_model::error::Ecode;
 use gantry_proto::noded::{Audit, Inventory, SlotFacts, VmDestroy, VmRef, VmState};
@@ -36,6 +36,12 @@ pub async fn run(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     }
     for (runtime, why) in &found.failed {
         cx.warn(format!("node {}: the stranger {runtime} could not be killed: {why}", node.name));
+    }
+    if candidate::put_right(cx, &node).await? {
+        cx.say(format!(
+            "node {}: was no master candidate; its role and key of one are taken away",
+            node.name
+        ));
     }
     Ok(json!({"killed": found.killed, "failed": found.failed, "seen": found.seen}))
 }

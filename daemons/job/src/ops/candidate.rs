@@ -2,16 +2,18 @@
 //! caller holds the nodes' locks exclusively.
 //!
 //! Order of a promotion: what a master needs (the CA) and the role first, the copies last: a node that counts can be made
-//! master. Of a demotion: the copies first.
+//! master. Of a demotion: the copies first. What a job leaves that dies in between, a role and a key without copies that
+//! count, the next audit of the node takes away ([`put_right`]).
 
-use crate::core::candidates;
+use crate::core::{candidates, crypto};
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
-use crate::ops::Cx;
+use crate::ops::{Cx, Locks, hmac};
 use gantry_model::config::{Node, Params};
 use gantry_model::ids::NodeUuid;
 use gantry_model::role::Role;
-use gantry_proto::noded::{Secrets, SecretsRequest, SetRole, SetRoleRequest};
+use gantry_proto::noded::{CopyLook, Crypto, Secrets, SecretsRequest, SetRole, SetRoleRequest};
+use gantry_proto::wconfd::Want;
 use gantry_rpc::tls;
 use serde_json::json;
 use uuid::Uuid;
@@ -28,12 +30,13 @@ pub fn fields(flags: &[(&str, bool)]) -> Params {
 pub async fn promote(cx: &mut Cx<'_>, node: &Node) -> Result<(), OpFail> {
     let (fence, files) = (cx.nodes.fence(), secrets(cx)?);
     cx.nodes.call::<Secrets>(node, &SecretsRequest { fence, files }, CALL).await?;
+    hmac::give_or_warn(cx, node).await?;
     set_role(cx, node, Role::Candidate).await?;
     let joined = member(cx, node, true, &fields(&[("master_candidate", true)])).await;
     if let Err(OpFail::Error(why)) = &joined
         && why.class == "OpPrereqError"
     {
-        // Refused: it does not count. A node that can't be told is told by the next promotion or demotion.
+        // Refused: it does not count. A node that can't be told is told by its next audit.
         let _ = set_role(cx, node, Role::Regular).await;
     }
     joined
@@ -50,7 +53,7 @@ pub async fn demote(cx: &mut Cx<'_>, node: &Node, set: Params) -> Result<(), OpF
     match set_role(cx, node, Role::Regular).await {
         Err(OpFail::Error(why)) => {
             cx.warn(format!(
-                "Node {} could not be told that it is no master candidate any more: {why}",
+                "Node {} could not be told that it is no master candidate any more: {why}; the overseer's next audit does it",
                 node.name
             ));
             Ok(())
@@ -64,6 +67,35 @@ async fn member(cx: &mut Cx<'_>, node: &Node, join: bool, set: &Params) -> Resul
     let index = cx.master.member_change(node.uuid, join, set, say).await?;
     cx.saw(index);
     Ok(())
+}
+
+/// Takes role and CA key from a node that has them and is no candidate: what a promotion or demotion leaves whose job died, or
+/// that could not tell the node. Whether there was anything to take.
+pub async fn put_right(cx: &mut Cx<'_>, node: &Node) -> Result<bool, OpFail> {
+    if !has_leftover(cx, node).await? {
+        return Ok(false);
+    }
+    // Who makes it a candidate just now holds its lock, or the BGL.
+    cx.begin(Locks::shared().node(node.uuid, Want::Exclusive)).await?;
+    let node = cx.master.node(&node.uuid.to_string()).await?;
+    if node.offline || !has_leftover(cx, &node).await? {
+        return Ok(false);
+    }
+    set_role(cx, &node, Role::Regular).await?;
+    Ok(true)
+}
+
+async fn has_leftover(cx: &mut Cx<'_>, node: &Node) -> Result<bool, OpFail> {
+    let reply = cx.nodes.call::<Crypto>(node, &(), CALL).await?;
+    if crypto::leftover(&reply, node.master_candidate).is_none() {
+        return Ok(false);
+    }
+    // A history that was given up (P1.12) may live on in its copies alone. With its role it can still be made the master of
+    // that: whether anybody wants it, a person decides, by making the node a candidate of this one.
+    let master = cx.master.node(&cx.go().master.to_string()).await?;
+    let ours = cx.nodes.call::<CopyLook>(&master, &(), CALL).await?;
+    let theirs = cx.nodes.call::<CopyLook>(node, &(), CALL).await?;
+    Ok(!candidates::of_another_history(&ours, &theirs))
 }
 
 async fn set_role(cx: &Cx<'_>, node: &Node, role: Role) -> Result<(), OpFail> {

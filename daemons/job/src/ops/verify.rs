@@ -1,5 +1,6 @@
 //! OP_CLUSTER_VERIFY, _VERIFY_CONFIG, _VERIFY_GROUP (`spec/failover.md` §7): what Gantry can check without SSH.
 
+use crate::core::address;
 use crate::core::candidates::Pool;
 use crate::core::crypto::{self, Expected};
 use crate::core::hooks::Hooks;
@@ -7,9 +8,11 @@ use crate::core::renew::hex;
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
 use crate::ops::{Args, Cx, Locks, renew};
-use gantry_model::config::{AdminState, Group, Instance, Node, Slot, SlotState};
+use gantry_model::config::{AdminState, Cluster, Group, Instance, Node, Slot, SlotState};
+use gantry_model::master_ip::MasterAddress;
 use gantry_model::time;
-use gantry_proto::noded::{Crypto, NodeInfo, NodeInfoReply};
+use gantry_proto::effects::AddressLookReply;
+use gantry_proto::noded::{AddressLook, Crypto, NodeInfo, NodeInfoReply};
 use gantry_proto::wconfd::{CopyStatus, Want};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -113,6 +116,63 @@ async fn expected(cx: &mut Cx<'_>) -> Result<Expected, OpFail> {
         cx.say(format!("* Verifying certificates (CA {}, ends in {days} days)", hex(&known.print)));
     }
     Ok(Expected { ca, hmac: own.hmac, now })
+}
+
+/// The cluster's address, if it has one, and what the master says of it.
+struct Address(Option<(MasterAddress, Result<AddressLookReply, String>)>);
+
+impl Address {
+    async fn look(cx: &mut Cx<'_>, cluster: &Cluster) -> Result<Self, OpFail> {
+        // One that is not valid is refused when it is set, and told by who should put it up.
+        let Some(wanted) = MasterAddress::of(cluster).ok().flatten() else { return Ok(Self(None)) };
+        let master = cx.master.node(&cx.go().master.to_string()).await?;
+        let seen = seen(cx, &master, &wanted).await?;
+        Ok(Self(Some((wanted, seen))))
+    }
+
+    /// What is wrong with it on a node.
+    async fn finding(
+        &self,
+        cx: &Cx<'_>,
+        node: &Node,
+    ) -> Result<Option<(&'static str, String, String)>, OpFail> {
+        let Some((wanted, on_master)) = &self.0 else { return Ok(None) };
+        let wrong = if node.uuid == cx.go().master {
+            match on_master {
+                Ok(seen) => address::on_master(wanted, seen),
+                Err(why) => Err(why.clone()),
+            }
+        } else {
+            match seen(cx, node, wanted).await? {
+                Ok(seen) => match address::elsewhere(wanted, &seen, on_master.as_ref().ok()) {
+                    Some(text) => Err(text),
+                    None => Ok(None),
+                },
+                Err(why) => Err(why),
+            }
+        };
+        match wrong {
+            Ok(None) => Ok(None),
+            Ok(Some(note)) => {
+                cx.say(format!("  - NOTICE: node {}: {note}", node.name));
+                Ok(None)
+            }
+            Err(text) => Ok(Some(("node", node.name.clone(), text))),
+        }
+    }
+}
+
+/// Whether a node has the cluster's address, or why it can't say.
+async fn seen(
+    cx: &Cx<'_>,
+    node: &Node,
+    wanted: &MasterAddress,
+) -> Result<Result<AddressLookReply, String>, OpFail> {
+    match cx.nodes.call::<AddressLook>(node, &wanted.ip, CALL).await {
+        Ok(reply) => Ok(Ok(reply)),
+        Err(OpFail::Error(why)) => Ok(Err(format!("its addresses can't be looked at: {why}"))),
+        Err(other) => Err(other),
+    }
 }
 
 /// What is wrong with a node's certificates.
@@ -232,6 +292,8 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.say(format!("* Verifying group '{}'", group.name));
     cx.say(format!("* Gathering data ({} nodes)", nodes.len()));
     let expected = expected(cx).await?;
+    let cluster = cx.master.cluster().await?;
+    let address = Address::look(cx, &cluster).await?;
     let mut clean = true;
     for node in nodes.iter().filter(|node| !node.offline) {
         let found = match cx.nodes.call::<NodeInfo>(node, &(), CALL).await {
@@ -239,6 +301,7 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
                 let (instances, slots) = cx.master.instances_of(node.uuid).await?;
                 let mut found = node_findings(node, &facts, &instances, &slots);
                 found.extend(crypto_findings(cx, node, expected).await?);
+                found.extend(address.finding(cx, node).await?);
                 found
             }
             Err(OpFail::Error(why)) => {
@@ -256,8 +319,7 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     if offline > 0 {
         cx.say(format!("  - NOTICE: {offline} offline node(s) found."));
     }
-    let cluster = cx.master.cluster().await?.cluster_name;
-    let hooks = Hooks::cluster(args.id(), "cluster-verify", &cluster).after_on(&nodes);
+    let hooks = Hooks::cluster(args.id(), "cluster-verify", &cluster.cluster_name).after_on(&nodes);
     let failed = cx.hooks_after(&hooks).await?;
     if !failed.is_empty() {
         cx.say("* Hooks Results");

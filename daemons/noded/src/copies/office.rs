@@ -89,12 +89,18 @@ impl Copies {
     ) -> Result<(), Fail> {
         self.only_own(caller)?;
         for (log, last) in [(Log::W, request.w), (Log::Q, request.q)] {
+            // Opens the copy: what a crash left of a snapshot half done is carried on, while it is still of its history. One
+            // that can't be opened, as after a crash in the midst of this, is none.
+            if let Err(why) = self.facts(log).await {
+                tracing::warn!(?log, %why, "going on alone with a copy that can't be opened");
+            }
             let how = Alone {
                 history: request.history,
                 epoch: request.epoch,
                 ballot: request.ballot,
                 node: self.node.0,
                 last: wire::to_place(last),
+                list_n: request.list_n,
             };
             let begin = move |seat: &mut Seat| {
                 seat.close();

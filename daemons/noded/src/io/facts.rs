@@ -80,6 +80,15 @@ pub fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// The same for all processes that see the same network devices.
+///
+/// # Errors
+/// When /proc can't be read.
+pub fn network_stack() -> io::Result<String> {
+    let space = std::fs::read_link("/proc/self/ns/net")?;
+    Ok(format!("{} {}", boot_id()?, space.display()))
+}
+
 fn memory_total_mib(meminfo: &str) -> io::Result<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let number = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());

@@ -9,6 +9,7 @@ use crate::io::files;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{SECRETS_MAX, SecretsRequest, SsconfHaveReply};
 use gantry_rpc::tls::{CA_KEY, CA_PEM};
+use gantry_rt::crash;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ impl Member {
                 let trust = request.files.iter().find(|(name, _)| name == CA_PEM);
                 let renewed = trust.map(|(_, ca)| trusting(&root, ca)).transpose()?;
                 files::store_named(&root, &request.files).map_err(|why| error::file(&why))?;
+                crash::point("candidate-secrets");
                 match (renewed, tls) {
                     (Some(identity), Some(tls)) => tls
                         .renew(&identity)

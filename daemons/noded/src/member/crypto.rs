@@ -9,6 +9,7 @@ use super::{Member, lock, shut};
 use crate::error;
 use crate::io::files;
 use gantry_model::ids::Fence;
+use gantry_model::role::Role;
 use gantry_model::root::Root;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{CryptoChange, CryptoReply, CryptoStoreRequest, TrustedCa};
@@ -30,8 +31,8 @@ impl Member {
     /// # Errors
     /// `Internal` when its files can't be read.
     pub async fn crypto(&self) -> Result<CryptoReply, Fail> {
-        let root = self.settings.root.clone();
-        blocking(move || look(&root)).await
+        let (root, role) = (self.settings.root.clone(), self.copies.roles().current().role);
+        blocking(move || look(&root, role)).await
     }
 
     /// Makes a new key, kept in memory, and asks for its certificate. A restart forgets it; who asked asks again.
@@ -61,11 +62,12 @@ impl Member {
         let _pass = self.gate.enter(request.fence).map_err(shut)?;
         let CryptoStoreRequest { seen, change, .. } = request;
         let (root, key) = (self.settings.root.clone(), lock(&self.asked).clone());
+        let role = self.copies.roles().current().role;
         let identity = blocking(move || {
             if is_done(&root, &change) {
                 return Ok(None);
             }
-            if look(&root)?.state != seen {
+            if look(&root, role)?.state != seen {
                 let text = "this node's certificates have changed since they were looked at: look again";
                 return Err(Fail::new(Code::Stale, text));
             }
@@ -98,7 +100,7 @@ fn chain(why: &TlsError) -> String {
     }
 }
 
-fn look(root: &Root) -> Result<CryptoReply, Fail> {
+fn look(root: &Root, role: Role) -> Result<CryptoReply, Fail> {
     let secrets = root.secrets();
     let Own { trust, issuer, ends, key } = Own::load(&secrets).map_err(|why| internal(&why))?;
     let mut state = Sha256::new();
@@ -114,7 +116,7 @@ fn look(root: &Root) -> Result<CryptoReply, Fail> {
     state.update(hmac.unwrap_or_default());
     let trust =
         trust.into_iter().map(|ca| TrustedCa { print: ca.print, ends: ca.ends, pem: ca.pem }).collect();
-    Ok(CryptoReply { state: state.finalize().into(), trust, issuer, ends, key, hmac })
+    Ok(CryptoReply { state: state.finalize().into(), trust, issuer, ends, key, hmac, role })
 }
 
 /// Whether the change was made before: a repeated call.

@@ -6,15 +6,17 @@ use crate::core::master_ip::{self, Record, Step};
 use crate::core::{hooks as rules, ssconf};
 use crate::error;
 use crate::io::address::{self, AddressError};
-use crate::io::{files, hooks};
+use crate::io::{facts, files, hooks};
 use gantry_model::ids::Fence;
 use gantry_model::master_ip::MasterAddress;
 use gantry_model::role::Role;
 use gantry_model::root::Root;
 use gantry_proto::effects::{
-    HookEnd, HookPhase, HookStatus, HooksRunRequest, MasterIpOrder, MasterIpReply, MasterIpRequest,
+    AddressLookReply, HookEnd, HookPhase, HookStatus, HooksRunRequest, MasterIpOrder, MasterIpReply,
+    MasterIpRequest,
 };
 use gantry_proto::envelope::{Code, Fail};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
@@ -170,6 +172,19 @@ impl Member {
         {
             tracing::warn!(%why, "an address that is not here stays on record");
         }
+    }
+
+    /// Whether this machine has an address, whoever put it there.
+    ///
+    /// # Errors
+    /// `Internal` when the kernel can't be asked.
+    pub async fn address_look(&self, ip: Ipv4Addr) -> Result<AddressLookReply, Fail> {
+        let device = address::device_of(ip).map_err(|why| failed(&why))?;
+        let stack = facts::network_stack().map_err(|why| Fail::new(Code::Internal, why.to_string()))?;
+        let (role, record) =
+            (self.copies.roles().current(), self.effects.address.lock().await.record.clone());
+        let down = record.down && role.role == Role::Master && role.epoch == record.epoch;
+        Ok(AddressLookReply { device, down, stack })
     }
 
     /// Takes the address away unless this node is the master by whose word it is here. What fails is told.

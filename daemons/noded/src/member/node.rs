@@ -10,7 +10,7 @@ use gantry_model::ids::Fence;
 use gantry_model::role::Role;
 use gantry_proto::envelope::{Code, Fail};
 use gantry_proto::noded::{NodeInfoReply, SetRoleRequest, SsconfRequest, TestDelayRequest, VmFacts};
-use gantry_rt::clock;
+use gantry_rt::{clock, crash};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,10 +158,16 @@ impl Member {
         let (roles, epoch) = (self.copies.roles().clone(), request.fence.epoch);
         let root = self.settings.root.clone();
         blocking(move || {
+            if request.role == Role::Regular {
+                crash::point("role-regular-asked");
+            }
             roles.set(request.role, epoch)?;
             match request.role {
                 Role::Regular => files::remove_ca_key(&root).map_err(|why| error::file(&why)),
-                Role::Candidate | Role::Master => Ok(()),
+                Role::Candidate | Role::Master => {
+                    crash::point("role-candidate-set");
+                    Ok(())
+                }
             }
         })
         .await

@@ -5,7 +5,7 @@
 use super::check::digest;
 use super::manifest::{self, Body, Entry, Manifest, Place};
 use super::{
-    BackupError, NODE_TOML, Progress, SECRETS, body_name, count, failed, room, say, size, snapshot_name,
+    BackupError, HMAC_KEY, NODE_TOML, Progress, body_name, count, failed, room, say, size, snapshot_name,
     unix_ms,
 };
 use gantry_model::config::{Cluster, Node, kind};
@@ -13,6 +13,7 @@ use gantry_model::pool::Image;
 use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
 use gantry_model::task::Task;
+use gantry_rpc::tls::{self, CA_KEY, CA_PEM};
 use gantry_rt::files;
 use gantry_store::{LogKind, SnapshotFile, StoreError};
 use nix::fcntl::{Flock, FlockArg};
@@ -20,10 +21,12 @@ use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The queue's kind of tasks.
 const TASK: &str = "task";
+/// Looks at the CA's files until two agree: a renewal changes them some times in all.
+const AUTHORITY_TRIES: usize = 20;
 /// Room left free beside the bodies.
 const SPARE_BYTES: u64 = 16 << 20;
 
@@ -42,15 +45,28 @@ pub fn backup(root: &Root, dir: &Path) -> Result<Manifest, BackupError> {
     refuse_used(&dir)?;
     fs::create_dir_all(&parent).map_err(failed("make", &parent))?;
     let partial = parent.join(format!(".{name}.partial"));
-    let _lock = begin(&partial)?;
-    let made = fill(root, &role, &partial).and_then(|manifest| {
+    make(root, &role, &partial, &dir, &parent).map_err(|why| match why.is_full() {
+        true => BackupError::Full { dir: parent, source: Box::new(why) },
+        false => why,
+    })
+}
+
+fn make(
+    root: &Root,
+    role: &RoleFile,
+    partial: &Path,
+    dir: &Path,
+    parent: &Path,
+) -> Result<Manifest, BackupError> {
+    let _lock = begin(partial)?;
+    let made = fill(root, role, partial).and_then(|manifest| {
         // Over an empty directory this is one step too; over one that was filled meanwhile it is refused.
-        fs::rename(&partial, &dir).map_err(failed("rename the backup to", &dir))?;
-        files::sync_dir(&parent).map_err(failed("flush", &parent))?;
+        fs::rename(partial, dir).map_err(failed("rename the backup to", dir))?;
+        files::sync_dir(parent).map_err(failed("flush", parent))?;
         Ok(manifest)
     });
     if made.is_err() {
-        let _ = fs::remove_dir_all(&partial);
+        let _ = fs::remove_dir_all(partial);
     }
     made
 }
@@ -125,15 +141,22 @@ fn fill(root: &Root, role: &RoleFile, partial: &Path) -> Result<Manifest, Backup
     let named = named(role, &w, &q)?;
     let secrets = partial.join("secrets");
     DirBuilder::new().mode(0o700).create(&secrets).map_err(failed("make", &secrets))?;
-    let mut wanted: Vec<(String, PathBuf)> = Vec::new();
-    for name in SECRETS {
-        wanted.push((format!("secrets/{name}"), root.secrets().join(name)));
+    let [trust, key] = authority(root)?;
+    let mut wanted: Vec<(String, Vec<u8>)> = [CA_PEM, CA_KEY]
+        .into_iter()
+        .zip([trust, key])
+        .map(|(name, text)| (format!("secrets/{name}"), text.into_bytes()))
+        .collect();
+    match fs::read(root.hmac_key()) {
+        Ok(bytes) => wanted.push((HMAC_KEY.to_owned(), bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read", &root.hmac_key())(error)),
     }
-    wanted.push((NODE_TOML.to_owned(), root.node_toml()));
-    for (name, from) in &wanted {
-        let bytes = fs::read(from).map_err(failed("read", from))?;
+    let path = root.node_toml();
+    wanted.push((NODE_TOML.to_owned(), fs::read(&path).map_err(failed("read", &path))?));
+    for (name, bytes) in &wanted {
         let to = partial.join(name);
-        files::atomic_write(&to, &bytes, 0o600).map_err(failed("write", &to))?;
+        files::atomic_write(&to, bytes, 0o600).map_err(failed("write", &to))?;
     }
     let snapshots = [LogKind::W, LogKind::Q].map(|log| snapshot_name(log).to_owned());
     let names = snapshots.into_iter().chain(wanted.into_iter().map(|(name, _)| name));
@@ -155,6 +178,25 @@ fn fill(root: &Root, role: &RoleFile, partial: &Path) -> Result<Manifest, Backup
     };
     manifest.store(partial).map_err(failed("write", &partial.join(manifest::NAME)))?;
     Ok(manifest)
+}
+
+/// Whom this master trusts, and the CA's key that it signs by: of one moment, also while a renewal changes one after the other.
+fn authority(root: &Root) -> Result<[String; 2], BackupError> {
+    let read = |name: &str| {
+        let path = root.secrets().join(name);
+        fs::read_to_string(&path).map_err(failed("read", &path))
+    };
+    let mut trust = read(CA_PEM)?;
+    for _ in 0..AUTHORITY_TRIES {
+        let key = read(CA_KEY)?;
+        let again = read(CA_PEM)?;
+        if again == trust {
+            tls::facts::signer(&trust, &key)?;
+            return Ok([trust, key]);
+        }
+        trust = again;
+    }
+    Err(BackupError::Refused("the master's certificates change too fast; run the command again".to_owned()))
 }
 
 /// No snapshot is longer than the files it is made of.

@@ -5,6 +5,7 @@
 //!      wconf.snapshot          configuration, slots, leases
 //!      queue.snapshot          jobs, tasks, results, at the same moment
 //!      secrets/ca.pem, ca.key  the CA: nodes go on trusting the restored master
+//!      secrets/hmac.key        confd's key, where the cluster has one
 //!      node.toml               the master's own settings
 //!      blob/ab/HEX             bodies that tasks and images name
 //! ```
@@ -37,6 +38,8 @@ use std::path::{Path, PathBuf};
 pub const PASSING: &str = "~ ";
 /// The secrets a master needs and that no other node can give it.
 pub const SECRETS: [&str; 2] = [CA_PEM, CA_KEY];
+/// Confd's key, in a backup; one that was made before backups had it has none.
+pub const HMAC_KEY: &str = "secrets/hmac.key";
 /// The master's settings, in a backup.
 pub const NODE_TOML: &str = "node.toml";
 
@@ -76,6 +79,17 @@ pub enum BackupError {
         free: u64,
         /// Where.
         dir: PathBuf,
+    },
+    /// The disk got full on the way.
+    #[error(
+        "no room is left in {} for the backup ({source}); nothing is kept of it: make room, or name a directory on another disk",
+        dir.display()
+    )]
+    Full {
+        /// Where.
+        dir: PathBuf,
+        /// What could not be done.
+        source: Box<BackupError>,
     },
     /// No manifest.
     #[error(
@@ -134,6 +148,33 @@ pub enum BackupError {
         /// What the system says.
         source: io::Error,
     },
+}
+
+impl BackupError {
+    /// Whether the disk has no room, or no place for another file.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Store(why) => why.is_full(),
+            Self::NotEmpty { .. }
+            | Self::NoName { .. }
+            | Self::Busy { .. }
+            | Self::NotMaster(_)
+            | Self::Room { .. }
+            | Self::Full { .. }
+            | Self::NoBackup { .. }
+            | Self::Format { .. }
+            | Self::Missing { .. }
+            | Self::Changed { .. }
+            | Self::Refused(_)
+            | Self::NodeToml(_)
+            | Self::Tls(_)
+            | Self::Config(_) => false,
+        }
+    }
 }
 
 /// An error of a file operation.

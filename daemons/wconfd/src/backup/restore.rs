@@ -11,8 +11,8 @@
 use super::manifest::Manifest;
 use super::others::{self, Other};
 use super::{
-    BackupError, NODE_TOML, Progress, SECRETS, body_name, check, count, failed, make, room, say, size,
-    snapshot_name,
+    BackupError, HMAC_KEY, NODE_TOML, Progress, SECRETS, body_name, check, count, failed, make, room, say,
+    size, snapshot_name,
 };
 use crate::args::RestoreOptions;
 use crate::core::config::{Config, Object};
@@ -450,7 +450,20 @@ fn put_secrets(root: &Root, dir: &Path, node: &ca::Pair) -> Result<(), BackupErr
         put(name, &fs::read(&from).map_err(failed("read", &from))?)?;
     }
     put(tls::NODE_PEM, node.certificate.as_bytes())?;
-    put(tls::NODE_KEY, node.key.as_bytes())
+    put(tls::NODE_KEY, node.key.as_bytes())?;
+    put_hmac(root, dir)
+}
+
+/// Confd's key: the backup's, else what is here, else another one, which the nodes are given by redist-conf.
+fn put_hmac(root: &Root, dir: &Path) -> Result<(), BackupError> {
+    let (from, to) = (dir.join(HMAC_KEY), root.hmac_key());
+    let bytes = match fs::read(&from) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("read", &from)(error)),
+        Err(_) if to.exists() => return Ok(()),
+        Err(_) => crate::init::hmac_key().into_bytes(),
+    };
+    files::atomic_write(&to, &bytes, 0o640).map_err(failed("write", &to))
 }
 
 fn fresh_aside(lib: &Path) -> Result<PathBuf, BackupError> {

@@ -39,6 +39,10 @@ use tokio_util::sync::CancellationToken;
 /// Answers that may wait for the store at once. The store's own queue takes more, so that locks, which
 /// can't be taken back, always find room there.
 const HELD_MAX: usize = 10_000;
+/// Changes of job locks that may wait for a majority: one for each live job there may be. Then no more locks are given. What
+/// gives locks back is never refused, but gives back no more than was taken; so with [`HELD_MAX`] batches before them all fit
+/// into the writer's queue, however long the copies are away.
+pub const LOCALS_MAX: u64 = 5_000;
 /// Questions answered before the owner looks at progress again.
 const QUESTIONS_PER_TURN: usize = 256;
 /// Dead jobs remembered, so that a request of one that was still under way is refused. It arrives
@@ -239,6 +243,23 @@ impl Owner {
             return Ok(());
         }
         Err(Fail::new(Code::Busy, format!("{HELD_MAX} answers wait for the disk; try again")))
+    }
+
+    /// Whether so many changes of locks wait for a majority that no more are given.
+    #[must_use]
+    pub fn locks_are_full(&self) -> bool {
+        self.last_local.0.saturating_sub(self.progress.local.0) >= LOCALS_MAX
+    }
+
+    /// Refuses when too many changes of locks wait for a majority.
+    pub(super) fn has_room_for_locks(&self) -> Result<(), Fail> {
+        if !self.locks_are_full() {
+            return Ok(());
+        }
+        let text = format!(
+            "{LOCALS_MAX} changes of job locks wait until a majority of the copies answers; try again"
+        );
+        Err(Fail::new(Code::Busy, text))
     }
 
     /// Refuses what a dead job asked while it lived.

@@ -82,6 +82,7 @@ impl Owner {
 
     fn try_lock(&mut self, request: Request) -> Result<Answer<JobOwner>, Fail> {
         self.has_room()?;
+        self.has_room_for_locks()?;
         let Request { owner, priority, wants } = request;
         self.lives(owner)?;
         self.locks.update_waiting(&owner, priority, wants).map_err(|error| lock_fail(&error))

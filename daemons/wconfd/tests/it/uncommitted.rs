@@ -2,12 +2,13 @@
 
 use crate::world::{World, owner, tag};
 use gantry_proto::envelope::{Code, Fail};
-use gantry_proto::wconfd::ReadKey;
+use gantry_proto::wconfd::{FreeScope, ReadKey};
 use gantry_store::{List, LogKind, Member, StartOptions, Writer, start};
 use gantry_wconfd::core::config::{Config, Object};
+use gantry_wconfd::core::locks::Want;
 use gantry_wconfd::io::mailbox::{Handle, Reply, pair};
-use gantry_wconfd::io::owner::{Owner, Start, UNKNOWN_AFTER};
-use gantry_wconfd::io::owner_locks::restore;
+use gantry_wconfd::io::owner::{LOCALS_MAX, Owner, Start, UNKNOWN_AFTER};
+use gantry_wconfd::io::owner_locks::{Request, restore};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -171,4 +172,52 @@ async fn what_was_committed_before_the_owner_begins_is_no_wait_for_the_first_who
     let rows = tokio::time::timeout(AT_ONCE, began.handle.ask(Owner::rows)).await;
     rows.expect("answered at once").unwrap();
     began.end().await;
+}
+
+/// Locks are taken and given back by jobs whose answers are told to be unknown, for as long as the copies are away.
+#[tokio::test]
+async fn changes_of_locks_that_wait_for_a_majority_are_bounded_and_the_owner_lives() {
+    let stuck = Stuck::start();
+    stuck.lose_majority();
+    let before = stuck.writer.appended().borrow().0;
+    let change = stuck.change();
+    stuck.appended(before).await;
+    let (mut job, mut waits) = (0, Vec::new());
+    while !full(&stuck.handle).await {
+        job += 1;
+        assert!(job <= LOCALS_MAX, "more are given than shall wait");
+        waits.push(take(&stuck.handle, job).await);
+    }
+    assert_eq!(job, LOCALS_MAX);
+    let refused = take(&stuck.handle, job + 1).await;
+    // All of them give back what they have: never refused, and nothing dies of it.
+    for job in 1..=job {
+        let free = move |o: &mut Owner, reply| o.free(owner(job), FreeScope::All, reply);
+        let handle = stuck.handle.clone();
+        waits.push(tokio::spawn(async move { handle.ask(free).await }));
+    }
+    stuck.regain();
+    tokio::time::timeout(AT_ONCE, change).await.expect("it is committed").unwrap().unwrap();
+    for wait in waits {
+        tokio::time::timeout(AT_ONCE, wait).await.expect("it is answered").unwrap().unwrap();
+    }
+    let why = refused.await.unwrap().unwrap_err();
+    assert!(why.code == Code::Busy && why.text.contains("majority"), "{why}");
+    assert!(!full(&stuck.handle).await);
+    take(&stuck.handle, job + 1).await.await.unwrap().unwrap();
+    stuck.end().await;
+}
+
+async fn full(handle: &Handle) -> bool {
+    handle.ask(|o: &mut Owner, reply: Reply<bool>| reply.send(Ok(o.locks_are_full()))).await.unwrap()
+}
+
+/// A job's request for a lock of its own, in the owner's queue when this returns.
+async fn take(handle: &Handle, job: u64) -> JoinHandle<Result<(), Fail>> {
+    let lock = format!("node/{}", uuid::Uuid::from_u128(job.into())).parse().unwrap();
+    let request = Request { owner: owner(job), priority: 0, wants: vec![(lock, Want::Exclusive)] };
+    let (show, _) = tokio::sync::watch::channel(None);
+    let ask = move |o: &mut Owner, ticket, reply| o.lock(request, ticket, show, reply);
+    let mut wait = handle.ask_waiting(owner(job), ask).await.unwrap();
+    tokio::spawn(async move { wait.answer().await })
 }

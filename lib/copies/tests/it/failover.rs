@@ -6,6 +6,7 @@ use gantry_copies::elect::{Event, Mode, Outcome};
 use gantry_model::role::Role;
 use gantry_proto::copies::Log;
 use gantry_store::{LogKind, StoreError};
+use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_one_asks_nobody() {
@@ -168,4 +169,76 @@ async fn no_voting_goes_on_alone_in_a_new_history() {
     // The other one is of another history: it is not heard, and hears nothing.
     world.heal();
     assert!(world.elect(0).await.is_err());
+}
+
+/// Far below one time limit of a call that nobody answers, far above what everything else takes.
+const SOON: Duration = Duration::from_secs(4);
+/// What silent ones are waited for in these tests.
+const PATIENCE_SHORT: Duration = Duration::from_millis(700);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_master_is_waited_for_once() {
+    let world = World::new(3).await;
+    let (w, q) = (world.lead(0, LogKind::W).await.unwrap(), world.lead(0, LogKind::Q).await.unwrap());
+    w.put("one").await;
+    q.put("one").await;
+    world.still(0);
+    let began = Instant::now();
+    let (won, events) = world.elect_within(1, Mode::Vote, PATIENCE_SHORT).await;
+    assert!(matches!(won, Ok(Outcome::Won(_))), "{won:?}");
+    let told = |e: &Event| matches!(e, Event::Waiting { names, .. } if names == &["n0".to_owned()]);
+    assert!(events.iter().any(told), "who is waited for is told: {events:?}");
+    let next = world.lead(1, LogKind::W).await.unwrap();
+    let _queue = world.lead(1, LogKind::Q).await.unwrap();
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert!(next.keys().contains("one"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_needed_is_waited_for_longer() {
+    let world = World::new(3).await;
+    let (w, q) = (world.lead(0, LogKind::W).await.unwrap(), world.lead(0, LogKind::Q).await.unwrap());
+    w.put("one").await;
+    q.put("one").await;
+    world.still(0);
+    world.late(2, 1_000);
+    let won = world.elect_within(1, Mode::Vote, PATIENCE_SHORT).await.0;
+    assert!(matches!(won, Ok(Outcome::Won(_))), "{won:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_master_is_asked_to_stop() {
+    let world = World::new(3).await;
+    let (w, q) = (world.lead(0, LogKind::W).await.unwrap(), world.lead(0, LogKind::Q).await.unwrap());
+    w.put("one").await;
+    world.late(0, 600);
+    let node = world.nodes[0].clone();
+    let boot = tokio::spawn(async move {
+        until("the role", || node.role().role == Role::Candidate).await;
+        q.end().await;
+        w.end().await;
+    });
+    let (won, events) = world.elect_within(2, Mode::Vote, Duration::from_secs(30)).await;
+    assert!(matches!(won, Ok(Outcome::Won(_))), "{won:?}");
+    assert!(events.iter().any(|e| matches!(e, Event::SteppedDown { outcome: Ok(()), .. })), "{events:?}");
+    boot.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_whose_daemons_hang_is_not_waited_for_to_their_end() {
+    let world = World::new(3).await;
+    // Nobody ends them: no boot kills what hangs.
+    let (w, q) = (world.lead(0, LogKind::W).await.unwrap(), world.lead(0, LogKind::Q).await.unwrap());
+    w.put("one").await;
+    q.put("one").await;
+    let began = Instant::now();
+    let (won, events) = world.elect_within(1, Mode::Vote, PATIENCE_SHORT).await;
+    assert!(matches!(won, Ok(Outcome::Won(_))), "{won:?}");
+    assert!(events.iter().any(|e| matches!(e, Event::SteppedDown { outcome: Err(_), .. })), "{events:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let next = world.lead(1, LogKind::W).await.unwrap();
+    assert!(next.keys().contains("one"));
+    // Its writers are fenced all the same.
+    let fenced = soon("the news", w.handle.deposed()).await;
+    assert!(matches!(fenced, CopiesError::Deposed { .. }), "{fenced}");
 }

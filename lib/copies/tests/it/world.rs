@@ -1,7 +1,7 @@
 //! A cluster in one process: real files, real stores, noded's own server half on each node, and links that drop, delay
 //! and cut.
 
-use gantry_copies::elect::{Event, Mode, Outcome, elect};
+use gantry_copies::elect::{Event, Mode, Outcome, PATIENCE as ELECT_PATIENCE, elect};
 use gantry_copies::link::{Link, LinkError};
 use gantry_copies::{CopiesError, CopiesHandle, Start, start};
 use gantry_model::ids::{ClusterUuid, NodeUuid};
@@ -16,7 +16,7 @@ use gantry_proto::noded as wire;
 use gantry_proto::verb::Verb;
 use gantry_store::core::row::Index;
 use gantry_store::{Batch, Birth, Change, LogKind, Member, StartOptions, Started, Writer, create};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,10 @@ struct Weather {
     lost: u64,
     /// Longest delay each way, ms.
     delay_ms: u64,
+    /// Nodes that take calls and say nothing.
+    still: BTreeSet<usize>,
+    /// Nodes that answer late, ms.
+    late: BTreeMap<usize, u64>,
     seed: u64,
 }
 
@@ -179,6 +183,16 @@ impl World {
         }
     }
 
+    /// The node takes calls of others and says nothing, as a stopped process does.
+    pub fn still(&self, node: usize) {
+        self.weather.lock().unwrap().still.insert(node);
+    }
+
+    /// The node answers others so much later.
+    pub fn late(&self, node: usize, ms: u64) {
+        self.weather.lock().unwrap().late.insert(node, ms);
+    }
+
     pub fn heal(&self) {
         self.weather.lock().unwrap().cut.clear();
     }
@@ -208,9 +222,18 @@ impl World {
     }
 
     pub async fn elect_with(&self, nth: usize, mode: Mode) -> (Result<Outcome, String>, Vec<Event>) {
+        self.elect_within(nth, mode, ELECT_PATIENCE).await
+    }
+
+    pub async fn elect_within(
+        &self,
+        nth: usize,
+        mode: Mode,
+        patience: Duration,
+    ) -> (Result<Outcome, String>, Vec<Event>) {
         let mut events = Vec::new();
-        let link = self.link(nth);
-        let won = soon("an election", elect(&link, self.nodes[nth].uuid, mode, |e| events.push(e))).await;
+        let (link, node) = (self.link(nth), self.nodes[nth].uuid);
+        let won = soon("an election", elect(&link, node, mode, patience, |e| events.push(e))).await;
         (won.map_err(|why| why.to_string()), events)
     }
 
@@ -310,7 +333,16 @@ impl Link for TestLink {
         let to = self.nodes.iter().position(|known| known.uuid == node).ok_or(LinkError::NoAddress)?;
         let body = codec::encode(&request).unwrap();
         let (lost, delay) = self.fate(self.from, to);
-        tokio::time::sleep(delay).await;
+        let (still, late) = {
+            let weather = self.weather.lock().unwrap();
+            let other = to != self.from;
+            (other && weather.still.contains(&to), weather.late.get(&to).copied().filter(|_| other))
+        };
+        tokio::time::sleep(delay + Duration::from_millis(late.unwrap_or_default()).min(deadline)).await;
+        if still || late.is_some_and(|late| u128::from(late) > deadline.as_millis()) {
+            tokio::time::sleep(if still { deadline } else { Duration::ZERO }).await;
+            return Err(LinkError::Call("no answer".to_owned()));
+        }
         if lost {
             return Err(LinkError::Connect("no way".to_owned()));
         }

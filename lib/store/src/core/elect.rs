@@ -114,6 +114,8 @@ pub struct AtRisk {
 pub struct Alone {
     /// The epoch, promised by the own copies under a new history.
     pub epoch: u64,
+    /// The number of the list in both logs.
+    pub list_n: u64,
     /// The row that makes the own copy the only member of W.
     pub w: Row,
     /// The same for Q.
@@ -162,15 +164,18 @@ pub fn won(me: &Member, w: &[Answer], q: &[Answer], rules: Rules) -> Result<(), 
 #[must_use]
 pub fn alone(me: &Member, own: &Heard, heard: &[Heard]) -> Alone {
     let epoch = highest(heard) + NO_VOTING_JUMP;
+    // The same number in both logs: where they differed by more, by a change under way or a copy that was never fed, Q's
+    // writer could follow W's list never (P2.3).
+    let list_n = own.w.answer.list.n.max(own.q.answer.list.n) + 1;
     let row = |part: &Part| {
-        let list = List { n: part.answer.list.n + 1, prev: part.answer.list.n, members: vec![*me] };
+        let list = List { n: list_n, prev: part.answer.list.n, members: vec![*me] };
         let body = serde_json::to_vec(&list).expect("a list is plain data");
         let term = Term { epoch, run: 0 };
         Row { idx: part.answer.last.idx.next(), term, kind: RowKind::List, body }
     };
     let (w, q) = (row(&own.w), row(&own.q));
     if nothing_lost(own) {
-        return Alone { epoch, w, q, at_risk: Vec::new() };
+        return Alone { epoch, list_n, w, q, at_risk: Vec::new() };
     }
     let risk = |log, of: fn(&Heard) -> &Part| {
         let last = of(own).answer.last.idx;
@@ -178,7 +183,7 @@ pub fn alone(me: &Member, own: &Heard, heard: &[Heard]) -> Alone {
         AtRisk { log, from: common(of(own), heard, of).next(), to: most.filter(|most| *most > last) }
     };
     let at_risk = vec![risk(LogName::W, |h| &h.w), risk(LogName::Q, |h| &h.q)];
-    Alone { epoch, w, q, at_risk }
+    Alone { epoch, list_n, w, q, at_risk }
 }
 
 /// No one else can have acknowledged anything: this node won the epoch that its copies still promise, and

@@ -23,6 +23,8 @@ pub struct Alone {
     pub ballot: Ballot,
     /// The node that holds the copy.
     pub node: Uuid,
+    /// The number of its list, the same in both logs and above what either has.
+    pub list_n: u64,
     /// The end of the log as the operator was told of it.
     pub last: Position,
 }
@@ -68,7 +70,7 @@ fn begin(db: &mut Db, how: &Alone) -> Result<(), StoreError> {
     }
     let before = log::newest_list(&tx, file, &base)?.1.n;
     let members = vec![Member { node: how.node, copy_id: vote.copy_id }];
-    let list = List { n: before + 1, prev: before, members };
+    let list = List { n: how.list_n.max(before + 1), prev: before, members };
     let body = serde_json::to_vec(&list).expect("a list is plain data");
     log::insert(&tx, file, &Row { idx: last.idx.next(), term, kind: RowKind::List, body })?;
     let vote = Vote { promised: term, ballot: how.ballot, nonce: [0; 16], history: how.history, ..vote };

@@ -82,7 +82,7 @@ pub struct Done {
 /// Flushed, but not applied.
 enum Pending {
     Batch(Index, Batch, usize),
-    Local(LocalSeq, Vec<LocalChange>),
+    Local(LocalSeq, Vec<LocalChange>, usize),
 }
 
 /// The files of a log, and where they stand.
@@ -214,7 +214,7 @@ impl Files {
                     pending.push_back(Pending::Batch(row.idx, batch, bytes));
                     rows.push(row);
                 }
-                Op::Local { seq, changes } => pending.push_back(Pending::Local(seq, changes)),
+                Op::Local { seq, changes } => pending.push_back(Pending::Local(seq, changes, bytes)),
             }
         }
         let listed = rows.iter().any(|r| r.kind == RowKind::List);
@@ -258,7 +258,7 @@ impl Files {
         while let Some(next) = self.pending.queue.front() {
             match next {
                 Pending::Batch(idx, ..) if *idx > committed => break,
-                Pending::Local(seq, _) => local = Some(*seq),
+                Pending::Local(seq, ..) => local = Some(*seq),
                 Pending::Batch(..) => {}
             }
             ready.extend(self.pending.pop());
@@ -303,7 +303,7 @@ impl Pending {
 
     fn local(&self) -> Option<&[LocalChange]> {
         match self {
-            Pending::Local(_, changes) => Some(changes),
+            Pending::Local(_, changes, _) => Some(changes),
             Pending::Batch(..) => None,
         }
     }
@@ -312,7 +312,7 @@ impl Pending {
 impl Waiting {
     fn pop(&mut self) -> Option<Pending> {
         let next = self.queue.pop_front();
-        if let Some(Pending::Batch(_, _, bytes)) = &next {
+        if let Some(Pending::Batch(_, _, bytes) | Pending::Local(_, _, bytes)) = &next {
             self.bytes = self.bytes.saturating_sub(*bytes);
         }
         if self.queue.is_empty() {

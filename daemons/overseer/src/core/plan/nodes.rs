@@ -12,7 +12,7 @@ pub(super) fn node_repair(seen: &Seen) -> Vec<KeyedJob> {
     KeyedJob::lots(SlotWork::Break("node lost"), &slots)
 }
 
-/// Nodes that may have VMs and can be asked.
+/// Nodes that can be asked; also those that shall have no VMs may have some left, or the role and key of a candidate.
 pub(super) fn audit_nodes(seen: &Seen) -> Vec<KeyedJob> {
-    seen.nodes.iter().filter(|node| node.vm_capable && node.is_there()).map(KeyedJob::audit).collect()
+    seen.nodes.iter().filter(|node| node.is_there()).map(KeyedJob::audit).collect()
 }

@@ -104,6 +104,18 @@ fn going_alone_says_what_may_be_lost() {
     assert_eq!(everyone.at_risk[0], AtRisk { from: Index(6), ..risk });
 }
 
+/// A node in the midst of a change of the members, or whose copy of Q was never fed.
+#[test]
+fn going_alone_gives_both_logs_a_list_of_one_number() {
+    for (w, q) in [(3, 3), (4, 3), (7, 0)] {
+        let mut own = heard(1, 4, 5, &ALL);
+        (own.w.answer.list.n, own.q.answer.list.n) = (w, q);
+        let lone = alone(&member(1), &own, std::slice::from_ref(&own));
+        let n = |row: &Row| serde_json::from_slice::<List>(&row.body).unwrap().n;
+        assert_eq!((lone.list_n, n(&lone.w), n(&lone.q)), (w + 1, w + 1, w + 1));
+    }
+}
+
 /// P2.6: the last master of two members, whose promise nobody else has had.
 #[test]
 fn the_last_master_of_two_loses_nothing() {

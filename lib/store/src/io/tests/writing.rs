@@ -1,7 +1,8 @@
 use super::*;
+use crate::core::list::List;
 use crate::io::read::read_batches;
 use crate::io::seed::seed;
-use crate::io::writer::{LocalChange, LocalSeq};
+use crate::io::writer::{LOCAL_BYTES_MAX, LocalChange, LocalSeq, QUEUE_BYTES_MAX};
 
 #[test]
 fn a_birth_is_found_again() {
@@ -295,4 +296,64 @@ fn who_looks_at_the_last_index_wakes_nobody() {
     assert!(seen.has_changed().unwrap());
     assert_eq!(*seen.borrow_and_update(), idx);
     started.writer.stop();
+}
+
+/// A second member that never answers by itself: nothing is committed that `confirm` is not told of.
+fn second_member(started: &Started) -> Uuid {
+    let n = started.writer.list().1.n;
+    let other = member(2);
+    let list = List { n: n + 1, prev: n, members: vec![started.members[0], other] };
+    started.writer.append_list(list).unwrap();
+    other.copy_id
+}
+
+#[test]
+fn local_rows_that_wait_for_a_majority_are_bounded_and_none_is_lost() {
+    const MOST: usize = 50;
+    let dir = born(LogKind::W);
+    let started = start(dir.path(), StartOptions { queue: MOST, ..StartOptions::new(LogKind::W) }).unwrap();
+    let other = second_member(&started);
+    let held = started.writer.append(one(put("node", "n", 1, "{}"))).unwrap();
+    let row = |n: usize| LocalChange { key: format!("k{n}"), body: Some(b"1".to_vec()) };
+    let (mut taken, mut full) = (0, false);
+    for n in 0..10 * MOST {
+        match started.writer.local(vec![row(n)]) {
+            Ok(_) => taken += 1,
+            Err(StoreError::Full) => full = true,
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert!(full && taken < MOST as u64, "{taken} of {MOST} were taken beside a batch and a list");
+    assert_eq!(started.writer.progress().borrow().local, LocalSeq(0), "none before what was queued first");
+    started.writer.confirm(other, started.term, held);
+    started.writer.wait(held).unwrap();
+    let more = started.writer.local(vec![row(MOST * 10)]).unwrap();
+    assert_eq!(more, LocalSeq(taken + 1), "a refused change uses up no number");
+    started.writer.stop();
+    assert_eq!(local_rows(dir.path()), taken + 1, "all that was taken, and the last");
+}
+
+#[test]
+fn what_was_written_of_local_rows_takes_no_room_though_the_queue_is_never_empty() {
+    let dir = born(LogKind::W);
+    let started = begin(dir.path(), LogKind::W);
+    let other = second_member(&started);
+    let body = vec![b'x'; LOCAL_BYTES_MAX];
+    let mut waits = started.writer.append(one(put("node", "n0", 1, "{}"))).unwrap();
+    // Half as much again as may wait at once.
+    for n in 0..QUEUE_BYTES_MAX / LOCAL_BYTES_MAX * 3 / 2 {
+        let change = LocalChange { key: "k".into(), body: Some(body.clone()) };
+        started.writer.local(vec![change]).unwrap();
+        let next = started.writer.append(one(put("node", &format!("n{}", n + 1), 1, "{}"))).unwrap();
+        started.writer.confirm(other, started.term, waits);
+        started.writer.wait(waits).unwrap();
+        waits = next;
+    }
+    started.writer.stop();
+}
+
+fn local_rows(dir: &Path) -> u64 {
+    let locks = sqlite(dir, "locks.data");
+    let rows: i64 = locks.query_row("SELECT count(*) FROM local", [], |row| row.get(0)).unwrap();
+    rows.unsigned_abs()
 }
