@@ -49,7 +49,9 @@ pub enum ClientError {
     #[error("can't open a UDP socket")]
     Socket(#[source] io::Error),
     /// Silence.
-    #[error("none of the {asked} candidate(s) asked answered: {peers}; they may be down, have another hmac.key, or not accept {form}")]
+    #[error(
+        "none of the {asked} candidate(s) asked answered: {peers}; they may be down, have another hmac.key, or not accept {form}"
+    )]
     Silence {
         /// How many.
         asked: usize,
@@ -108,6 +110,12 @@ impl Client {
     #[must_use]
     pub fn new(keys: Keys, form: Form, peers: Vec<SocketAddr>) -> Self {
         Self { keys, form, peers }
+    }
+
+    /// The same client, asking in another form.
+    #[must_use]
+    pub fn in_form(self, form: Form) -> Self {
+        Self { form, ..self }
     }
 
     /// Asks one question of all and takes the newest answer. Gives up after ten seconds; dropping it is fine.

@@ -96,7 +96,10 @@ mod tests {
 
     #[test]
     fn surrogates_and_limits() {
-        assert_eq!(to_string(&json!({"ä": ["😀", "a\"b"]}), 100).unwrap(), r#"{"\u00e4":["\ud83d\ude00","a\"b"]}"#);
+        assert_eq!(
+            to_string(&json!({"ä": ["😀", "a\"b"]}), 100).unwrap(),
+            r#"{"\u00e4":["\ud83d\ude00","a\"b"]}"#
+        );
         assert_eq!(to_string("12345678", 10).unwrap().len(), 10);
         assert_eq!(to_string("12345678", 9), Err(TooLong(9)));
     }

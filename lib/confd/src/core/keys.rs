@@ -12,7 +12,9 @@ const INFO_REPLY: &[u8] = b"gantry confd v2 reply";
 
 /// A key file that is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the key has {0} bytes, at least {KEY_BYTES_MIN} are needed; gnt-cluster renew-crypto --new-confd-hmac-key makes another")]
+#[error(
+    "the key has {0} bytes, at least {KEY_BYTES_MIN} are needed; gnt-cluster renew-crypto --new-confd-hmac-key makes another"
+)]
 pub struct KeyError(pub usize);
 
 /// What a key file gives. Keyed hash states, so that no request pays for the key again.
@@ -48,7 +50,9 @@ impl Keys {
 
 fn derived(file: &[u8], info: &[u8]) -> [u8; 32] {
     let mut key = [0; 32];
-    Hkdf::<Sha256>::new(Some(&[0; 32]), file).expand(info, &mut key).expect("32 bytes are one block of SHA-256");
+    Hkdf::<Sha256>::new(Some(&[0; 32]), file)
+        .expand(info, &mut key)
+        .expect("32 bytes are one block of SHA-256");
     key
 }
 

@@ -45,7 +45,14 @@ pub struct Server<'a> {
 /// The reply to a request with that MAC and rsalt. One that would be too long for its receiver is an internal error
 /// instead, and the second value says so.
 #[must_use]
-pub fn seal(form: Form, keys: &Keys, request: &Mac, rsalt: &str, said: Said<'_>, server: Server<'_>) -> (Vec<u8>, bool) {
+pub fn seal(
+    form: Form,
+    keys: &Keys,
+    request: &Mac,
+    rsalt: &str,
+    said: Said<'_>,
+    server: Server<'_>,
+) -> (Vec<u8>, bool) {
     let datagram = seal_reply(form, keys, request, rsalt, &message(form, said, server));
     if datagram.len() <= REPLY_BYTES_MAX {
         return (datagram, false);
@@ -144,7 +151,14 @@ struct Message {
 ///
 /// # Errors
 /// It is not to be believed.
-pub fn open(form: Form, keys: &Keys, request: &Mac, rsalt: &str, outer: &Outer, now_s: u64) -> Result<Heard, ReplyError> {
+pub fn open(
+    form: Form,
+    keys: &Keys,
+    request: &Mac,
+    rsalt: &str,
+    outer: &Outer,
+    now_s: u64,
+) -> Result<Heard, ReplyError> {
     if outer.form != form {
         return Err(ReplyError::Form);
     }
@@ -194,7 +208,10 @@ mod tests {
             let heard = open(form, &keys(), &mac, RSALT, &outer, 1000).unwrap();
             assert_eq!((heard.ok, heard.serial, heard.answer), (true, 7, serde_json::json!(["a", "ä"])));
             let second = form == Form::Second;
-            assert_eq!((heard.config_serial, heard.time, heard.node.as_str()), if second { (9, 1000, "n1") } else { (0, 0, "") });
+            assert_eq!(
+                (heard.config_serial, heard.time, heard.node.as_str()),
+                if second { (9, 1000, "n1") } else { (0, 0, "") }
+            );
         }
     }
 

@@ -196,7 +196,8 @@ impl Request {
                 (protocol, r#type, query, rsalt, None)
             }
             Form::Second => {
-                let Second { protocol, r#type, query, rsalt, dst } = serde_json::from_str(msg).map_err(bad)?;
+                let Second { protocol, r#type, query, rsalt, dst } =
+                    serde_json::from_str(msg).map_err(bad)?;
                 if rsalt.len() < RSALT_BYTES_MIN || rsalt.contains('\0') {
                     return Err(RequestError::Malformed);
                 }
@@ -364,12 +365,14 @@ mod tests {
     #[test]
     fn what_is_read() {
         let ping = |protocol: &str, number: &str| {
-            legacy(&format!(r#"{{"protocol":{protocol},"type":{number},"rsalt":""}}"#)).map(|request| request.kind)
+            legacy(&format!(r#"{{"protocol":{protocol},"type":{number},"rsalt":""}}"#))
+                .map(|request| request.kind)
         };
         for (protocol, number) in [("1", "0"), ("7", "0.0"), ("1.0", "0"), ("-1", "0e3")] {
             assert_eq!(ping(protocol, number), Ok(Kind::Ping), "{protocol} {number}");
         }
-        for (protocol, number) in [("1", "\"0\""), ("\"1\"", "0"), ("1.5", "0"), ("null", "0"), ("1", "0.5"), ("1", "true")]
+        for (protocol, number) in
+            [("1", "\"0\""), ("\"1\"", "0"), ("1.5", "0"), ("null", "0"), ("1", "0.5"), ("1", "true")]
         {
             assert_eq!(ping(protocol, number), Err(RequestError::Malformed), "{protocol} {number}");
         }
@@ -381,7 +384,8 @@ mod tests {
     #[test]
     fn queries() {
         let query = |query: &str| {
-            legacy(&format!(r#"{{"protocol":1,"type":2,"query":{query},"rsalt":"r"}}"#)).map(|request| request.query)
+            legacy(&format!(r#"{{"protocol":1,"type":2,"query":{query},"rsalt":"r"}}"#))
+                .map(|request| request.query)
         };
         assert_eq!(query("null"), Ok(Query::Null));
         assert_eq!(query(r#""x""#), Ok(Query::Text("x".to_owned())));
@@ -393,7 +397,16 @@ mod tests {
         };
         assert_eq!(query(r#"{"0":"l","1":"1","2":["2"],"3":[2,"0"]}"#), Ok(Query::Object(want)));
         assert_eq!(query(r#"{"0":null,"1":null}"#), Ok(Query::Object(Selection::default())));
-        for bad in ["[]", "1", "true", r#"{"4":1}"#, r#"{"link":"x"}"#, r#"{"2":"x"}"#, r#"{"2":[1]}"#, r#"{"3":[3]}"#] {
+        for bad in [
+            "[]",
+            "1",
+            "true",
+            r#"{"4":1}"#,
+            r#"{"link":"x"}"#,
+            r#"{"2":"x"}"#,
+            r#"{"2":[1]}"#,
+            r#"{"3":[3]}"#,
+        ] {
             assert_eq!(query(bad), Err(RequestError::Malformed), "{bad}");
         }
     }
@@ -410,7 +423,14 @@ mod tests {
         ] {
             assert_eq!(Request::parse(Form::Second, bad), Err(RequestError::Malformed), "{bad}");
         }
-        for bad in [r#"{"protocol":1,"type":0}"#, r#"{"type":0,"rsalt":""}"#, r#"{"protocol":1,"rsalt":""}"#, "[]", "", "x"] {
+        for bad in [
+            r#"{"protocol":1,"type":0}"#,
+            r#"{"type":0,"rsalt":""}"#,
+            r#"{"protocol":1,"rsalt":""}"#,
+            "[]",
+            "",
+            "x",
+        ] {
             assert_eq!(legacy(bad), Err(RequestError::Malformed), "{bad}");
         }
         let pools = r#"{"protocol":2,"type":100,"rsalt":"0123456789abcdef","dst":"::1"}"#;

@@ -156,7 +156,9 @@ impl Outer {
         let mac = self.mac.as_bytes();
         match self.form {
             Form::Legacy => sha1_of(keys, &[salt, msg]).verify_slice(mac).is_ok(),
-            Form::Second => sha256_of(&keys.request, &[b"plj2\0", salt, b"\0", msg]).verify_slice(mac).is_ok(),
+            Form::Second => {
+                sha256_of(&keys.request, &[b"plj2\0", salt, b"\0", msg]).verify_slice(mac).is_ok()
+            }
         }
     }
 

@@ -71,7 +71,9 @@ fn what_is_not_known_is_read_anew() {
     let started = begin(dir.path(), LogKind::W);
     let reader = Reader::open(dir.path()).unwrap();
     let (mark, _) = load(&reader);
-    for other in [Mark { history: Uuid::from_u128(77), ..mark }, Mark { config: Index(mark.config.0 + 1), ..mark }] {
+    for other in
+        [Mark { history: Uuid::from_u128(77), ..mark }, Mark { config: Index(mark.config.0 + 1), ..mark }]
+    {
         assert!(matches!(reader.since(&other).unwrap(), News::Anew));
     }
     let compacted = Mark { config: Index(0), locks: Index(0), ..mark };
