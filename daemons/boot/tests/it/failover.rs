@@ -6,7 +6,7 @@ use gantry_proto::boot::{self as wire, FailoverReply, FailoverRequest};
 use gantry_rpc::{CallError, Code, Event, Fail, Stream};
 
 const REQUEST: FailoverRequest = FailoverRequest { look: false, no_voting: false, ignore_offline: false };
-const ALL: &[&str] = &["noded", "wconfd", "luxid", "overseer"];
+const ALL: &[&str] = &["noded", "rconfd", "wconfd", "luxid", "overseer"];
 
 /// Reads to the end.
 async fn ended(mut stream: Stream<wire::Failover>) -> (Vec<String>, Result<FailoverReply, Fail>) {
