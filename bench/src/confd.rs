@@ -161,15 +161,7 @@ impl Load {
 
     /// Takes what replies there are and checks them: the slots that are free again, with their times.
     fn receive(&mut self, buffers: &mut [Vec<u8>], flags: MsgFlags) -> Result<Vec<(usize, Duration)>> {
-        let mut headers = MultiHeaders::<SockaddrIn>::preallocate(buffers.len(), None);
-        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-            buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer.as_mut_slice())]).collect();
-        let got = match recvmmsg(self.socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) {
-            Ok(all) => all.map(|one| one.bytes).collect::<Vec<_>>(),
-            Err(nix::Error::EAGAIN) if flags.contains(MsgFlags::MSG_DONTWAIT) => return Ok(Vec::new()),
-            Err(why) => return Err(why).context("a reply was lost"),
-        };
-        drop(slices);
+        let got = take(&self.socket, buffers, flags)?;
         let now = Instant::now();
         let mut free = Vec::with_capacity(got.len());
         for (bytes, buffer) in got.into_iter().zip(buffers) {
@@ -245,6 +237,18 @@ impl Load {
         }
         self.flight.truncate(FLIGHT);
         Ok(times)
+    }
+}
+
+/// Takes the datagrams that are there: their lengths.
+fn take(socket: &UdpSocket, buffers: &mut [Vec<u8>], flags: MsgFlags) -> Result<Vec<usize>> {
+    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(buffers.len(), None);
+    let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+        buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer.as_mut_slice())]).collect();
+    match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) {
+        Ok(all) => Ok(all.map(|one| one.bytes).collect()),
+        Err(nix::Error::EAGAIN) if flags.contains(MsgFlags::MSG_DONTWAIT) => Ok(Vec::new()),
+        Err(why) => Err(why).context("a reply was lost"),
     }
 }
 
