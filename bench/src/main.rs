@@ -2,6 +2,7 @@
 //! beside what this machine can do at best in the same minute. Prints; judges nothing.
 
 mod bare;
+mod confd;
 mod copies;
 mod cost;
 mod figure;
@@ -20,7 +21,7 @@ use figure::Figure;
 type Bench = (&'static str, fn() -> Result<Vec<Figure>>);
 
 /// All benches, in the order they run. Each starts clusters of its own.
-const BENCHES: [Bench; 7] = [
+const BENCHES: [Bench; 8] = [
     ("floor", floor::measure),
     ("jobs", jobs::measure),
     ("copies", copies::measure),
@@ -28,6 +29,7 @@ const BENCHES: [Bench; 7] = [
     ("runs", runs::measure),
     ("scale", scale::measure),
     ("size", size::measure),
+    ("confd", confd::measure),
 ];
 
 fn main() -> Result<()> {

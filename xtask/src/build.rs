@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The programs of the one call.
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     "gantry-wconfd",
     "gantry-luxid",
     "gantry-overseer",
+    "gantry-rconfd",
     "gantry-noded",
     "gantry-vmd",
     "gantry-boot",

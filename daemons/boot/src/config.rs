@@ -19,6 +19,8 @@ pub enum Runs {
     WithVms,
     /// Everywhere.
     Always,
+    /// On master candidates, the master among them. It holds nobody up either: who can't answer questions can still lead.
+    Candidates,
     /// On the master.
     Master,
 }
@@ -27,6 +29,7 @@ pub enum Runs {
 pub const DAEMONS: &[(&str, Runs)] = &[
     ("vmd", Runs::WithVms),
     ("noded", Runs::Always),
+    ("rconfd", Runs::Candidates),
     ("wconfd", Runs::Master),
     ("luxid", Runs::Master),
     ("overseer", Runs::Master),
@@ -51,6 +54,14 @@ pub struct Args {
     /// Leave the caller's session (what --daemonize starts)
     #[arg(long, hide = true)]
     pub detached: bool,
+}
+
+impl Runs {
+    /// Whether those after it in the table can do without it.
+    #[must_use]
+    pub fn is_spared(self) -> bool {
+        matches!(self, Self::WithVms | Self::Candidates)
+    }
 }
 
 impl Args {
@@ -89,9 +100,13 @@ fn whole(path: &Path) -> anyhow::Result<PathBuf> {
 #[must_use]
 pub fn wants(role: Option<Role>, vms: bool, runs: Runs) -> bool {
     match (runs, role) {
-        (Runs::Always, _) | (Runs::Master, Some(Role::Master)) => true,
+        (Runs::Always, _)
+        | (Runs::Candidates, Some(Role::Master | Role::Candidate))
+        | (Runs::Master, Some(Role::Master)) => true,
         (Runs::WithVms, Some(_)) => vms,
-        (Runs::Master, Some(Role::Candidate | Role::Regular) | None) | (Runs::WithVms, None) => false,
+        (Runs::Master, Some(Role::Candidate | Role::Regular))
+        | (Runs::Candidates, Some(Role::Regular))
+        | (Runs::Master | Runs::Candidates | Runs::WithVms, None) => false,
     }
 }
 
@@ -106,8 +121,11 @@ mod tests {
         };
         assert_eq!(named(None, true), ["noded"]);
         assert_eq!(named(Some(Role::Regular), false), ["noded"]);
-        assert_eq!(named(Some(Role::Candidate), true), ["vmd", "noded"]);
-        assert_eq!(named(Some(Role::Master), false), ["noded", "wconfd", "luxid", "overseer"]);
-        assert_eq!(named(Some(Role::Master), true), ["vmd", "noded", "wconfd", "luxid", "overseer"]);
+        assert_eq!(named(Some(Role::Candidate), true), ["vmd", "noded", "rconfd"]);
+        assert_eq!(named(Some(Role::Master), false), ["noded", "rconfd", "wconfd", "luxid", "overseer"]);
+        assert_eq!(
+            named(Some(Role::Master), true),
+            ["vmd", "noded", "rconfd", "wconfd", "luxid", "overseer"]
+        );
     }
 }

@@ -7,7 +7,7 @@ use gantry_rpc::{CallError, Code, Event, Fail, Stream};
 
 const REQUEST: FailoverRequest =
     FailoverRequest { look: false, no_voting: false, ignore_offline: false, patience_ms: None };
-const ALL: &[&str] = &["noded", "wconfd", "luxid", "overseer"];
+const ALL: &[&str] = &["noded", "rconfd", "wconfd", "luxid", "overseer"];
 
 /// Reads to the end.
 async fn ended(mut stream: Stream<wire::Failover>) -> (Vec<String>, Result<FailoverReply, Fail>) {
