@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The programs of the one call.
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 9] = [
     "gantry-wconfd",
     "gantry-luxid",
     "gantry-overseer",
+    "gantry-mond",
+    "gantry-mon-collector",
     "gantry-noded",
     "gantry-vmd",
     "gantry-boot",

@@ -19,6 +19,8 @@ pub enum Runs {
     WithVms,
     /// Everywhere.
     Always,
+    /// On members. It holds nobody up either: a node that cannot be looked at still does its work.
+    Members,
     /// On the master.
     Master,
 }
@@ -27,6 +29,7 @@ pub enum Runs {
 pub const DAEMONS: &[(&str, Runs)] = &[
     ("vmd", Runs::WithVms),
     ("noded", Runs::Always),
+    ("mond", Runs::Members),
     ("wconfd", Runs::Master),
     ("luxid", Runs::Master),
     ("overseer", Runs::Master),
@@ -51,6 +54,14 @@ pub struct Args {
     /// Leave the caller's session (what --daemonize starts)
     #[arg(long, hide = true)]
     pub detached: bool,
+}
+
+impl Runs {
+    /// Whether those after it in the table can do without it.
+    #[must_use]
+    pub fn is_spared(self) -> bool {
+        matches!(self, Self::WithVms | Self::Members)
+    }
 }
 
 impl Args {
@@ -89,9 +100,9 @@ fn whole(path: &Path) -> anyhow::Result<PathBuf> {
 #[must_use]
 pub fn wants(role: Option<Role>, vms: bool, runs: Runs) -> bool {
     match (runs, role) {
-        (Runs::Always, _) | (Runs::Master, Some(Role::Master)) => true,
+        (Runs::Always, _) | (Runs::Members, Some(_)) | (Runs::Master, Some(Role::Master)) => true,
         (Runs::WithVms, Some(_)) => vms,
-        (Runs::Master, Some(Role::Candidate | Role::Regular) | None) | (Runs::WithVms, None) => false,
+        (Runs::Master, Some(Role::Candidate | Role::Regular) | None) | (Runs::WithVms | Runs::Members, None) => false,
     }
 }
 
@@ -105,9 +116,9 @@ mod tests {
             DAEMONS.iter().filter(|(_, runs)| wants(role, vms, *runs)).map(|(name, _)| *name).collect()
         };
         assert_eq!(named(None, true), ["noded"]);
-        assert_eq!(named(Some(Role::Regular), false), ["noded"]);
-        assert_eq!(named(Some(Role::Candidate), true), ["vmd", "noded"]);
-        assert_eq!(named(Some(Role::Master), false), ["noded", "wconfd", "luxid", "overseer"]);
-        assert_eq!(named(Some(Role::Master), true), ["vmd", "noded", "wconfd", "luxid", "overseer"]);
+        assert_eq!(named(Some(Role::Regular), false), ["noded", "mond"]);
+        assert_eq!(named(Some(Role::Candidate), true), ["vmd", "noded", "mond"]);
+        assert_eq!(named(Some(Role::Master), false), ["noded", "mond", "wconfd", "luxid", "overseer"]);
+        assert_eq!(named(Some(Role::Master), true), ["vmd", "noded", "mond", "wconfd", "luxid", "overseer"]);
     }
 }

@@ -1,7 +1,7 @@
 //! The one task that owns the table: takes what happens, asks the core, does what it says.
 
 use crate::api::{Answer, Api, COMMANDS_MAX, Command, MODE};
-use crate::config::{Args, DAEMONS, Runs};
+use crate::config::{Args, DAEMONS};
 use crate::core::supervise::{Action, Event, Index, State, Table};
 use crate::failover::Failovers;
 use crate::held::Held;
@@ -76,7 +76,7 @@ pub async fn run(daemon: Daemon, args: Args, _held: Held) -> anyhow::Result<()> 
     let serve = serve_unix(listener, api, Limits::default(), closed.clone());
     daemon.tasks.spawn("boot.sock", serve);
     let names: Vec<&'static str> = DAEMONS.iter().map(|(name, _)| *name).collect();
-    let spared = DAEMONS.iter().enumerate().filter(|(_, (_, runs))| *runs == Runs::WithVms);
+    let spared = DAEMONS.iter().enumerate().filter(|(_, (_, runs))| runs.is_spared());
     let table = spared.fold(Table::new(&names), |table, (index, _)| table.spare(index));
     let (news_tx, news) = mpsc::channel(NEWS_MAX);
     let shell = Shell {

@@ -54,6 +54,24 @@ pub struct NodeToml {
     /// How often the overseer looks at what, should this node be the master.
     #[serde(default, skip_serializing_if = "OverseerToml::is_default")]
     pub overseer: OverseerToml,
+    /// Where MonD listens.
+    #[serde(default, skip_serializing_if = "MondToml::is_default")]
+    pub mond: MondToml,
+}
+
+/// MonD's own settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MondToml {
+    /// Addresses to listen on instead of the node's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bind: Vec<IpAddr>,
+}
+
+impl MondToml {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Periods of the overseer's passes, seconds; None = its default.
@@ -167,6 +185,7 @@ impl NodeToml {
             drivers: Vec::new(),
             compat: Compat::default(),
             overseer: OverseerToml::default(),
+            mond: MondToml::default(),
         }
     }
 
@@ -237,6 +256,7 @@ mod tests {
         settings.drivers = vec!["fake".to_owned()];
         settings.compat.ganeti_paths = true;
         settings.overseer.health_check_s = Some(1);
+        settings.mond.bind = vec![IpAddr::from([127, 0, 0, 1])];
         settings.save(&root).expect("written");
         assert_eq!(load(&root).expect("read"), settings);
     }

@@ -1,0 +1,15 @@
+//! `gantry-mond`: arguments, then [`gantry_mond::run`].
+
+use clap::Parser;
+use gantry_model::root::Root;
+use gantry_mond::config::Args;
+use gantry_mond::io::cluster::Nobody;
+use gantry_rt::{Options, run_with};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let options = Options { name: "mond", root: Root::new(&args.root), log_file: args.log_file.clone() };
+    run_with(options, |daemon| gantry_mond::run(daemon, args, Arc::new(Nobody)))
+}
