@@ -9,6 +9,7 @@ mod floor;
 mod jobs;
 mod leases;
 mod link;
+mod mond;
 mod runs;
 mod scale;
 mod seed;
@@ -20,13 +21,14 @@ use figure::Figure;
 type Bench = (&'static str, fn() -> Result<Vec<Figure>>);
 
 /// All benches, in the order they run. Each starts clusters of its own.
-const BENCHES: [Bench; 7] = [
+const BENCHES: [Bench; 8] = [
     ("floor", floor::measure),
     ("jobs", jobs::measure),
     ("copies", copies::measure),
     ("leases", leases::measure),
     ("runs", runs::measure),
     ("scale", scale::measure),
+    ("mond", mond::measure),
     ("size", size::measure),
 ];
 

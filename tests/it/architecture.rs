@@ -187,7 +187,8 @@ fn listeners(cluster: &VirtualCluster) -> Result<()> {
     let mut counts = [0; 2];
     for socket in tcp.iter().filter(|socket| socket.state == "LISTEN") {
         let Some(program) = socket.pids.iter().find_map(|pid| programs.get(pid)) else { continue };
-        let own = |port: u16| cluster.nodes.iter().any(|node| socket.local == format!("{}:{port}", node.address));
+        let own =
+            |port: u16| cluster.nodes.iter().any(|node| socket.local == format!("{}:{port}", node.address));
         let place = ports.iter().position(|(name, port)| program == name && own(*port));
         counts[place.with_context(|| format!("{program} listens on {}", socket.local))?] += 1;
     }

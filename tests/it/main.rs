@@ -10,6 +10,7 @@ mod compat;
 mod disk;
 mod effects;
 mod failover;
+mod mond;
 mod proofs;
 mod runs;
 mod survival;

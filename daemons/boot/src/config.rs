@@ -102,7 +102,8 @@ pub fn wants(role: Option<Role>, vms: bool, runs: Runs) -> bool {
     match (runs, role) {
         (Runs::Always, _) | (Runs::Members, Some(_)) | (Runs::Master, Some(Role::Master)) => true,
         (Runs::WithVms, Some(_)) => vms,
-        (Runs::Master, Some(Role::Candidate | Role::Regular) | None) | (Runs::WithVms | Runs::Members, None) => false,
+        (Runs::Master, Some(Role::Candidate | Role::Regular) | None)
+        | (Runs::WithVms | Runs::Members, None) => false,
     }
 }
 

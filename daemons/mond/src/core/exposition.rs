@@ -88,12 +88,12 @@ impl Family {
 }
 
 /// Puts families of one name together, whoever they are of; the first decides type and help, and what is of another type is
-/// left out. Families without values are too.
+/// left out. Families without values stay: so a reader learns what there could be.
 #[must_use]
 pub fn merged(families: impl IntoIterator<Item = Family>) -> Vec<Family> {
     let mut all: Vec<Family> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
-    for family in families.into_iter().filter(|family| !family.samples.is_empty()) {
+    for family in families {
         match places.get(&family.name) {
             None => {
                 places.insert(family.name.clone(), all.len());
@@ -182,7 +182,8 @@ mod tests {
         let one = |label: &str| Family::gauge("gantry_a", "A").with(&[("daemon", label)], 1);
         let other = Family::counter("gantry_a", "A").with(&[], 1);
         let all = merged([one("x"), Family::gauge("gantry_b", "none"), other, one("y")]);
-        assert_eq!(all.len(), 1);
+        let names: Vec<&str> = all.iter().map(|family| family.name.as_str()).collect();
+        assert_eq!(names, ["gantry_a", "gantry_b"]);
         assert_eq!(all[0].samples.len(), 2);
     }
 

@@ -147,10 +147,11 @@ fn with_disks(answer: &Value) -> Vec<(String, String)> {
 pub fn disks(instance: &str, answer: &Value) -> Vec<Disk> {
     let mut all = Vec::new();
     for disk in answer.as_array().into_iter().flatten() {
-        if let (Some(group), Some(volume)) = (disk["logical_id"][0].as_str(), disk["logical_id"][1].as_str())
+        // A pair is a volume; longer ids are of other disks, which may lie on volumes.
+        if let Some([Value::String(group), Value::String(volume)]) =
+            disk["logical_id"].as_array().map(Vec::as_slice)
         {
-            let volume = (group.to_owned(), volume.to_owned());
-            all.push(Disk { instance: instance.to_owned(), volume });
+            all.push(Disk { instance: instance.to_owned(), volume: (group.clone(), volume.clone()) });
         }
         all.extend(disks(instance, &disk["children"]));
     }
