@@ -13,6 +13,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Debian's allocator of the htools.
+const HAIL: &str = "/usr/lib/ganeti/iallocators/hail";
 /// Of VMs in a pool, on both nodes together.
 const SIZE: usize = 2;
 
@@ -136,7 +138,7 @@ fn hbal(cluster: &VirtualCluster) -> Result<()> {
 fn failing_hbal(cluster: &VirtualCluster) -> Result<(Option<i32>, String)> {
     let data = cluster.dir().join("cluster.data");
     let [one, two] = [0, 1].map(|at| cluster.nodes[at].name.clone());
-    let node = |name: &str| format!("{name}|4096|512|3584|10240|10240|2|N|g1|1|N||0|1.0\n");
+    let node = |name: &str| format!("{name}|4096|512|3584|10240|10240|2|N|g1|1||N|1|0|1.0\n");
     std::fs::write(&data, format!("g1|g1|preferred||\n\n{}{}\n\n\n", node(&one), node(&two)))?;
     let data = format!("-t{}", data.display());
     let output = with_hosts(cluster, "hbal", &[&data, "--mond=yes", "--exit-on-missing-mond-data"])?;
@@ -183,11 +185,12 @@ fn hail(cluster: &VirtualCluster) -> Result<()> {
     });
     let file = cluster.dir().join("request.json");
     std::fs::write(&file, serde_json::to_vec(&request)?)?;
-    let output = with_hosts(cluster, "hail", &["--mond=yes", &file.display().to_string()])?;
+    let output = with_hosts(cluster, HAIL, &["--mond=yes", &file.display().to_string()])?;
     let text = said(&output);
+    ensure!(!text.contains("Failed to contact") && !text.contains("ignored"), "it read no MonD: {text}");
     let answer: Value =
         serde_json::from_str(text.lines().find(|line| line.starts_with('{')).with_context(|| text.clone())?)?;
-    ensure!(answer["success"] == true && answer["result"][0].as_str().is_some(), "{text}");
+    ensure!(answer["success"] == true, "{text}");
     ensure!(answer["result"][0].as_str().is_some_and(|name| name.starts_with("node")), "{text}");
     Ok(())
 }

@@ -94,6 +94,7 @@ fn put(from: &Path, to: &Path) -> Result<()> {
 pub fn man(dir: &Path) -> Result<()> {
     run(&mut cargo(&["build", "--workspace", "--bins"]))?;
     run(Command::new(target_dir().join("debug/gantry")).arg("man").arg(dir))?;
+    run(Command::new(target_dir().join("debug/gantry-mond")).arg("--man").arg(dir))?;
     println!("man -l {}/gantry.1", dir.display());
     Ok(())
 }

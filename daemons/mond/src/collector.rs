@@ -1,8 +1,9 @@
 //! `gantry-mon-collector NAME`: one report on standard output, made now and from the files that are named. The twin of Ganeti's
 //! `mon-collector`, with its sub-commands and options.
 
-use clap::{Parser, Subcommand};
-use gantry_model::root::{ROOT_ENV, Root};
+use clap::Parser;
+use gantry_model::root::Root;
+use gantry_mond::collector_args::{Args, Collector};
 use gantry_mond::core::board::{Board, Look};
 use gantry_mond::core::catalogue::index;
 use gantry_mond::core::collect::lv::{self, Disk};
@@ -13,69 +14,12 @@ use gantry_mond::io::sources::Places;
 use gantry_mond::io::{cluster, lvs, node};
 use gantry_rt::clock;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// How long `lvs` may take here: somebody waits for it.
 const LVS: Duration = Duration::from_secs(60);
-
-/// Prints one report of this node
-#[derive(Debug, Parser)]
-#[command(name = "gantry-mon-collector", version)]
-struct Args {
-    /// Root directory of this node
-    #[arg(long, env = ROOT_ENV, default_value = "/", global = true)]
-    root: PathBuf,
-    #[command(subcommand)]
-    collector: Collector,
-}
-
-#[derive(Debug, Subcommand)]
-enum Collector {
-    /// What the kernel counts of each disk
-    Diskstats {
-        /// Read this file
-        #[arg(short, long, value_name = "FILE", default_value = "/proc/diskstats")]
-        file: PathBuf,
-    },
-    /// DRBD devices
-    Drbd {
-        /// Read this file; one that is not there is a machine without DRBD
-        #[arg(short = 's', long = "drbd-status", value_name = "FILE", default_value = "/proc/drbd")]
-        status: PathBuf,
-        /// Which device is whose: a file with ConfD's answer to request 7
-        #[arg(short = 'p', long = "drbd-pairing", value_name = "FILE")]
-        pairing: Option<PathBuf>,
-    },
-    /// Instances of Xen; Gantry makes none
-    InstStatusXen {
-        #[command(flatten)]
-        confd: Confd,
-    },
-    /// Logical volumes
-    Lv {
-        #[command(flatten)]
-        confd: Confd,
-        /// Read what lvs printed from this file instead of running it
-        #[arg(short, long, value_name = "FILE")]
-        file: Option<PathBuf>,
-        /// Which volume is whose: a file with a list of instances, each with a name and disks as ConfD tells them
-        #[arg(short, long, value_name = "FILE")]
-        instances: Option<PathBuf>,
-    },
-}
-
-/// Taken because Ganeti's has them.
-#[derive(Debug, clap::Args)]
-struct Confd {
-    /// Taken because Ganeti's has it; no daemon is asked
-    #[arg(short, long)]
-    address: Option<String>,
-    /// Taken because Ganeti's has it
-    #[arg(short, long)]
-    port: Option<u16>,
-}
 
 fn main() -> ExitCode {
     match run(Args::parse()) {

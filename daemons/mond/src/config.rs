@@ -1,11 +1,11 @@
 //! MonD's command line and addresses.
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use gantry_model::root::{ROOT_ENV, Root};
 use gantry_rt::node_toml::{self, MOND_PORT, NodeToml, NodeTomlError};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Tells over HTTP how this node is: reports in Ganeti's form, and metrics. Started by gantry-boot on every node
 #[derive(Debug, Clone, Parser)]
@@ -32,6 +32,24 @@ pub struct Args {
     /// Taken because Ganeti's has it; users are not checked
     #[arg(long)]
     pub no_user_checks: bool,
+    /// Write the manual pages of MonD's programs into this directory, and end
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub man: Option<PathBuf>,
+}
+
+/// Writes the manual pages of MonD's programs.
+///
+/// # Errors
+/// The directory cannot be written to.
+pub fn manual(dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    for (command, section) in [(Args::command(), "8"), (crate::collector_args::Args::command(), "1")] {
+        let mut page = Vec::new();
+        let name = command.get_name().to_owned();
+        clap_mangen::Man::new(command).section(section).render(&mut page)?;
+        std::fs::write(dir.join(format!("{name}.{section}")), page)?;
+    }
+    Ok(())
 }
 
 /// Where it listens.
@@ -71,6 +89,17 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_program_has_its_page() {
+        let dir = tempfile::tempdir().unwrap();
+        manual(dir.path()).unwrap();
+        let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(
+            page("gantry-mond.8").contains("\\-\\-bind")
+                && page("gantry-mon-collector.1").contains("diskstats")
+        );
+    }
 
     #[test]
     fn the_nodes_own_address_unless_somebody_says_otherwise() {

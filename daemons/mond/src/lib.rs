@@ -21,6 +21,7 @@
 //! A request is answered from the board alone: none waits for a collector, and a collector that fails or hangs costs its own
 //! report only.
 
+pub mod collector_args;
 pub mod config;
 pub mod core;
 pub mod io;
@@ -51,7 +52,9 @@ pub async fn run(daemon: Daemon, args: Args, cluster: Arc<dyn Cluster>) -> anyho
     }
     let counts = Counts::default();
     counts.register(&mut daemon.metrics.lock().unwrap_or_else(PoisonError::into_inner));
-    daemon.ready.set(false, "waits for the cluster's settings");
+    // From here on requests wait in the kernel. Boot starts the master's daemons after this one: they must not wait for what
+    // other nodes may answer.
+    daemon.ready.set(true, "");
     let told = Told::first(cluster, FIRST, &daemon.stop).await;
     let board = Arc::new(Mutex::new(Board::new(&told.settings())));
     let (tell, settings) = watch::channel(told.settings());
@@ -64,7 +67,6 @@ pub async fn run(daemon: Daemon, args: Args, cluster: Arc<dyn Cluster>) -> anyho
         tracing::info!(address = %listener.local_addr()?, "listens");
         daemon.tasks.spawn("http", server.clone().serve(listener, daemon.stop.clone()));
     }
-    daemon.ready.set(true, "");
     daemon.stop.cancelled().await;
     Ok(())
 }

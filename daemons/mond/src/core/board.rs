@@ -197,5 +197,5 @@ fn nanoseconds(epoch: f64) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "board_tests.rs"]
+#[path = "board/tests.rs"]
 mod tests;

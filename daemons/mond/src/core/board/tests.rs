@@ -1,3 +1,5 @@
+//! What the board serves, and what it leaves out.
+
 use super::*;
 use crate::core::catalogue::index;
 use proptest::prelude::*;
