@@ -2,6 +2,7 @@
 //! beside what this machine can do at best in the same minute. Prints; judges nothing.
 
 mod bare;
+mod confd;
 mod copies;
 mod cost;
 mod figure;
@@ -30,6 +31,7 @@ const BENCHES: [Bench; 8] = [
     ("scale", scale::measure),
     ("mond", mond::measure),
     ("size", size::measure),
+    ("confd", confd::measure),
 ];
 
 fn main() -> Result<()> {

@@ -32,10 +32,11 @@ const ARROWS: [(&str, &str, &str); 14] = [
 /// Who may call a node's noded.
 const NODED_CALLERS: [&str; 3] = ["gantry-wconfd", "gantry-luxid", "gantry-job"];
 /// Who listens on which Unix sockets.
-const LISTENERS: [(&str, &[&str]); 8] = [
+const LISTENERS: [(&str, &[&str]); 9] = [
     ("gantry-luxid", &["luxi.sock", "stream.sock", "admin/luxid.sock"]),
     ("gantry-overseer", &["admin/overseer.sock"]),
     ("gantry-mond", &["admin/mond.sock"]),
+    ("gantry-rconfd", &["admin/rconfd.sock"]),
     ("gantry-vmd", &["vmd.sock", "admin/vmd.sock"]),
     ("gantry-wconfd", &["wconfd.sock", "admin/wconfd.sock"]),
     ("gantry-noded", &["noded.sock", "admin/noded.sock"]),
@@ -193,6 +194,18 @@ fn listeners(cluster: &VirtualCluster) -> Result<()> {
         counts[place.with_context(|| format!("{program} listens on {}", socket.local))?] += 1;
     }
     ensure!(counts == [cluster.nodes.len(); 2], "{counts:?} nodeds and monds listen");
+    let mut rconfds = 0;
+    for socket in sockets::udp()? {
+        let Some(program) = socket.pids.iter().find_map(|pid| programs.get(pid)) else { continue };
+        // MonD asks, from any port.
+        if program == "gantry-mond" {
+            continue;
+        }
+        let own = cluster.nodes.iter().any(|node| socket.local == format!("{}:1814", node.address));
+        ensure!(own && program == "gantry-rconfd", "{program} has the UDP socket {}", socket.local);
+        rconfds += 1;
+    }
+    ensure!(rconfds == cluster.nodes.len(), "{rconfds} rconfds listen: all nodes are candidates");
     let mut count = 0;
     for socket in unix.iter().filter(|socket| socket.state == "LISTEN") {
         let Some(program) = socket.pids.iter().find_map(|pid| programs.get(pid)) else { continue };

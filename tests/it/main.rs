@@ -7,6 +7,7 @@ mod bad_input;
 mod chaos;
 mod commands;
 mod compat;
+mod confd;
 mod disk;
 mod effects;
 mod failover;

@@ -9,7 +9,7 @@ use std::process::Command;
 pub struct Socket {
     /// `LISTEN`, `ESTAB`, …
     pub state: String,
-    /// For Unix sockets the bound path or `*`; for TCP `ADDRESS:PORT`.
+    /// For Unix sockets the bound path or `*`; for TCP and UDP `ADDRESS:PORT`.
     pub local: String,
     /// For Unix sockets this end's inode and its peer's; for TCP the peer's `ADDRESS:PORT`.
     pub ends: (String, String),
@@ -31,6 +31,14 @@ pub fn unix() -> Result<Vec<Socket>> {
 /// When `ss` is not there.
 pub fn tcp() -> Result<Vec<Socket>> {
     Ok(table(&["-tapnH"])?.iter().filter_map(|line| tcp_line(line)).collect())
+}
+
+/// All UDP sockets that processes hold.
+///
+/// # Errors
+/// When `ss` is not there.
+pub fn udp() -> Result<Vec<Socket>> {
+    Ok(table(&["-uapnH"])?.iter().filter_map(|line| tcp_line(line)).collect())
 }
 
 /// Pairs of connected Unix sockets: (client's pids, server's bound path, server's pids).

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The programs of the one call.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "gantry-wconfd",
     "gantry-luxid",
     "gantry-overseer",
+    "gantry-rconfd",
     "gantry-mond",
     "gantry-mon-collector",
     "gantry-noded",

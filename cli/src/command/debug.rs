@@ -1,5 +1,6 @@
-//! `gnt-debug`: test jobs and locks.
+//! `gnt-debug`: test jobs, locks, and ConfD.
 
+use crate::command::confd::{self, Confd};
 use crate::error::CliError;
 use crate::list::{ListOptions, Listing};
 use crate::opcode::SubmitOptions;
@@ -9,7 +10,7 @@ use crate::session::Session;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Test jobs and locks
+/// Test jobs, locks, and ConfD
 #[derive(Debug, clap::Args)]
 pub struct Family {
     #[command(subcommand)]
@@ -18,6 +19,7 @@ pub struct Family {
 
 #[derive(Debug, clap::Subcommand)]
 enum Debug {
+    Confd(Confd),
     /// Run a job that only waits
     Delay(Delay),
     /// List the locks that are held or waited for
@@ -89,6 +91,7 @@ const LOCKS: Listing = Listing {
 /// The command's.
 pub async fn run(mut session: Session, family: Family) -> Result<(), CliError> {
     match family.command {
+        Debug::Confd(asked) => confd::run(&session, &asked).await,
         Debug::Delay(delay) => {
             session.command = "delay".to_owned();
             let given = json!({

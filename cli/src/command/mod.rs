@@ -2,6 +2,7 @@
 
 pub mod blueprint;
 pub mod cluster;
+pub mod confd;
 pub mod daemon;
 pub mod debug;
 pub mod group;

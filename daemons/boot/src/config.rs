@@ -19,6 +19,8 @@ pub enum Runs {
     WithVms,
     /// Everywhere.
     Always,
+    /// On master candidates, the master among them. It holds nobody up either: who can't answer questions can still lead.
+    Candidates,
     /// On members. It holds nobody up either: a node that cannot be looked at still does its work.
     Members,
     /// On the master.
@@ -29,6 +31,7 @@ pub enum Runs {
 pub const DAEMONS: &[(&str, Runs)] = &[
     ("vmd", Runs::WithVms),
     ("noded", Runs::Always),
+    ("rconfd", Runs::Candidates),
     ("mond", Runs::Members),
     ("wconfd", Runs::Master),
     ("luxid", Runs::Master),
@@ -60,7 +63,7 @@ impl Runs {
     /// Whether those after it in the table can do without it.
     #[must_use]
     pub fn is_spared(self) -> bool {
-        matches!(self, Self::WithVms | Self::Members)
+        matches!(self, Self::WithVms | Self::Candidates | Self::Members)
     }
 }
 
@@ -100,10 +103,14 @@ fn whole(path: &Path) -> anyhow::Result<PathBuf> {
 #[must_use]
 pub fn wants(role: Option<Role>, vms: bool, runs: Runs) -> bool {
     match (runs, role) {
-        (Runs::Always, _) | (Runs::Members, Some(_)) | (Runs::Master, Some(Role::Master)) => true,
+        (Runs::Always, _)
+        | (Runs::Members, Some(_))
+        | (Runs::Candidates, Some(Role::Master | Role::Candidate))
+        | (Runs::Master, Some(Role::Master)) => true,
         (Runs::WithVms, Some(_)) => vms,
-        (Runs::Master, Some(Role::Candidate | Role::Regular) | None)
-        | (Runs::WithVms | Runs::Members, None) => false,
+        (Runs::Master, Some(Role::Candidate | Role::Regular))
+        | (Runs::Candidates, Some(Role::Regular))
+        | (Runs::Master | Runs::Candidates | Runs::Members | Runs::WithVms, None) => false,
     }
 }
 
@@ -118,8 +125,14 @@ mod tests {
         };
         assert_eq!(named(None, true), ["noded"]);
         assert_eq!(named(Some(Role::Regular), false), ["noded", "mond"]);
-        assert_eq!(named(Some(Role::Candidate), true), ["vmd", "noded", "mond"]);
-        assert_eq!(named(Some(Role::Master), false), ["noded", "mond", "wconfd", "luxid", "overseer"]);
-        assert_eq!(named(Some(Role::Master), true), ["vmd", "noded", "mond", "wconfd", "luxid", "overseer"]);
+        assert_eq!(named(Some(Role::Candidate), true), ["vmd", "noded", "rconfd", "mond"]);
+        assert_eq!(
+            named(Some(Role::Master), false),
+            ["noded", "rconfd", "mond", "wconfd", "luxid", "overseer"]
+        );
+        assert_eq!(
+            named(Some(Role::Master), true),
+            ["vmd", "noded", "rconfd", "mond", "wconfd", "luxid", "overseer"]
+        );
     }
 }

@@ -3,7 +3,7 @@
 use clap::Parser;
 use gantry_model::root::Root;
 use gantry_mond::config::{Args, manual};
-use gantry_mond::io::cluster::Nobody;
+use gantry_mond::io::confd::Confd;
 use gantry_rt::{Options, run_with};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,5 +20,8 @@ fn main() -> ExitCode {
         };
     }
     let options = Options { name: "mond", root: Root::new(&args.root), log_file: args.log_file.clone() };
-    run_with(options, |daemon| gantry_mond::run(daemon, args, Arc::new(Nobody)))
+    run_with(options, |daemon| {
+        let cluster = Arc::new(Confd::new(daemon.root.clone()));
+        gantry_mond::run(daemon, args, cluster)
+    })
 }

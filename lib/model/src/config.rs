@@ -124,6 +124,34 @@ impl Stamp {
 /// first node is told of it until the last one trusts nothing else.
 pub const RENEWED_CA: &str = "renewed_ca";
 
+/// Fields of [`Cluster::extra`] by which RConfD decides (`spec/confd.md` §6, §7.3); all optional.
+pub mod confd {
+    /// All begin so.
+    pub const PREFIX: &str = "confd_";
+    /// Which forms of the protocol are spoken: one of [`DIGESTS`]. It also reaches all nodes by ssconf.
+    pub const DIGEST: &str = "confd_digest";
+    /// The legacy form alone.
+    pub const SHA1: &str = "sha1";
+    /// Both; clients of Gantry ask in the second. The default.
+    pub const BOTH: &str = "both";
+    /// The second form alone.
+    pub const SHA256: &str = "sha256";
+    /// Its values.
+    pub const DIGESTS: [&str; 3] = [SHA1, BOTH, SHA256];
+    /// Whether instances that Ganeti's decoders do not know are left out of the legacy form.
+    pub const STRICT_GANETI: &str = "confd_strict_ganeti";
+    /// Who may ask for parts of the configuration: one of [`CONFIG_QUERIES`].
+    pub const CONFIG_QUERY: &str = "confd_config_query";
+    /// Its values; the last is the default.
+    pub const CONFIG_QUERIES: [&str; 3] = ["off", "local", "on"];
+    /// Networks that are answered at all.
+    pub const ALLOWED_NETWORKS: &str = "confd_allowed_networks";
+    /// Networks that may use the legacy form.
+    pub const LEGACY_NETWORKS: &str = "confd_legacy_networks";
+    /// Types of requests that the legacy form may have, by number.
+    pub const LEGACY_TYPES: &str = "confd_legacy_types";
+}
+
 /// The cluster (`spec/config.md` §2). Fields Gantry decides by are typed, the rest is in `extra`
 /// under Ganeti's names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

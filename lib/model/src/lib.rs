@@ -10,6 +10,7 @@ pub mod job;
 pub mod lease;
 pub mod master_ip;
 pub mod names;
+pub mod network;
 pub mod opcode;
 pub mod pool;
 pub mod role;

@@ -131,6 +131,12 @@ impl Root {
         self.lib().join("hmac.key")
     }
 
+    /// `hmac.key.old`: the one before, which counts for a while after a renewal.
+    #[must_use]
+    pub fn old_hmac_key(&self) -> PathBuf {
+        self.lib().join("hmac.key.old")
+    }
+
     /// `master_ip.json`: what noded has put of the cluster's address on this machine.
     #[must_use]
     pub fn master_ip_file(&self) -> PathBuf {

@@ -54,9 +54,42 @@ pub struct NodeToml {
     /// How often the overseer looks at what, should this node be the master.
     #[serde(default, skip_serializing_if = "OverseerToml::is_default")]
     pub overseer: OverseerToml,
+    /// Bounds of RConfD, should this node be a master candidate.
+    #[serde(default, skip_serializing_if = "ConfdToml::is_default")]
+    pub confd: ConfdToml,
     /// Where MonD listens.
     #[serde(default, skip_serializing_if = "MondToml::is_default")]
     pub mond: MondToml,
+}
+
+/// Bounds of RConfD; None = its default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfdToml {
+    /// Addresses to listen on instead of the node's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bind: Vec<IpAddr>,
+    /// Requests that are remembered, so that none is answered twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_entries: Option<u64>,
+    /// Requests a second of one source that are answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// And at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+    /// Bytes a second of all answers together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
+    /// How far the clock of who asks may be off, seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_s: Option<u64>,
+}
+
+impl ConfdToml {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// MonD's own settings.
@@ -185,6 +218,7 @@ impl NodeToml {
             drivers: Vec::new(),
             compat: Compat::default(),
             overseer: OverseerToml::default(),
+            confd: ConfdToml::default(),
             mond: MondToml::default(),
         }
     }
@@ -256,6 +290,7 @@ mod tests {
         settings.drivers = vec!["fake".to_owned()];
         settings.compat.ganeti_paths = true;
         settings.overseer.health_check_s = Some(1);
+        settings.confd.rate = Some(7);
         settings.mond.bind = vec![IpAddr::from([127, 0, 0, 1])];
         settings.save(&root).expect("written");
         assert_eq!(load(&root).expect("read"), settings);

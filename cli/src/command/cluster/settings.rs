@@ -65,8 +65,31 @@ pub struct Settings {
     /// How often data collectors look, in seconds, such as diskstats=10,lv=60
     #[arg(long, value_name = "NAME=SECONDS,...")]
     data_collector_interval: Option<String>,
+    /// Forms of ConfD that are spoken: sha1 (Ganeti's alone), both, or sha256 (Gantry's alone)
+    #[arg(long, value_name = "FORMS", value_parser = ["sha1", "both", "sha256"])]
+    confd_digest: Option<String>,
+    /// Whether instances unknown to Ganeti's programs are left out of ConfD's answers to them: yes or no
+    #[arg(long, value_name = "YES|NO", value_parser = yes_no)]
+    confd_strict_ganeti: Option<bool>,
+    /// Who may ask ConfD for parts of the configuration: off (nobody), local (programs of the node), or on
+    #[arg(long, value_name = "WHO", value_parser = ["off", "local", "on"])]
+    confd_config_query: Option<String>,
+    /// Networks that ConfD answers, separated by commas; empty = those of the nodes
+    #[arg(long, value_name = "NETWORK,...", value_parser = comma_separated)]
+    confd_allowed_networks: Option<Texts>,
+    /// Networks in which Ganeti's form of ConfD may be used, separated by commas; empty = all that ConfD answers
+    #[arg(long, value_name = "NETWORK,...", value_parser = comma_separated)]
+    confd_legacy_networks: Option<Texts>,
     #[command(flatten)]
     policy: PolicyOptions,
+}
+
+/// Texts of one option, perhaps none.
+#[derive(Debug, Clone)]
+struct Texts(Vec<String>);
+
+fn comma_separated(text: &str) -> Result<Texts, String> {
+    Ok(Texts(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()))
 }
 
 impl Settings {
@@ -101,6 +124,11 @@ impl Settings {
             "file_storage_dir": self.file_storage_dir,
             "enabled_data_collectors": self.enabled_data_collectors.as_deref().map(switches).transpose()?,
             "data_collector_interval": self.data_collector_interval.as_deref().map(intervals).transpose()?,
+            "confd_digest": self.confd_digest,
+            "confd_strict_ganeti": self.confd_strict_ganeti,
+            "confd_config_query": self.confd_config_query,
+            "confd_allowed_networks": self.confd_allowed_networks.as_ref().map(|texts| &texts.0),
+            "confd_legacy_networks": self.confd_legacy_networks.as_ref().map(|texts| &texts.0),
             "ipolicy": self.policy.value()?,
         });
         let Value::Object(all) = all else { return Ok(Map::new()) };

@@ -5,7 +5,7 @@ use gantry_model::role::Role;
 use gantry_proto::boot::{self as wire, DaemonState};
 use nix::sys::signal::Signal;
 
-const ALL: &[&str] = &["noded", "mond", "wconfd", "luxid", "overseer"];
+const ALL: &[&str] = &["noded", "rconfd", "mond", "wconfd", "luxid", "overseer"];
 
 #[tokio::test]
 async fn an_unjoined_node_runs_noded_and_a_master_all_stopped_in_reverse() {
@@ -16,7 +16,7 @@ async fn an_unjoined_node_runs_noded_and_a_master_all_stopped_in_reverse() {
     stage.ready(ALL).await;
     boot.signal(Signal::SIGTERM);
     assert!(boot.wait().success());
-    assert_eq!(stage.order(), "overseer luxid wconfd mond noded ");
+    assert_eq!(stage.order(), "overseer luxid wconfd mond rconfd noded ");
     assert!(!stage.root.socket("boot.sock").exists() && !stage.root.pid_file("noded").exists());
 }
 
@@ -29,7 +29,7 @@ async fn losing_the_role_stops_the_masters_daemons_only() {
     stage.role(Role::Regular);
     let after = stage.ready(&["noded", "mond"]).await;
     assert_eq!(pid(&before, "noded"), pid(&after, "noded"));
-    assert_eq!(stage.order(), "overseer luxid wconfd ");
+    assert_eq!(stage.order(), "overseer luxid wconfd rconfd ");
     boot.signal(Signal::SIGINT);
     assert!(boot.wait().success());
 }
@@ -91,7 +91,7 @@ async fn a_killed_boot_leaves_its_daemons_to_the_next_one() {
     boot.signal(Signal::SIGTERM);
     assert!(boot.wait().success());
     assert!(pids.iter().all(|pid| !lives(*pid)));
-    assert_eq!(stage.order(), "overseer luxid wconfd mond noded ");
+    assert_eq!(stage.order(), "overseer luxid wconfd mond rconfd noded ");
 }
 
 #[tokio::test]
@@ -178,10 +178,10 @@ async fn a_member_that_makes_vms_runs_vmd_first_and_stops_it_last() {
     let boot = stage.boot();
     stage.ready(&["noded"]).await;
     stage.role(Role::Master);
-    stage.ready(&["vmd", "noded", "mond", "wconfd", "luxid", "overseer"]).await;
+    stage.ready(&["vmd", "noded", "rconfd", "mond", "wconfd", "luxid", "overseer"]).await;
     boot.signal(Signal::SIGTERM);
     assert!(boot.wait().success());
-    assert_eq!(stage.order(), "overseer luxid wconfd mond noded vmd ");
+    assert_eq!(stage.order(), "overseer luxid wconfd mond rconfd noded vmd ");
 }
 
 #[tokio::test]

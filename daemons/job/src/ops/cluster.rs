@@ -6,7 +6,7 @@ use crate::ops::candidate;
 use crate::ops::group::merged;
 use crate::ops::{Args, Cx, Locks};
 use gantry_model::collector::{self, COLLECTORS, Collector, INTERVAL_US, INTERVAL_US_MAX, INTERVAL_US_MIN};
-use gantry_model::config::{Cluster, Params};
+use gantry_model::config::{Cluster, Params, confd};
 use gantry_model::error::Ecode;
 use gantry_proto::wconfd::{Command, Want};
 use serde_json::{Map, Value, json};
@@ -81,6 +81,12 @@ const PLAIN: &[(&str, &str)] = &[
     ("zeroing_image", "zeroing_image"),
     ("compression_tools", "compression_tools"),
     ("enabled_user_shutdown", "enabled_user_shutdown"),
+    (confd::DIGEST, confd::DIGEST),
+    (confd::STRICT_GANETI, confd::STRICT_GANETI),
+    (confd::CONFIG_QUERY, confd::CONFIG_QUERY),
+    (confd::ALLOWED_NETWORKS, confd::ALLOWED_NETWORKS),
+    (confd::LEGACY_NETWORKS, confd::LEGACY_NETWORKS),
+    (confd::LEGACY_TYPES, confd::LEGACY_TYPES),
 ];
 
 /// Changes cluster parameters; null leaves one as it is. Result: null.

@@ -42,16 +42,6 @@ pub trait Cluster: Send + Sync + 'static {
     fn ask(&self, what: Ask) -> Asked<'_>;
 }
 
-/// Nobody: what is built in holds, and instances have no names.
-#[derive(Debug, Clone, Copy)]
-pub struct Nobody;
-
-impl Cluster for Nobody {
-    fn ask(&self, _what: Ask) -> Asked<'_> {
-        Box::pin(std::future::ready(None))
-    }
-}
-
 /// The last word on everything.
 #[derive(Debug, Clone, Default)]
 struct Words {
@@ -108,20 +98,28 @@ impl Told {
         self.words(|words| words.disks.clone())
     }
 
-    /// Asks everything once; an answer counts at once.
+    /// Asks everything once, all at the same time: where most candidates are down, each question takes its whole time.
     async fn refresh(&self) {
-        if let Some(answer) = self.cluster.ask(Ask::Collectors).await {
-            self.words(|words| words.settings = Settings::read(&answer));
-        }
-        let answer = self.cluster.ask(Ask::Instances).await;
-        if let Some(instances) = answer.as_ref().and_then(Instance::read_all) {
-            let with_disks = answer.iter().flat_map(with_disks).take(DISKS_OF_MAX).collect::<Vec<_>>();
-            self.words(|words| words.instances = Some(instances));
-            self.ask_disks(with_disks).await;
-        }
-        if let Some(answer) = self.cluster.ask(Ask::Minors).await {
-            self.words(|words| words.minors = answer);
-        }
+        let ask = |what| self.cluster.ask(what);
+        let settings = async {
+            if let Some(answer) = ask(Ask::Collectors).await {
+                self.words(|words| words.settings = Settings::read(&answer));
+            }
+        };
+        let minors = async {
+            if let Some(answer) = ask(Ask::Minors).await {
+                self.words(|words| words.minors = answer);
+            }
+        };
+        let instances = async {
+            let answer = ask(Ask::Instances).await;
+            if let Some(instances) = answer.as_ref().and_then(Instance::read_all) {
+                let with_disks = answer.iter().flat_map(with_disks).take(DISKS_OF_MAX).collect();
+                self.words(|words| words.instances = Some(instances));
+                self.ask_disks(with_disks).await;
+            }
+        };
+        tokio::join!(settings, minors, instances);
     }
 
     async fn ask_disks(&self, instances: Vec<(String, String)>) {

@@ -4,6 +4,7 @@ pub mod access;
 pub mod cgroup;
 pub mod cluster;
 pub mod collect;
+pub mod confd;
 pub mod daemons;
 pub mod http;
 pub mod lvs;

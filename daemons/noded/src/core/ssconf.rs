@@ -8,6 +8,7 @@ pub const SSCONF_BYTES_MAX: usize = 128 << 10;
 pub const KEYS: &[&str] = &[
     "cluster_name",
     "cluster_tags",
+    "confd_digest",
     "enabled_user_shutdown",
     "file_storage_dir",
     "gluster_storage_dir",

@@ -124,12 +124,18 @@ pub fn store_named(root: &Root, files: &[(String, String)]) -> Result<(), FileEr
     Ok(())
 }
 
-/// Stores `hmac.key`.
+/// Stores `hmac.key`. Another one that was there goes to `hmac.key.old`, where it counts for a while: a renewal reaches the
+/// nodes one after the other.
 ///
 /// # Errors
-/// When it can't be written.
+/// When one can't be written.
 pub fn store_hmac(root: &Root, text: &str) -> Result<(), FileError> {
     let path = root.hmac_key();
+    let old = read_if_there(&path)?;
+    if let Some(old) = old.filter(|old| old != text.as_bytes()) {
+        let path = root.old_hmac_key();
+        atomic_write(&path, &old, 0o640).map_err(at("write", &path))?;
+    }
     // Readable by its group: confd and its clients run as other users.
     atomic_write(&path, text.as_bytes(), 0o640).map_err(at("write", &path))
 }
@@ -246,6 +252,7 @@ pub fn finish_leaving(root: &Root, ganeti_paths: bool) -> Result<(), FileError> 
     }
     sync(&root.secrets())?;
     remove(&root.hmac_key())?;
+    remove(&root.old_hmac_key())?;
     let ganeti = root.path().join("var/lib/ganeti");
     for dir in if ganeti_paths { vec![root.lib(), ganeti] } else { vec![root.lib()] } {
         for path in list(&dir)?.into_iter().filter(|path| name_begins(path, "ssconf_")) {

@@ -96,8 +96,17 @@ async fn the_key_of_confd_is_stored_for_its_group() {
     assert_eq!(path.metadata().expect("there").permissions().mode() & 0o777, 0o640);
     let seen = look(&client).await;
     assert!(seen.hmac.is_some() && seen.key.is_none());
+    let old = node.root.old_hmac_key();
+    change(&client, CryptoChange::Hmac(line.clone())).await.expect("a repeat");
+    assert!(!old.exists(), "the same key once more is no renewal");
+    change(&client, CryptoChange::Hmac(format!("{}\n", "cd".repeat(32)))).await.expect("renewed");
+    assert_eq!(std::fs::read_to_string(&old).expect("the one before"), line);
+    assert_eq!(old.metadata().expect("there").permissions().mode() & 0o777, 0o640);
     client.call::<wire::Leave>(&fence(1), PATIENCE).await.expect("left");
-    wait_for("it is gone with the membership", || async { (!path.exists()).then_some(()) }).await;
+    wait_for("they are gone with the membership", || async {
+        (!path.exists() && !old.exists()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The ssconf files: what every node knows of its cluster as plain text (`spec/config.md` §6).
 
 use super::config::Snapshot;
-use gantry_model::config::{Cluster, Group, Instance, Node};
+use gantry_model::config::{Cluster, Group, Instance, Node, confd};
 use gantry_model::names::natural_cmp;
 use serde_json::Value;
 use std::fmt::Write;
@@ -100,6 +100,8 @@ fn cluster_values(cluster: &Cluster, nodes: &[Arc<Node>]) -> Vec<(String, String
         one("maintain_node_health", flag("maintain_node_health").to_owned()),
         one("enabled_user_shutdown", flag("enabled_user_shutdown").to_owned()),
         one("release_version", RELEASE_VERSION.to_owned()),
+        // Ours: in which form ConfD's clients ask.
+        one(confd::DIGEST, cluster.extra.get(confd::DIGEST).map_or_else(|| confd::BOTH.to_owned(), shown)),
         ("uid_pool".to_owned(), uid_pool(cluster.extra.get("uid_pool"))),
         ("master_candidates_certs".to_owned(), certs(cluster.extra.get("candidate_certs"))),
     ];

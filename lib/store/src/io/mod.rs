@@ -17,6 +17,7 @@ pub mod look;
 mod objects;
 pub mod opened;
 pub mod read;
+pub mod reader;
 pub mod seed;
 pub mod snapshot;
 pub mod sql;

@@ -3,14 +3,18 @@
 use super::edit::{Edit, fresh};
 use super::error::{not_unique, wrong_input};
 use super::fields;
-use gantry_model::config::{Cluster, Node, Params, RENEWED_CA};
+use gantry_model::config::{Cluster, Node, Params, RENEWED_CA, confd};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::master_ip::MasterAddress;
 use gantry_model::names::is_host_name;
+use gantry_model::network::Network;
 use serde_json::Value;
 
 /// A failover asks all candidates, and a commit waits for a majority of them.
 const CANDIDATE_POOL_SIZE_MAX: u64 = gantry_store::MEMBERS_MAX as u64;
+
+/// Highest type of requests of ConfD's legacy form (`spec/confd.md` §4).
+const LEGACY_TYPE_MAX: u64 = 11;
 
 impl Edit<'_> {
     /// Sets fields of the cluster by their names.
@@ -19,6 +23,7 @@ impl Edit<'_> {
         let new = fields::set("Cluster", &*old, fields::CLUSTER, set)?;
         fresh(old.stamp.serial_no, rev, new != *old)?;
         check(&new)?;
+        check_confd(&old, &new)?;
         self.nobody_has(&new.master_ip)?;
         self.none_needs(&old, &new)?;
         self.set_cluster(new);
@@ -98,6 +103,38 @@ fn check(cluster: &Cluster) -> Result<(), GanetiError> {
         }
     }
     cluster.beparams.values().try_for_each(memory_in_order)
+}
+
+/// Servers are told first and clients later, so that nobody is left in silence on the way.
+fn check_confd(old: &Cluster, new: &Cluster) -> Result<(), GanetiError> {
+    let digest = |cluster: &Cluster| {
+        let word = cluster.extra.get(confd::DIGEST).and_then(Value::as_str);
+        word.unwrap_or(confd::BOTH).to_owned()
+    };
+    let (from, to) = (digest(old), digest(new));
+    if from != to && from != confd::BOTH && to != confd::BOTH {
+        return Err(wrong_input(format!(
+            "{} can't go from {from} to {to} in one step: set it to {} first",
+            confd::DIGEST,
+            confd::BOTH
+        )));
+    }
+    for name in [confd::ALLOWED_NETWORKS, confd::LEGACY_NETWORKS] {
+        let texts = new.extra.get(name).and_then(Value::as_array).into_iter().flatten();
+        for text in texts.filter_map(Value::as_str) {
+            text.parse::<Network>().map_err(|why| wrong_input(format!("{name}: {why}")))?;
+        }
+    }
+    let types = new.extra.get(confd::LEGACY_TYPES).and_then(Value::as_array).into_iter().flatten();
+    match types.into_iter().find(|kind| kind.as_u64().is_none_or(|number| number > LEGACY_TYPE_MAX)) {
+        Some(kind) => {
+            let name = confd::LEGACY_TYPES;
+            Err(wrong_input(format!(
+                "{name}: {kind} is no number of a type of requests, 0 to {LEGACY_TYPE_MAX}"
+            )))
+        }
+        None => Ok(()),
+    }
 }
 
 /// SHA-256 in lower-case hex.

@@ -1,7 +1,7 @@
 //! Which fields callers may set, and of which type (`spec/config.md` §2 to §5).
 
 use super::error::wrong_input;
-use gantry_model::config::Params;
+use gantry_model::config::{Params, confd};
 use gantry_model::error::GanetiError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -93,6 +93,12 @@ pub(super) const IPOLICY: &[Field] = &[
 pub(super) const CLUSTER: &[Field] = &[
     must("cluster_name", Kind::Str),
     may(gantry_model::config::RENEWED_CA, Kind::Str),
+    may(confd::DIGEST, Kind::Word(&confd::DIGESTS)),
+    may(confd::STRICT_GANETI, Kind::Bool),
+    may(confd::CONFIG_QUERY, Kind::Word(&confd::CONFIG_QUERIES)),
+    may(confd::ALLOWED_NETWORKS, Kind::Texts),
+    may(confd::LEGACY_NETWORKS, Kind::Texts),
+    may(confd::LEGACY_TYPES, Kind::List),
     must("master_ip", Kind::Str),
     must("master_netdev", Kind::Str),
     must("master_netmask", Kind::Int(0)),

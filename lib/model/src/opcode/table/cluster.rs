@@ -117,6 +117,13 @@ pub(super) const SPECS: &[OpcodeSpec] = &[
             opt("data_collector_interval", &Map(&Str, &Int)),
             // Ours: the cluster's own address; Ganeti takes it from the cluster's name when that is given.
             opt("master_ip", &Str),
+            // Ours: how RConfD answers.
+            opt("confd_digest", &Str),
+            opt("confd_strict_ganeti", &Bool),
+            opt("confd_config_query", &Str),
+            opt("confd_allowed_networks", &TEXTS),
+            opt("confd_legacy_networks", &TEXTS),
+            opt("confd_legacy_types", &List(&Uint)),
         ],
     },
     OpcodeSpec {

@@ -7,6 +7,7 @@ mod crash;
 mod crash_follow;
 mod damage;
 mod follow;
+mod reader;
 mod writing;
 
 use crate::core::list::Member;

@@ -355,3 +355,35 @@ fn what_an_instance_uses_is_not_disabled() {
     let remove = Command::InstanceRemove { instance: instance_uuid(1) };
     let _ = run(&mut c, &[remove, cluster_set(json!({"enabled_disk_templates": ["rbd"]}))]).unwrap();
 }
+
+#[test]
+fn how_confd_answers_is_checked_and_forms_change_step_by_step() {
+    let mut c = config();
+    let mut digest = |word: &str| run(&mut c, &[cluster_set(json!({"confd_digest": word}))]).map(drop);
+    for (word, good) in [
+        ("sha3", false),
+        ("both", true),
+        ("sha1", true),
+        ("sha256", false),
+        ("both", true),
+        ("sha256", true),
+        ("sha1", false),
+    ] {
+        let done = digest(word);
+        assert_eq!(done.is_ok(), good, "{word}: {done:?}");
+    }
+    for (set, good) in [
+        (json!({"confd_allowed_networks": ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"]}), true),
+        (json!({"confd_allowed_networks": ["192.0.2.0/33"]}), false),
+        (json!({"confd_legacy_networks": ["here"]}), false),
+        (json!({"confd_legacy_networks": []}), true),
+        (json!({"confd_legacy_types": [0, 11]}), true),
+        (json!({"confd_legacy_types": [12]}), false),
+        (json!({"confd_legacy_types": ["1"]}), false),
+        (json!({"confd_strict_ganeti": true, "confd_config_query": "local"}), true),
+        (json!({"confd_config_query": "sometimes"}), false),
+    ] {
+        let done = run(&mut c, &[cluster_set(set.clone())]).map(drop);
+        assert_eq!(done.is_ok(), good, "{set}: {done:?}");
+    }
+}

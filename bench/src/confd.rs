@@ -1,0 +1,257 @@
+//! ConfD over loopback: how many questions a second are answered with 32 on their way, and how long one takes at half of
+//! that. The load is one thread of this process, which signs each request and checks each reply; it has the same two cores.
+
+use crate::figure::{Figure, percentile};
+use crate::seed;
+use anyhow::{Context, Result, ensure};
+use gantry_confd::core::reply::open;
+use gantry_confd::core::wire::{Mac, Outer, seal_request};
+use gantry_confd::{Form, Keys, Kind, Query, Request};
+use gantry_tests::{Options, VirtualCluster, wait};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// Requests on their way.
+const FLIGHT: usize = 32;
+/// How long each figure is measured.
+const WINDOW: Duration = Duration::from_secs(8);
+/// No bounds but those of the machine. The bench says so.
+const SETTINGS: &str =
+    "[confd]\nreplay_entries = 8000000\nrate = 100000000\nburst = 100000000\nbytes_per_s = 100000000000\n";
+/// Instances of the small and the large cluster.
+const SIZES: [u32; 2] = [10, 10_000];
+/// A reply that takes longer is lost.
+const LOST: Duration = Duration::from_secs(2);
+
+/// Rates and times, with few instances and with many, in both forms.
+pub fn measure() -> Result<Vec<Figure>> {
+    let mut all = Vec::new();
+    let mut rates = Vec::new();
+    for count in SIZES {
+        let options = Options { settings: SETTINGS.to_owned(), ..Options::new(1) };
+        let cluster = seed::fill(VirtualCluster::start(&options)?, count)?;
+        for form in [Form::Legacy, Form::Second] {
+            let mut load = Load::new(&cluster, form, count)?;
+            load.warm()?;
+            let rate = load.closed()?;
+            let mut times = load.paced(rate / 2.0)?;
+            rates.push(rate);
+            let of = form.as_str();
+            let (name, aim) = names(count, form);
+            all.push(Figure { name, value: format!("{rate:.0}/s"), aim });
+            let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
+            all.push(Figure {
+                name: "  at half of that, open loop",
+                value: format!("p50 {:.3} ms p99 {:.3} ms", p50.as_secs_f64() * 1e3, p99.as_secs_f64() * 1e3),
+                aim: format!("aim p99 ≤ 1 ms ({of}, n={})", times.len()),
+            });
+        }
+    }
+    all.push(Figure {
+        name: "confd: 10,000 instances against 10",
+        value: format!("{:.2} and {:.2} of the rate", rates[2] / rates[0], rates[3] / rates[1]),
+        aim: "aim ≥ 0.80 (plj0, plj2)".to_owned(),
+    });
+    Ok(all)
+}
+
+fn names(count: u32, form: Form) -> (&'static str, String) {
+    let aim =
+        "aim ≥ 60,000/s; replay cache 8 M, rate limits lifted, load client on the same cores".to_owned();
+    let name = match (count == SIZES[0], form) {
+        (true, Form::Legacy) => "confd: plj0, 10 instances, 32 in flight",
+        (true, Form::Second) => "confd: plj2, 10 instances, 32 in flight",
+        (false, Form::Legacy) => "confd: plj0, 10,000 instances, 32 in flight",
+        (false, Form::Second) => "confd: plj2, 10,000 instances, 32 in flight",
+    };
+    (name, aim)
+}
+
+/// A request on its way.
+struct Sent {
+    rsalt: String,
+    mac: Mac,
+    at: Instant,
+}
+
+struct Load {
+    keys: Keys,
+    form: Form,
+    socket: UdpSocket,
+    peer: SocketAddrV4,
+    questions: Vec<(Kind, Query)>,
+    number: u64,
+    flight: Vec<Option<Sent>>,
+}
+
+impl Load {
+    fn new(cluster: &VirtualCluster, form: Form, count: u32) -> Result<Self> {
+        let node = cluster.master();
+        let key = std::fs::read(node.root.join("var/lib/gantry/hmac.key")).context("hmac.key")?;
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.set_read_timeout(Some(LOST))?;
+        let SocketAddr::V4(peer) = format!("{}:1814", node.address).parse()? else {
+            anyhow::bail!("IPv4 is expected")
+        };
+        let text = |text: &str| Query::Text(text.to_owned());
+        let questions = vec![
+            (Kind::NodeRole, text(&node.name)),
+            (Kind::Master, Query::Null),
+            (Kind::Disks, text(&seed::name(count - 1))),
+            (Kind::CandidateIps, Query::Null),
+        ];
+        let flight = (0..FLIGHT).map(|_| None).collect();
+        Ok(Self { keys: Keys::new(&key)?, form, socket, peer, questions, number: 0, flight })
+    }
+
+    /// Waits until the server has the seeded configuration.
+    fn warm(&mut self) -> Result<()> {
+        let questions = self.questions.clone();
+        for (kind, query) in questions {
+            wait::until("the server answers", Duration::from_secs(60), || {
+                let (datagram, sent) = self.request(0, kind, &query).ok()?;
+                self.socket.send_to(&datagram, self.peer).ok()?;
+                let mut buffer = vec![0; 65_536];
+                let bytes = self.socket.recv(&mut buffer).ok()?;
+                let outer = Outer::parse(&buffer[..bytes]).ok()?;
+                let heard = open(self.form, &self.keys, &sent.mac, &sent.rsalt, &outer, seconds()).ok()?;
+                heard.ok.then_some(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The next request; the slot is named in its rsalt.
+    fn request(&mut self, slot: usize, kind: Kind, query: &Query) -> Result<(Vec<u8>, Sent)> {
+        self.number += 1;
+        let rsalt = format!("{:08x}-0000-4000-{slot:04x}-{:012x}", std::process::id(), self.number);
+        let dst = (self.form == Form::Second).then(|| self.peer.ip().to_string());
+        let request = Request { kind, query: query.clone(), rsalt: rsalt.clone(), dst };
+        let msg = request.message(self.form)?;
+        let (datagram, mac) = seal_request(self.form, &self.keys, &seconds().to_string(), &msg);
+        Ok((datagram, Sent { rsalt, mac, at: Instant::now() }))
+    }
+
+    /// Puts a request into a slot.
+    fn next(&mut self, slot: usize) -> Result<Vec<u8>> {
+        let at = usize::try_from(self.number).unwrap_or_default() % self.questions.len();
+        let (kind, query) = self.questions[at].clone();
+        let (datagram, sent) = self.request(slot, kind, &query)?;
+        self.flight[slot] = Some(sent);
+        Ok(datagram)
+    }
+
+    /// Sends datagrams with as few calls as it takes.
+    fn send(&self, datagrams: &[Vec<u8>]) -> Result<()> {
+        let mut rest = datagrams;
+        while !rest.is_empty() {
+            let part = &rest[..rest.len().min(FLIGHT)];
+            let slices: Vec<[IoSlice<'_>; 1]> = part.iter().map(|one| [IoSlice::new(one)]).collect();
+            let addrs = vec![Some(SockaddrIn::from(self.peer)); part.len()];
+            let mut headers = MultiHeaders::preallocate(part.len(), None);
+            let sent =
+                sendmmsg(self.socket.as_raw_fd(), &mut headers, &slices, &addrs, [], MsgFlags::empty())?;
+            rest = &rest[sent.count()..];
+        }
+        Ok(())
+    }
+
+    /// Takes what replies there are and checks them: the slots that are free again, with their times.
+    fn receive(&mut self, buffers: &mut [Vec<u8>], flags: MsgFlags) -> Result<Vec<(usize, Duration)>> {
+        let got = take(&self.socket, buffers, flags)?;
+        let now = Instant::now();
+        let mut free = Vec::with_capacity(got.len());
+        for (bytes, buffer) in got.into_iter().zip(buffers) {
+            let outer = Outer::parse(&buffer[..bytes])?;
+            let slot = outer
+                .salt
+                .get(19..23)
+                .and_then(|hex| usize::from_str_radix(hex, 16).ok())
+                .context("a slot")?;
+            let sent = self.flight.get_mut(slot).and_then(Option::take).context("a request of ours")?;
+            let heard = open(self.form, &self.keys, &sent.mac, &sent.rsalt, &outer, seconds())?;
+            ensure!(heard.ok, "an error: {}", heard.answer);
+            free.push((slot, now - sent.at));
+        }
+        Ok(free)
+    }
+
+    /// Answers a second with [`FLIGHT`] requests always on their way.
+    fn closed(&mut self) -> Result<f64> {
+        let mut buffers = vec![vec![0_u8; 4096]; FLIGHT];
+        let first = (0..FLIGHT).map(|slot| self.next(slot)).collect::<Result<Vec<_>>>()?;
+        self.send(&first)?;
+        let (begin, mut count) = (Instant::now(), 0_u32);
+        while begin.elapsed() < WINDOW {
+            let free = self.receive(&mut buffers, MsgFlags::MSG_WAITFORONE)?;
+            count += u32::try_from(free.len())?;
+            let more = free.into_iter().map(|(slot, _)| self.next(slot)).collect::<Result<Vec<_>>>()?;
+            self.send(&more)?;
+        }
+        let rate = f64::from(count) / begin.elapsed().as_secs_f64();
+        while self.flight.iter().any(Option::is_some) {
+            self.receive(&mut buffers, MsgFlags::MSG_WAITFORONE)?;
+        }
+        Ok(rate)
+    }
+
+    /// Times of requests that are sent so many a second, whether the earlier are answered or not. A request's time runs
+    /// from when it was due.
+    fn paced(&mut self, rate: f64) -> Result<Vec<Duration>> {
+        const SLOTS: usize = 4096;
+        self.flight = (0..SLOTS).map(|_| None).collect();
+        let mut buffers = vec![vec![0_u8; 4096]; FLIGHT];
+        let mut idle: Vec<usize> = (0..SLOTS).collect();
+        let (begin, mut times, mut due) = (Instant::now(), Vec::new(), 0_u32);
+        loop {
+            let over = begin.elapsed() >= WINDOW;
+            let mut batch = Vec::new();
+            while !over && batch.len() < FLIGHT {
+                let at = begin + Duration::from_secs_f64(f64::from(due) / rate);
+                if at > Instant::now() {
+                    break;
+                }
+                let slot = idle.pop().context("the server is too slow for half of its own rate")?;
+                batch.push(self.next(slot)?);
+                if let Some(sent) = &mut self.flight[slot] {
+                    sent.at = at;
+                }
+                due += 1;
+            }
+            self.send(&batch)?;
+            let free = self.receive(&mut buffers, MsgFlags::MSG_DONTWAIT)?;
+            if free.is_empty() && batch.is_empty() {
+                if over && idle.len() == SLOTS {
+                    break;
+                }
+                ensure!(begin.elapsed() < WINDOW + LOST, "{} replies were lost", SLOTS - idle.len());
+                std::thread::yield_now();
+            }
+            for (slot, time) in free {
+                idle.push(slot);
+                times.push(time);
+            }
+        }
+        self.flight.truncate(FLIGHT);
+        Ok(times)
+    }
+}
+
+/// Takes the datagrams that are there: their lengths.
+fn take(socket: &UdpSocket, buffers: &mut [Vec<u8>], flags: MsgFlags) -> Result<Vec<usize>> {
+    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(buffers.len(), None);
+    let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+        buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer.as_mut_slice())]).collect();
+    match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) {
+        Ok(all) => Ok(all.map(|one| one.bytes).collect()),
+        Err(nix::Error::EAGAIN) if flags.contains(MsgFlags::MSG_DONTWAIT) => Ok(Vec::new()),
+        Err(why) => Err(why).context("a reply was lost"),
+    }
+}
+
+fn seconds() -> u64 {
+    gantry_model::time::now().0
+}

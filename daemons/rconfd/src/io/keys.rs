@@ -1,0 +1,92 @@
+//! `hmac.key` and, for a while after a renewal, `hmac.key.old`. Read again whenever they may have changed.
+
+use gantry_confd::Keys;
+use gantry_confd::core::keys::KeyError;
+use gantry_model::root::Root;
+use gantry_model::time;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The key before a renewal counts for so long, seconds: twice the window of the clocks, and long enough for a renewal to
+/// reach all nodes. Whoever wants it dead at once removes the file.
+pub const OLD_KEY_S: u64 = 600;
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum NoKey {
+    /// The node has none.
+    #[error(
+        "this node has no hmac.key; \"gnt-cluster redist-conf\" gives it the master's, \"gnt-cluster renew-crypto --new-confd-hmac-key\" makes another"
+    )]
+    Missing,
+    /// It can't be read.
+    #[error("can't read hmac.key")]
+    Io(#[source] io::Error),
+    /// It is no key.
+    #[error("hmac.key is no key")]
+    Key(#[source] KeyError),
+}
+
+/// The contents of the key files that count, the newest first.
+pub type Files = Vec<Vec<u8>>;
+
+/// Reads what counts now.
+///
+/// # Errors
+/// There is no key.
+pub fn read(root: &Root) -> Result<(Files, Vec<Keys>), NoKey> {
+    let new = fs::read(root.hmac_key()).map_err(|why| match why.kind() {
+        io::ErrorKind::NotFound => NoKey::Missing,
+        _ => NoKey::Io(why),
+    })?;
+    let mut keys = vec![Keys::new(&new).map_err(NoKey::Key)?];
+    let mut files = vec![new];
+    // One that is no key is as good as none.
+    if let Some(old) = fresh(&root.old_hmac_key())
+        && let Ok(more) = Keys::new(&old)
+        && files[0] != old
+    {
+        keys.push(more);
+        files.push(old);
+    }
+    Ok((files, keys))
+}
+
+/// The old key's file, if it was put aside not long ago.
+fn fresh(path: &Path) -> Option<Vec<u8>> {
+    let since = u64::try_from(fs::metadata(path).ok()?.mtime()).ok()?;
+    if time::now().0.abs_diff(since) > OLD_KEY_S {
+        return None;
+    }
+    fs::read(path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn the_old_key_counts_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        gantry_rt::files::make_dirs(&root).unwrap();
+        assert!(matches!(read(&root), Err(NoKey::Missing)));
+        fs::write(root.hmac_key(), "short\n").unwrap();
+        assert!(matches!(read(&root), Err(NoKey::Key(_))));
+        fs::write(root.hmac_key(), "0123456789abcdef\n").unwrap();
+        assert_eq!(read(&root).unwrap().1.len(), 1);
+        fs::write(root.old_hmac_key(), "fedcba9876543210\n").unwrap();
+        assert_eq!(read(&root).unwrap().0.len(), 2);
+        let set = |age: u64| {
+            let time = UNIX_EPOCH + Duration::from_secs(time::now().0 - age);
+            fs::File::options().write(true).open(root.old_hmac_key()).unwrap().set_modified(time).unwrap();
+        };
+        set(OLD_KEY_S - 30);
+        assert_eq!(read(&root).unwrap().1.len(), 2);
+        set(OLD_KEY_S + 30);
+        assert_eq!(read(&root).unwrap().1.len(), 1);
+    }
+}

@@ -1,0 +1,84 @@
+//! RConfD's metrics.
+
+use super::shared::Shared;
+use crate::core::admit::Dropped;
+use gantry_confd::{Form, Kind};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+
+#[derive(Debug)]
+struct RconfdMetrics(Arc<Shared>);
+
+/// Adds RConfD's metrics to the daemon's.
+pub fn register(registry: &mut Registry, shared: Arc<Shared>) {
+    registry.register_collector(Box::new(RconfdMetrics(shared)));
+}
+
+fn get(count: &AtomicU64) -> u64 {
+    count.load(Ordering::Relaxed)
+}
+
+impl Collector for RconfdMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let counts = &self.0.counts;
+        for (name, help, value) in [
+            ("rconfd_received", "Datagrams received", get(&counts.received)),
+            ("rconfd_bytes", "Bytes of answers", get(&counts.bytes)),
+            ("rconfd_too_long", "Answers too long for any datagram", get(&counts.long)),
+            ("rconfd_loads", "Readings of the whole configuration", get(&counts.loads)),
+            ("rconfd_follows", "Readings of what changed in it", get(&counts.follows)),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        self.families(&mut encoder)?;
+        let serving = self.0.serving();
+        let snapshot = serving.snapshot.as_ref();
+        let remembered = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner).remembered() as u64;
+        for (name, help, value) in [
+            ("rconfd_config_serial", "Serial of what is served", snapshot.map_or(0, |s| s.config_serial())),
+            ("rconfd_config_index", "Log index of what is served", snapshot.map_or(0, |s| s.index)),
+            ("rconfd_keys", "Keys that count", serving.keys.len() as u64),
+            ("rconfd_remembered", "Requests that are remembered", remembered),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+impl RconfdMetrics {
+    fn families(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let counts = &self.0.counts;
+        let kind = ConstCounter::new(0_u64).metric_type();
+        let mut family = encoder.encode_descriptor("rconfd_answered", "Answers", None, kind)?;
+        for form in [Form::Legacy, Form::Second] {
+            for (what, _, name) in
+                Kind::ALL.into_iter().filter(|(_, number, _)| Kind::of(u64::from(*number), form).is_some())
+            {
+                let labels = [("form", form.as_str()), ("type", name)];
+                ConstCounter::new(get(counts.answered(form, what))).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor("rconfd_dropped", "Datagrams not answered", None, kind)?;
+        for (why, name) in Dropped::ALL {
+            let labels = [("reason", name)];
+            ConstCounter::new(get(counts.dropped(why))).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Answers in the legacy form; when none come any more, confd_digest may be sha256";
+        let mut family = encoder.encode_descriptor("rconfd_legacy", help, None, kind)?;
+        for (from, count) in counts.legacy_sources() {
+            let from = from.to_string();
+            let labels = [("source", from.as_str())];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

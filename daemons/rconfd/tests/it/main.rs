@@ -1,0 +1,10 @@
+//! RConfD: what it answers, whom, and that it goes on doing so. The last modules run the real program on real files.
+
+mod admit;
+mod answers;
+mod gate;
+mod history;
+mod objects;
+mod process;
+mod storm;
+mod world;
