@@ -15,7 +15,7 @@
 //! | [`core::answer`] | the answer to a request |
 //! | [`io::sources`] | where collectors read |
 //! | [`io::collect`] | when they do, and for how long at most |
-//! | [`io::cluster`] | who tells settings and instances |
+//! | [`io::cluster`], [`io::confd`] | settings and instances, and who tells them |
 //! | [`io::http`] | the server |
 //!
 //! A request is answered from the board alone: none waits for a collector, and a collector that fails or hangs costs its own
