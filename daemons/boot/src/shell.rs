@@ -1,7 +1,7 @@
 //! The one task that owns the table: takes what happens, asks the core, does what it says.
 
 use crate::api::{Answer, Api, COMMANDS_MAX, Command, MODE};
-use crate::config::{Args, DAEMONS};
+use crate::config::{Args, DAEMONS, Runs};
 use crate::core::supervise::{Action, Event, Index, State, Table};
 use crate::failover::Failovers;
 use crate::held::Held;

@@ -61,7 +61,7 @@ pub async fn run(daemon: Daemon, args: Args, cluster: Arc<dyn Cluster>) -> anyho
     let sources = Arc::new(Sources::new(Places::of_machine(daemon.root.clone()), told.clone()));
     io::collect::spawn(&daemon, &sources, &board, &settings);
     daemon.tasks.spawn("cluster", io::cluster::follow(told, Arc::clone(&board), tell, daemon.stop.clone()));
-    let access = Access::open(&daemon.root).context("cannot open the access log")?;
+    let access = Access::open(&daemon.root);
     let server = Server::new(board, access, counts);
     for listener in listeners {
         tracing::info!(address = %listener.local_addr()?, "listens");

@@ -15,9 +15,9 @@ const LOG_BYTES_MAX: u64 = 16 << 20;
 /// Most characters of a request's target in a line.
 const TARGET_CHARS_MAX: usize = 200;
 
-/// Where lines go. Clones share it.
+/// Where lines go; None: nowhere. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Access(SyncSender<Line>);
+pub struct Access(Option<SyncSender<Line>>);
 
 #[derive(Debug)]
 struct Line {
@@ -50,28 +50,38 @@ pub struct Request<'a> {
 }
 
 impl Access {
-    /// Opens both logs and starts their thread, which ends with the last clone.
-    ///
-    /// # Errors
-    /// A file cannot be opened, or there is no thread.
-    pub fn open(root: &Root) -> io::Result<Self> {
+    /// Opens both logs and starts their thread, which ends with the last clone. Where that fails nothing is noted: a full disk
+    /// must not keep a node from telling that it is full.
+    #[must_use]
+    pub fn open(root: &Root) -> Self {
+        match Self::start(root) {
+            Ok(lines) => Self(Some(lines)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot open the access log; requests are not noted");
+                Self(None)
+            }
+        }
+    }
+
+    fn start(root: &Root) -> io::Result<SyncSender<Line>> {
         let log = |name: &str| Log::open(root.log().join(format!("monitoring-daemon-{name}.log")));
         let (access, error) = (log("access")?, log("error")?);
         let (lines, inbox) = sync_channel(LINES_MAX);
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || write_all(&inbox, access, error))?;
-        Ok(Self(lines))
+        Ok(lines)
     }
 
     /// Notes a request.
     pub fn note(&self, request: &Request<'_>) {
+        let Some(lines) = &self.0 else { return };
         let target: String =
             request.target.chars().take(TARGET_CHARS_MAX).flat_map(char::escape_default).collect();
         let Request { from, epoch, method, status, bytes, .. } = request;
         let text = format!("{from} {epoch:.3} \"{method} {target}\" {status} {bytes}\n");
         // Full: the disk is slow, and answers are not to wait for it.
-        let _ = self.0.try_send(Line { text, is_error: *status >= 500 });
+        let _ = lines.try_send(Line { text, is_error: *status >= 500 });
     }
 }
 

@@ -38,7 +38,7 @@ pub const HEADER: Duration = Duration::from_secs(10);
 /// How long a connection lives in all: one that is never read from or goes on for ever makes room for others.
 pub const CONNECTION: Duration = Duration::from_secs(60);
 /// How long an answer under way may then still take.
-const LAST_ANSWER: Duration = Duration::from_secs(5);
+const LAST_ANSWER: Duration = Duration::from_secs(3);
 /// Pause after a connection could not be accepted: no descriptors are left.
 const PAUSE: Duration = Duration::from_millis(100);
 
