@@ -10,6 +10,7 @@ mod floor;
 mod jobs;
 mod leases;
 mod link;
+mod mond;
 mod runs;
 mod scale;
 mod seed;
@@ -28,6 +29,7 @@ const BENCHES: [Bench; 8] = [
     ("leases", leases::measure),
     ("runs", runs::measure),
     ("scale", scale::measure),
+    ("mond", mond::measure),
     ("size", size::measure),
     ("confd", confd::measure),
 ];

@@ -13,7 +13,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Client, socket, server. `job/` stands for any job's socket, `admin/` for any daemon's.
-const ARROWS: [(&str, &str, &str); 13] = [
+const ARROWS: [(&str, &str, &str); 14] = [
     ("gantry-luxid", "wconfd.sock", "gantry-wconfd"),
     ("gantry-luxid", "job/", "gantry-job"),
     ("gantry-job", "wconfd.sock", "gantry-wconfd"),
@@ -27,13 +27,15 @@ const ARROWS: [(&str, &str, &str); 13] = [
     ("gantry-noded", "vmd.sock", "gantry-vmd"),
     ("gantry", "boot.sock", "gantry-boot"),
     ("gantry-boot", "admin/", "any"),
+    ("gantry-mond", "admin/", "any"),
 ];
 /// Who may call a node's noded.
 const NODED_CALLERS: [&str; 3] = ["gantry-wconfd", "gantry-luxid", "gantry-job"];
 /// Who listens on which Unix sockets.
-const LISTENERS: [(&str, &[&str]); 8] = [
+const LISTENERS: [(&str, &[&str]); 9] = [
     ("gantry-luxid", &["luxi.sock", "stream.sock", "admin/luxid.sock"]),
     ("gantry-overseer", &["admin/overseer.sock"]),
+    ("gantry-mond", &["admin/mond.sock"]),
     ("gantry-rconfd", &["admin/rconfd.sock"]),
     ("gantry-vmd", &["vmd.sock", "admin/vmd.sock"]),
     ("gantry-wconfd", &["wconfd.sock", "admin/wconfd.sock"]),
@@ -182,17 +184,23 @@ fn listeners(cluster: &VirtualCluster) -> Result<()> {
     let (tcp, unix) = (sockets::tcp()?, sockets::unix()?);
     // Named after its sockets were seen: who has bound one has long left the program it was started from.
     let programs = programs(cluster);
-    let mut nodeds = 0;
+    let ports = [("gantry-noded", 1811), ("gantry-mond", 1815)];
+    let mut counts = [0; 2];
     for socket in tcp.iter().filter(|socket| socket.state == "LISTEN") {
         let Some(program) = socket.pids.iter().find_map(|pid| programs.get(pid)) else { continue };
-        let own = cluster.nodes.iter().any(|node| socket.local == format!("{}:1811", node.address));
-        ensure!(own && program == "gantry-noded", "{program} listens on {}", socket.local);
-        nodeds += 1;
+        let own =
+            |port: u16| cluster.nodes.iter().any(|node| socket.local == format!("{}:{port}", node.address));
+        let place = ports.iter().position(|(name, port)| program == name && own(*port));
+        counts[place.with_context(|| format!("{program} listens on {}", socket.local))?] += 1;
     }
-    ensure!(nodeds == cluster.nodes.len(), "{nodeds} nodeds listen");
+    ensure!(counts == [cluster.nodes.len(); 2], "{counts:?} nodeds and monds listen");
     let mut rconfds = 0;
     for socket in sockets::udp()? {
         let Some(program) = socket.pids.iter().find_map(|pid| programs.get(pid)) else { continue };
+        // MonD asks, from any port.
+        if program == "gantry-mond" {
+            continue;
+        }
         let own = cluster.nodes.iter().any(|node| socket.local == format!("{}:1814", node.address));
         ensure!(own && program == "gantry-rconfd", "{program} has the UDP socket {}", socket.local);
         rconfds += 1;

@@ -11,6 +11,7 @@ mod confd;
 mod disk;
 mod effects;
 mod failover;
+mod mond;
 mod proofs;
 mod runs;
 mod survival;

@@ -7,6 +7,7 @@ pub mod examples;
 pub mod foreign;
 pub mod leak;
 pub mod luxi;
+pub mod mond;
 pub mod net;
 pub mod pool;
 pub mod process;

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The programs of the one call.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 10] = [
     "gantry-wconfd",
     "gantry-luxid",
     "gantry-overseer",
     "gantry-rconfd",
+    "gantry-mond",
+    "gantry-mon-collector",
     "gantry-noded",
     "gantry-vmd",
     "gantry-boot",
@@ -93,6 +95,7 @@ fn put(from: &Path, to: &Path) -> Result<()> {
 pub fn man(dir: &Path) -> Result<()> {
     run(&mut cargo(&["build", "--workspace", "--bins"]))?;
     run(Command::new(target_dir().join("debug/gantry")).arg("man").arg(dir))?;
+    run(Command::new(target_dir().join("debug/gantry-mond")).arg("--man").arg(dir))?;
     println!("man -l {}/gantry.1", dir.display());
     Ok(())
 }

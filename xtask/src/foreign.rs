@@ -24,6 +24,8 @@ const IN_VMS: [(&str, &str); 2] = [("/usr/bin/python3", "python3"), ("/usr/bin/g
 const HEADERS: (&str, &str) = ("/usr/include/stdio.h", "libc6-dev");
 /// Looks at sockets, and makes networks of namespaces for the tests; noded's own tool for the cluster's address.
 const IPROUTE: (&str, &str) = ("/usr/sbin/ip", "iproute2");
+/// Checks MonD's metrics and alert rules. Its own service is not started.
+const PROMTOOL: (&str, &str) = ("/usr/bin/promtool", "prometheus");
 /// Shows the daemons of a test another time.
 const FAKETIME: (&str, &str) = ("/usr/bin/faketime", "faketime");
 /// Only for comparison, in the benches.
@@ -37,6 +39,7 @@ pub fn install() -> Result<()> {
     }
     missing(&[IPROUTE], "networks of the tests' own, and the cluster's address")?;
     missing(&[FAKETIME], "clocks that are years off, in tests")?;
+    missing(&[PROMTOOL], "its promtool checks MonD's metrics")?;
     runtime()?;
     in_vms()
 }

@@ -21,6 +21,8 @@ pub enum Runs {
     Always,
     /// On master candidates, the master among them. It holds nobody up either: who can't answer questions can still lead.
     Candidates,
+    /// On members. It holds nobody up either: a node that cannot be looked at still does its work.
+    Members,
     /// On the master.
     Master,
 }
@@ -30,6 +32,7 @@ pub const DAEMONS: &[(&str, Runs)] = &[
     ("vmd", Runs::WithVms),
     ("noded", Runs::Always),
     ("rconfd", Runs::Candidates),
+    ("mond", Runs::Members),
     ("wconfd", Runs::Master),
     ("luxid", Runs::Master),
     ("overseer", Runs::Master),
@@ -60,7 +63,7 @@ impl Runs {
     /// Whether those after it in the table can do without it.
     #[must_use]
     pub fn is_spared(self) -> bool {
-        matches!(self, Self::WithVms | Self::Candidates)
+        matches!(self, Self::WithVms | Self::Candidates | Self::Members)
     }
 }
 
@@ -101,12 +104,13 @@ fn whole(path: &Path) -> anyhow::Result<PathBuf> {
 pub fn wants(role: Option<Role>, vms: bool, runs: Runs) -> bool {
     match (runs, role) {
         (Runs::Always, _)
+        | (Runs::Members, Some(_))
         | (Runs::Candidates, Some(Role::Master | Role::Candidate))
         | (Runs::Master, Some(Role::Master)) => true,
         (Runs::WithVms, Some(_)) => vms,
         (Runs::Master, Some(Role::Candidate | Role::Regular))
         | (Runs::Candidates, Some(Role::Regular))
-        | (Runs::Master | Runs::Candidates | Runs::WithVms, None) => false,
+        | (Runs::Master | Runs::Candidates | Runs::Members | Runs::WithVms, None) => false,
     }
 }
 
@@ -120,12 +124,15 @@ mod tests {
             DAEMONS.iter().filter(|(_, runs)| wants(role, vms, *runs)).map(|(name, _)| *name).collect()
         };
         assert_eq!(named(None, true), ["noded"]);
-        assert_eq!(named(Some(Role::Regular), false), ["noded"]);
-        assert_eq!(named(Some(Role::Candidate), true), ["vmd", "noded", "rconfd"]);
-        assert_eq!(named(Some(Role::Master), false), ["noded", "rconfd", "wconfd", "luxid", "overseer"]);
+        assert_eq!(named(Some(Role::Regular), false), ["noded", "mond"]);
+        assert_eq!(named(Some(Role::Candidate), true), ["vmd", "noded", "rconfd", "mond"]);
+        assert_eq!(
+            named(Some(Role::Master), false),
+            ["noded", "rconfd", "mond", "wconfd", "luxid", "overseer"]
+        );
         assert_eq!(
             named(Some(Role::Master), true),
-            ["vmd", "noded", "rconfd", "wconfd", "luxid", "overseer"]
+            ["vmd", "noded", "rconfd", "mond", "wconfd", "luxid", "overseer"]
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Gantry's domain types and the rules that need nothing but them. No I/O (but the wall clock in
 //! [`time`]), no async, no storage: every daemon, the CLI and the lean job process build on this.
 
+pub mod collector;
 pub mod config;
 pub mod defaults;
 pub mod error;

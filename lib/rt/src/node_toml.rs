@@ -57,6 +57,9 @@ pub struct NodeToml {
     /// Bounds of RConfD, should this node be a master candidate.
     #[serde(default, skip_serializing_if = "ConfdToml::is_default")]
     pub confd: ConfdToml,
+    /// Where MonD listens.
+    #[serde(default, skip_serializing_if = "MondToml::is_default")]
+    pub mond: MondToml,
 }
 
 /// Bounds of RConfD; None = its default.
@@ -84,6 +87,21 @@ pub struct ConfdToml {
 }
 
 impl ConfdToml {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// MonD's own settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MondToml {
+    /// Addresses to listen on instead of the node's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bind: Vec<IpAddr>,
+}
+
+impl MondToml {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -201,6 +219,7 @@ impl NodeToml {
             compat: Compat::default(),
             overseer: OverseerToml::default(),
             confd: ConfdToml::default(),
+            mond: MondToml::default(),
         }
     }
 
@@ -272,6 +291,7 @@ mod tests {
         settings.compat.ganeti_paths = true;
         settings.overseer.health_check_s = Some(1);
         settings.confd.rate = Some(7);
+        settings.mond.bind = vec![IpAddr::from([127, 0, 0, 1])];
         settings.save(&root).expect("written");
         assert_eq!(load(&root).expect("read"), settings);
     }

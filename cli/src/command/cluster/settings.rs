@@ -5,6 +5,9 @@ use crate::params::{backend, guessed, key_values, named, yes_no};
 use serde_json::{Map, Value, json};
 use std::net::Ipv4Addr;
 
+/// Intervals up to here are read at all; the cluster has its own bound.
+const SECONDS_MAX: f64 = 1e9;
+
 /// Settings of the cluster.
 #[derive(Debug, clap::Args)]
 pub struct Settings {
@@ -56,6 +59,12 @@ pub struct Settings {
     /// Where disks in files lie
     #[arg(long, value_name = "DIR")]
     file_storage_dir: Option<String>,
+    /// Data collectors of MonD to turn on or off, such as lv=false,drbd=true
+    #[arg(long, value_name = "NAME=true|false,...")]
+    enabled_data_collectors: Option<String>,
+    /// How often data collectors look, in seconds, such as diskstats=10,lv=60
+    #[arg(long, value_name = "NAME=SECONDS,...")]
+    data_collector_interval: Option<String>,
     /// Forms of ConfD that are spoken: sha1 (Ganeti's alone), both, or sha256 (Gantry's alone)
     #[arg(long, value_name = "FORMS", value_parser = ["sha1", "both", "sha256"])]
     confd_digest: Option<String>,
@@ -113,6 +122,8 @@ impl Settings {
             "enabled_user_shutdown": self.user_shutdown,
             "maintain_node_health": self.maintain_node_health,
             "file_storage_dir": self.file_storage_dir,
+            "enabled_data_collectors": self.enabled_data_collectors.as_deref().map(switches).transpose()?,
+            "data_collector_interval": self.data_collector_interval.as_deref().map(intervals).transpose()?,
             "confd_digest": self.confd_digest,
             "confd_strict_ganeti": self.confd_strict_ganeti,
             "confd_config_query": self.confd_config_query,
@@ -123,6 +134,29 @@ impl Settings {
         let Value::Object(all) = all else { return Ok(Map::new()) };
         Ok(all.into_iter().filter(|(_, value)| !value.is_null()).collect())
     }
+}
+
+/// Names with true or false.
+fn switches(text: &str) -> Result<Map<String, Value>, String> {
+    let switch = |(name, value): (String, Value)| match (value.as_str(), value.as_bool()) {
+        (Some("true" | "True"), _) | (_, Some(true)) => Ok((name, Value::Bool(true))),
+        (Some("false" | "False"), _) | (_, Some(false)) => Ok((name, Value::Bool(false))),
+        _ => Err(format!("{name} must be true or false")),
+    };
+    key_values(text)?.into_iter().map(switch).collect()
+}
+
+/// Names with seconds, as microseconds.
+fn intervals(text: &str) -> Result<Map<String, Value>, String> {
+    let interval = |(name, value): (String, Value)| {
+        let seconds = value.as_str().and_then(|text| text.parse::<f64>().ok());
+        let seconds = seconds.filter(|seconds| (0.0..=SECONDS_MAX).contains(seconds));
+        let seconds = seconds.ok_or_else(|| format!("the interval of {name} must be a number of seconds"))?;
+        #[allow(clippy::cast_possible_truncation, reason = "bounded above")]
+        let us = (seconds * 1e6).round() as i64;
+        Ok::<_, String>((name, Value::from(us)))
+    };
+    key_values(text)?.into_iter().map(interval).collect()
 }
 
 /// An IPv4 address, or nothing.
@@ -158,6 +192,19 @@ mod tests {
         let address = given(&["--master-ip", "", "--master-netdev", "eth1", "--master-netmask", "24"]);
         let want = json!({"master_ip": "", "master_netdev": "eth1", "master_netmask": 24});
         assert_eq!(address.map(Value::Object), Ok(want));
+        let collectors = given(&[
+            "--enabled-data-collectors",
+            "lv=false,drbd=true",
+            "--data-collector-interval",
+            "lv=60,diskstats=0.5",
+        ]);
+        let want = json!({
+            "enabled_data_collectors": {"lv": false, "drbd": true},
+            "data_collector_interval": {"lv": 60_000_000, "diskstats": 500_000}
+        });
+        assert_eq!(collectors.map(Value::Object), Ok(want));
+        assert!(given(&["--enabled-data-collectors", "lv=perhaps"]).is_err());
+        assert!(given(&["--data-collector-interval", "lv=soon"]).is_err());
         for wrong in [["--master-ip", "x"], ["--master-netmask", "33"]] {
             assert!(Only::try_parse_from([&["x"][..], &wrong[..]].concat()).is_err(), "{wrong:?}");
         }

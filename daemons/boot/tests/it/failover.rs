@@ -7,7 +7,7 @@ use gantry_rpc::{CallError, Code, Event, Fail, Stream};
 
 const REQUEST: FailoverRequest =
     FailoverRequest { look: false, no_voting: false, ignore_offline: false, patience_ms: None };
-const ALL: &[&str] = &["noded", "rconfd", "wconfd", "luxid", "overseer"];
+const ALL: &[&str] = &["noded", "rconfd", "mond", "wconfd", "luxid", "overseer"];
 
 /// Reads to the end.
 async fn ended(mut stream: Stream<wire::Failover>) -> (Vec<String>, Result<FailoverReply, Fail>) {
@@ -35,7 +35,7 @@ async fn a_won_ballot_is_answered_when_the_masters_daemons_are_ready() {
     std::fs::write(stage.path().join("won.json"), won).unwrap();
     stage.role(Role::Candidate);
     let _boot = stage.boot();
-    stage.ready(&["noded"]).await;
+    stage.ready(&["noded", "rconfd", "mond"]).await;
     // Stopped long ago by hand: a new master's daemons run nevertheless.
     stage.client().await.call::<wire::Stop>(&vec!["luxid".to_owned()], LIMIT).await.unwrap();
     stage.elector(&format!(
@@ -69,7 +69,7 @@ async fn a_refusal_and_a_silent_end_say_why() {
     stage.elector("[ \"$4\" = --look ] && echo '{\"looked\": {}}'");
     let looked = failover(&stage, FailoverRequest { look: true, ..REQUEST }).await.1;
     assert_eq!(looked.unwrap(), FailoverReply { epoch: None });
-    stage.ready(&["noded"]).await;
+    stage.ready(&["noded", "rconfd", "mond"]).await;
 }
 
 /// Starts a failover, waits for its first line, and gives the elector's pid, which that line is.

@@ -18,7 +18,7 @@ const PLAYED: &str = "GANTRY_TEST_PLAYS";
 /// Nothing here takes longer on any machine that works.
 pub const LIMIT: Duration = Duration::from_secs(30);
 /// Every daemon boot may start.
-const DAEMONS: [&str; 6] = ["vmd", "noded", "rconfd", "wconfd", "luxid", "overseer"];
+const DAEMONS: [&str; 7] = ["vmd", "noded", "rconfd", "mond", "wconfd", "luxid", "overseer"];
 /// Between looks at a condition.
 const LOOK: Duration = Duration::from_millis(10);
 

@@ -5,7 +5,7 @@ use gantry_model::role::Role;
 use gantry_proto::boot::{self as wire, DaemonState};
 use nix::sys::signal::Signal;
 
-const ALL: &[&str] = &["noded", "rconfd", "wconfd", "luxid", "overseer"];
+const ALL: &[&str] = &["noded", "rconfd", "mond", "wconfd", "luxid", "overseer"];
 
 #[tokio::test]
 async fn an_unjoined_node_runs_noded_and_a_master_all_stopped_in_reverse() {
@@ -16,7 +16,7 @@ async fn an_unjoined_node_runs_noded_and_a_master_all_stopped_in_reverse() {
     stage.ready(ALL).await;
     boot.signal(Signal::SIGTERM);
     assert!(boot.wait().success());
-    assert_eq!(stage.order(), "overseer luxid wconfd rconfd noded ");
+    assert_eq!(stage.order(), "overseer luxid wconfd mond rconfd noded ");
     assert!(!stage.root.socket("boot.sock").exists() && !stage.root.pid_file("noded").exists());
 }
 
@@ -27,7 +27,7 @@ async fn losing_the_role_stops_the_masters_daemons_only() {
     let boot = stage.boot();
     let before = stage.ready(ALL).await;
     stage.role(Role::Regular);
-    let after = stage.ready(&["noded"]).await;
+    let after = stage.ready(&["noded", "mond"]).await;
     assert_eq!(pid(&before, "noded"), pid(&after, "noded"));
     assert_eq!(stage.order(), "overseer luxid wconfd rconfd ");
     boot.signal(Signal::SIGINT);
@@ -91,7 +91,7 @@ async fn a_killed_boot_leaves_its_daemons_to_the_next_one() {
     boot.signal(Signal::SIGTERM);
     assert!(boot.wait().success());
     assert!(pids.iter().all(|pid| !lives(*pid)));
-    assert_eq!(stage.order(), "overseer luxid wconfd rconfd noded ");
+    assert_eq!(stage.order(), "overseer luxid wconfd mond rconfd noded ");
 }
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn commands_stop_start_hold_and_refuse() {
     let error = client.call::<wire::Start>(&vec!["nosuch".to_owned()], LIMIT).await.unwrap_err();
     assert!(error.to_string().contains("there is no daemon 'nosuch'"), "{error}");
     stage.role(Role::Regular);
-    stage.ready(&["noded"]).await;
+    stage.ready(&["noded", "mond"]).await;
     let error = client.call::<wire::Start>(&luxid, LIMIT).await.unwrap_err();
     assert!(error.to_string().contains("role"), "{error}");
     client.call::<wire::Shutdown>(&(), LIMIT).await.unwrap();
@@ -178,10 +178,10 @@ async fn a_member_that_makes_vms_runs_vmd_first_and_stops_it_last() {
     let boot = stage.boot();
     stage.ready(&["noded"]).await;
     stage.role(Role::Master);
-    stage.ready(&["vmd", "noded", "rconfd", "wconfd", "luxid", "overseer"]).await;
+    stage.ready(&["vmd", "noded", "rconfd", "mond", "wconfd", "luxid", "overseer"]).await;
     boot.signal(Signal::SIGTERM);
     assert!(boot.wait().success());
-    assert_eq!(stage.order(), "overseer luxid wconfd rconfd noded vmd ");
+    assert_eq!(stage.order(), "overseer luxid wconfd mond rconfd noded vmd ");
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn a_member_with_the_fake_driver_alone_runs_no_vmd() {
     stage.drivers("\"fake\"");
     stage.role(Role::Regular);
     let boot = stage.boot();
-    let all = stage.ready(&["noded"]).await;
+    let all = stage.ready(&["noded", "mond"]).await;
     assert_eq!(one(&all, "vmd").state, DaemonState::Off);
     boot.signal(Signal::SIGTERM);
     boot.wait();
@@ -203,14 +203,14 @@ async fn a_vmd_that_keeps_failing_holds_nobody_up() {
     stage.fails("vmd", true);
     stage.role(Role::Regular);
     let boot = stage.boot();
-    let all = stage.ready_among(&["noded"], &["vmd"]).await;
+    let all = stage.ready_among(&["noded", "mond"], &["vmd"]).await;
     eventually("vmd says why it waits", async || {
         let all = stage.status().await;
         (one(&all, "vmd").why == "ended with exit status 3").then_some(())
     })
     .await;
     stage.fails("vmd", false);
-    let after = stage.ready(&["vmd", "noded"]).await;
+    let after = stage.ready(&["vmd", "noded", "mond"]).await;
     assert_eq!(pid(&all, "noded"), pid(&after, "noded"));
     boot.signal(Signal::SIGTERM);
     boot.wait();

@@ -5,6 +5,7 @@ use crate::error::OpFail;
 use crate::ops::candidate;
 use crate::ops::group::merged;
 use crate::ops::{Args, Cx, Locks};
+use gantry_model::collector::{self, COLLECTORS, Collector, INTERVAL_US, INTERVAL_US_MAX, INTERVAL_US_MIN};
 use gantry_model::config::{Cluster, Params, confd};
 use gantry_model::error::Ecode;
 use gantry_proto::wconfd::{Command, Want};
@@ -146,7 +147,7 @@ fn changes(cluster: &Cluster, args: &Args<'_>) -> Result<Params, OpFail> {
             set.insert(field.to_owned(), edited(cluster.extra.get(field), edits)?);
         }
     }
-    collectors(cluster, args, &mut set);
+    collectors(cluster, args, &mut set)?;
     Ok(set)
 }
 
@@ -196,19 +197,46 @@ fn edited(old: Option<&Value>, edits: &[Value]) -> Result<Value, OpFail> {
     Ok(Value::Array(list))
 }
 
-fn collectors(cluster: &Cluster, args: &Args<'_>, set: &mut Params) {
+/// The collectors' settings after a change; those of names that an older release did not know begin at their defaults.
+fn collectors(cluster: &Cluster, args: &Args<'_>, set: &mut Params) -> Result<(), OpFail> {
     let (active, interval) = (args.object("enabled_data_collectors"), args.object("data_collector_interval"));
     if active.is_none() && interval.is_none() {
-        return;
+        return Ok(());
     }
     let mut all =
         cluster.extra.get("data_collectors").and_then(Value::as_object).cloned().unwrap_or_default();
     for (part, given) in [("active", active), ("interval", interval)] {
         for (name, value) in given.into_iter().flatten() {
-            if let Some(collector) = all.get_mut(name).and_then(Value::as_object_mut) {
-                collector.insert(part.to_owned(), value.clone());
+            let known = collector(name)?;
+            if part == "interval" {
+                check_interval(name, value)?;
+            }
+            let settings = all
+                .entry(name.as_str())
+                .or_insert_with(|| json!({"active": known.active, "interval": INTERVAL_US}));
+            if let Some(settings) = settings.as_object_mut() {
+                settings.insert(part.to_owned(), value.clone());
             }
         }
     }
     set.insert("data_collectors".to_owned(), Value::Object(all));
+    Ok(())
+}
+
+fn collector(name: &str) -> Result<&'static Collector, OpFail> {
+    collector::find(name).ok_or_else(|| {
+        let known: Vec<&str> = COLLECTORS.iter().map(|known| known.name).collect();
+        let text = format!("there is no data collector '{name}'; there are {}", known.join(", "));
+        OpFail::prereq(text, Ecode::WrongInput)
+    })
+}
+
+fn check_interval(name: &str, value: &Value) -> Result<(), OpFail> {
+    if value.as_u64().is_some_and(|us| (INTERVAL_US_MIN..=INTERVAL_US_MAX).contains(&us)) {
+        return Ok(());
+    }
+    let text = format!(
+        "the interval of data collector '{name}' must be {INTERVAL_US_MIN} to {INTERVAL_US_MAX} microseconds, not {value}"
+    );
+    Err(OpFail::prereq(text, Ecode::WrongInput))
 }

@@ -2,6 +2,7 @@
 //! the instance policy widened so that small test VMs fit. Used by `gantry-wconfd init` and, for keys
 //! that an older or imported configuration lacks, by luxid's cluster information.
 
+use crate::collector::{self, COLLECTORS, Collector};
 use crate::config::{Cluster, Group, Params, Stamp};
 use crate::ids::{ClusterUuid, GroupUuid, NodeUuid};
 use serde_json::{Value, json};
@@ -171,12 +172,14 @@ pub fn extra() -> Params {
     }))
 }
 
-/// Ganeti's monitoring collectors: whether each is on, and its interval in microseconds.
+/// MonD's collectors: whether each is on, and its interval in microseconds.
 #[must_use]
 pub fn data_collectors() -> Value {
-    let names = ["cpu-avg-load", "diskstats", "drbd", "inst-status-xen", "lv", "xen-cpu-avg-load"];
-    let on = |name| name != "diskstats" && name != "drbd";
-    names.iter().map(|name| (*name, json!({ "active": on(*name), "interval": 5_000_000 }))).collect()
+    let one = |collector: &Collector| {
+        let settings = json!({ "active": collector.active, "interval": collector::INTERVAL_US });
+        (collector.name.to_owned(), settings)
+    };
+    COLLECTORS.iter().map(one).collect()
 }
 
 fn object(value: Value) -> Params {

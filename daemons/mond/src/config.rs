@@ -1,0 +1,118 @@
+//! MonD's command line and addresses.
+
+use clap::{CommandFactory, Parser};
+use gantry_model::root::{ROOT_ENV, Root};
+use gantry_rt::node_toml::{self, MOND_PORT, NodeToml, NodeTomlError};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Tells over HTTP how this node is: reports in Ganeti's form, and metrics. Started by gantry-boot on every node
+#[derive(Debug, Clone, Parser)]
+#[command(name = "gantry-mond", version)]
+pub struct Args {
+    /// Root directory of this node
+    #[arg(long, env = ROOT_ENV, default_value = "/")]
+    pub root: PathBuf,
+    /// Log to this file instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Port to listen on instead of node.toml's (1815)
+    #[arg(short, long)]
+    pub port: Option<u16>,
+    /// Address to listen on instead of node.toml's
+    #[arg(short, long, value_name = "ADDRESS")]
+    pub bind: Option<IpAddr>,
+    /// Stay in the foreground: always so; taken because Ganeti's has it
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Taken because Ganeti's has it; the log filter is set by GANTRY_LOG
+    #[arg(short, long)]
+    pub debug: bool,
+    /// Taken because Ganeti's has it; users are not checked
+    #[arg(long)]
+    pub no_user_checks: bool,
+    /// Write the manual pages of MonD's programs into this directory, and end
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub man: Option<PathBuf>,
+}
+
+/// Writes the manual pages of MonD's programs.
+///
+/// # Errors
+/// The directory cannot be written to.
+pub fn manual(dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    for (command, section) in [(Args::command(), "8"), (crate::collector_args::Args::command(), "1")] {
+        let mut page = Vec::new();
+        let name = command.get_name().to_owned();
+        clap_mangen::Man::new(command).section(section).render(&mut page)?;
+        std::fs::write(dir.join(format!("{name}.{section}")), page)?;
+    }
+    Ok(())
+}
+
+/// Where it listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// At least one.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Settings {
+    /// Of the command line, then node.toml, then the loopback address: reports show names and reasons, and are not for
+    /// everybody.
+    ///
+    /// # Errors
+    /// node.toml is there and cannot be used.
+    pub fn load(root: &Root, args: &Args) -> Result<Self, NodeTomlError> {
+        let node = match node_toml::load(root) {
+            Ok(node) => Some(node),
+            Err(NodeTomlError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self::new(node.as_ref(), args))
+    }
+
+    fn new(node: Option<&NodeToml>, args: &Args) -> Self {
+        let port = args.port.or(node.map(|node| node.mond_port)).unwrap_or(MOND_PORT);
+        let addresses = match (args.bind, node) {
+            (Some(one), _) => vec![one],
+            (None, Some(node)) if !node.mond.bind.is_empty() => node.mond.bind.clone(),
+            (None, Some(node)) => vec![node.address],
+            (None, None) => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        };
+        Self { addresses: addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_program_has_its_page() {
+        let dir = tempfile::tempdir().unwrap();
+        manual(dir.path()).unwrap();
+        let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(
+            page("gantry-mond.8").contains("\\-\\-bind")
+                && page("gantry-mon-collector.1").contains("diskstats")
+        );
+    }
+
+    #[test]
+    fn the_nodes_own_address_unless_somebody_says_otherwise() {
+        let of = |node: Option<&NodeToml>, args: &[&str]| {
+            let args = Args::try_parse_from([&["gantry-mond"], args].concat()).unwrap();
+            Settings::new(node, &args).addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        let mut node = NodeToml::new("n1", IpAddr::from([127, 0, 0, 2]));
+        assert_eq!(of(None, &[]), "127.0.0.1:1815");
+        assert_eq!(of(Some(&node), &["-f", "-d", "--no-user-checks"]), "127.0.0.2:1815");
+        assert_eq!(of(Some(&node), &["-p", "9", "-b", "127.0.0.3"]), "127.0.0.3:9");
+        node.mond_port = 7;
+        node.mond.bind = vec![IpAddr::from([127, 0, 0, 1]), node.address];
+        assert_eq!(of(Some(&node), &[]), "127.0.0.1:7 127.0.0.2:7");
+    }
+}

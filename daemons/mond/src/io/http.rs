@@ -1,0 +1,168 @@
+//! The HTTP server: HTTP/1.1 with keep-alive, GET and HEAD, everything bounded. Each answer is made from the board; nothing a
+//! reader does makes a collector look.
+
+use crate::core::answer::{ALLOWED, Answer, answer};
+use crate::core::board::Board;
+use crate::io::access::{Access, Request};
+use bytes::Bytes;
+use gantry_rt::clock;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections at once; more wait in the kernel's queue. A site has a few scrapers and one htools run.
+pub const CONNECTIONS_MAX: usize = 128;
+/// Most bytes of a request's line and headers.
+pub const HEADER_BYTES_MAX: usize = 16 << 10;
+/// Most headers of a request.
+const HEADERS_MAX: usize = 64;
+/// How long a request's headers may take, and how long an idle connection is kept.
+pub const HEADER: Duration = Duration::from_secs(10);
+/// How long a connection lives in all: one that is never read from or goes on for ever makes room for others.
+pub const CONNECTION: Duration = Duration::from_secs(60);
+/// How long an answer under way may then still take.
+const LAST_ANSWER: Duration = Duration::from_secs(3);
+/// Pause after a connection could not be accepted: no descriptors are left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Labels of a counted request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    status: u32,
+}
+
+/// What the server counts. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    requests: Family<Labels, Counter>,
+    connections: Counter,
+}
+
+impl Counts {
+    /// Adds them to the daemon's metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("mond_requests", "Answered HTTP requests by status", self.requests.clone());
+        registry.register("mond_connections", "Accepted HTTP connections", self.connections.clone());
+    }
+}
+
+/// The server. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Server {
+    board: Arc<Mutex<Board>>,
+    access: Access,
+    counts: Counts,
+    places: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Answers from this board.
+    #[must_use]
+    pub fn new(board: Arc<Mutex<Board>>, access: Access, counts: Counts) -> Self {
+        Self { board, access, counts, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    }
+
+    /// Serves until stopped; then answers under way are finished, within [`LAST_ANSWER`].
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        let connections = TaskTracker::new();
+        loop {
+            let place = Arc::clone(&self.places).acquire_owned();
+            let accepted = async {
+                let place = place.await.expect("is never closed");
+                (listener.accept().await, place)
+            };
+            let (accepted, place) = tokio::select! {
+                accepted = accepted => accepted,
+                () = stop.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    self.counts.connections.inc();
+                    let (server, stop) = (self.clone(), stop.clone());
+                    // Joined below, and dropped with the daemon.
+                    connections.spawn(async move {
+                        server.connection(stream, peer.ip(), stop).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        connections.close();
+        connections.wait().await;
+    }
+
+    async fn connection(self, stream: TcpStream, from: IpAddr, stop: CancellationToken) {
+        // A report is one write: waiting for more only delays it.
+        let _ = stream.set_nodelay(true);
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let response = self.respond(&request, from);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(HEADER).max_buf_size(HEADER_BYTES_MAX);
+        server.max_headers(HEADERS_MAX).keep_alive(true);
+        let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%from, %error, "a connection broke");
+                }
+                return;
+            }
+            () = tokio::time::sleep(CONNECTION) => {}
+            () = stop.cancelled() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        // Dropped if it does not end by then: the reader does not read.
+        let _ = tokio::time::timeout(LAST_ANSWER, connection).await;
+    }
+
+    fn respond(&self, request: &hyper::Request<Incoming>, from: IpAddr) -> Response<Full<Bytes>> {
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+        let method = request.method().as_str();
+        let answer = {
+            let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+            answer(&board, method, target, accept, clock::millis())
+        };
+        let bytes = answer.body.as_str().len();
+        let status = answer.status;
+        self.counts.requests.get_or_create(&Labels { status: status.into() }).inc();
+        self.access.note(&Request { from, epoch: clock::now().epoch(), method, target, status, bytes });
+        response(&answer)
+    }
+}
+
+fn response(answer: &Answer) -> Response<Full<Bytes>> {
+    let body = Bytes::copy_from_slice(answer.body.as_str().as_bytes());
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if answer.status == 405 {
+        headers.insert(ALLOW, HeaderValue::from_static(ALLOWED));
+    }
+    response
+}

@@ -1,0 +1,12 @@
+//! Sockets, files, processes and clocks of MonD.
+
+pub mod access;
+pub mod cgroup;
+pub mod cluster;
+pub mod collect;
+pub mod confd;
+pub mod daemons;
+pub mod http;
+pub mod lvs;
+pub mod node;
+pub mod sources;

@@ -1,0 +1,72 @@
+//! MonD (`spec/mond.md`): what this node is and does, as JSON reports over HTTP in Ganeti's form and as metrics. Runs on every
+//! node of a cluster, needs no master, owns nothing on disk but its logs, and changes nothing.
+//!
+//! ```text
+//!  /proc, control groups, lvs ──┐
+//!  noded.data, role.json ───────┼─▶ a task per collector ─▶ Board ◀── HTTP: /1/…, /metrics
+//!  admin sockets ───────────────┘          ▲
+//!  the cluster's settings, instances ──────┘
+//! ```
+//!
+//! | room | what |
+//! |---|---|
+//! | [`core::collect`] | what each collector makes of what it reads |
+//! | [`core::board`] | the last report of each, and metrics |
+//! | [`core::answer`] | the answer to a request |
+//! | [`io::sources`] | where collectors read |
+//! | [`io::collect`] | when they do, and for how long at most |
+//! | [`io::cluster`], [`io::confd`] | settings and instances, and who tells them |
+//! | [`io::http`] | the server |
+//!
+//! A request is answered from the board alone: none waits for a collector, and a collector that fails or hangs costs its own
+//! report only.
+
+pub mod collector_args;
+pub mod config;
+pub mod core;
+pub mod io;
+
+use crate::config::{Args, Settings};
+use crate::core::board::Board;
+use crate::io::access::Access;
+use crate::io::cluster::{Cluster, FIRST, Told};
+use crate::io::http::{Counts, Server};
+use crate::io::sources::{Places, Sources};
+use anyhow::Context;
+use gantry_rt::Daemon;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// The daemon, until it is told to stop. `cluster` tells what the cluster says.
+///
+/// # Errors
+/// Its settings cannot be used, or its address is taken.
+pub async fn run(daemon: Daemon, args: Args, cluster: Arc<dyn Cluster>) -> anyhow::Result<()> {
+    let own = Settings::load(&daemon.root, &args)?;
+    let mut listeners = Vec::new();
+    for addr in &own.addresses {
+        let listener = TcpListener::bind(addr).await;
+        listeners
+            .push(listener.with_context(|| format!("cannot listen on {addr} (does another MonD run?)"))?);
+    }
+    let counts = Counts::default();
+    counts.register(&mut daemon.metrics.lock().unwrap_or_else(PoisonError::into_inner));
+    // From here on requests wait in the kernel. Boot starts the master's daemons after this one: they must not wait for what
+    // other nodes may answer.
+    daemon.ready.set(true, "");
+    let told = Told::first(cluster, FIRST, &daemon.stop).await;
+    let board = Arc::new(Mutex::new(Board::new(&told.settings())));
+    let (tell, settings) = watch::channel(told.settings());
+    let sources = Arc::new(Sources::new(Places::of_machine(daemon.root.clone()), told.clone()));
+    io::collect::spawn(&daemon, &sources, &board, &settings);
+    daemon.tasks.spawn("cluster", io::cluster::follow(told, Arc::clone(&board), tell, daemon.stop.clone()));
+    let access = Access::open(&daemon.root);
+    let server = Server::new(board, access, counts);
+    for listener in listeners {
+        tracing::info!(address = %listener.local_addr()?, "listens");
+        daemon.tasks.spawn("http", server.clone().serve(listener, daemon.stop.clone()));
+    }
+    daemon.stop.cancelled().await;
+    Ok(())
+}
