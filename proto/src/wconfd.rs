@@ -193,6 +193,9 @@ pub enum ReadKey {
     Kind(String),
     /// Instances whose primary node this is, with their slots.
     InstancesOf(NodeUuid),
+    /// A slot with its instance, its node, and what its pool makes VMs from: pool, blueprint, imported image. What is not
+    /// there is left out.
+    SlotWhole(InstanceUuid),
 }
 
 /// A stored object.
