@@ -492,8 +492,8 @@ pub enum Command {
         /// Which.
         lease: LeaseUuid,
     },
-    /// The VM of this lease is about to be touched for the first time (P5.4): `opened` is durable before the node is
-    /// told. Over, or not this lease's VM: `Stale`. Result: null.
+    /// A user's VM is about to be touched for the first time (P5.4): `opened` is durable before the node is told. That of a
+    /// task is opened with its grant. Over, or not this lease's VM: `Stale`. Result: null.
     LeaseOpen {
         /// Which.
         lease: LeaseUuid,
