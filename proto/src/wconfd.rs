@@ -205,6 +205,9 @@ pub enum ReadKey {
     Kind(String),
     /// Instances whose primary node this is, with their slots.
     InstancesOf(NodeUuid),
+    /// A slot with its instance, its node, and what its pool makes VMs from: pool, blueprint, imported image. What is not
+    /// there is left out.
+    SlotWhole(InstanceUuid),
 }
 
 /// A stored object.
@@ -501,8 +504,8 @@ pub enum Command {
         /// Which.
         lease: LeaseUuid,
     },
-    /// The VM of this lease is about to be touched for the first time (P5.4): `opened` is durable before the node is
-    /// told. Over, or not this lease's VM: `Stale`. Result: null.
+    /// A user's VM is about to be touched for the first time (P5.4): `opened` is durable before the node is told. That of a
+    /// task is opened with its grant. Over, or not this lease's VM: `Stale`. Result: null.
     LeaseOpen {
         /// Which.
         lease: LeaseUuid,

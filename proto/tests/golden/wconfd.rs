@@ -237,6 +237,7 @@ fn config(sheet: &mut Sheet) {
         ReadKey::Name(text("node"), text("n1")),
         ReadKey::Kind(text("group")),
         ReadKey::InstancesOf(ids::NODE),
+        ReadKey::SlotWhole(ids::SLOT),
     ];
     let object = Object { kind: text("node"), key: text("u"), rev: 3, body: text("{}") };
     let change = |body| WatchChange { kind: text("node"), key: text("u"), rev: 3, body };

@@ -5,7 +5,7 @@ use crate::error::{OpFail, failed};
 use crate::io::server::Desk;
 use gantry_model::config::{Cluster, Group, Instance, Node, Slot, kind};
 use gantry_model::error::{Ecode, GanetiError};
-use gantry_model::ids::{ClusterUuid, Generation, InstanceUuid, JobOwner, LeaseUuid, NodeUuid};
+use gantry_model::ids::{ClusterUuid, InstanceUuid, JobOwner, NodeUuid};
 use gantry_model::pool::{Blueprint, Pool};
 use gantry_model::root::Root;
 use gantry_model::time;
@@ -249,19 +249,6 @@ impl Master {
     /// Whether the last error means that wconfd was looked for in vain, not that it refused.
     pub fn is_away(&self) -> bool {
         self.away
-    }
-
-    /// The VM of a lease is about to be touched: durable when it returns. A command of the lease, not of this job, so it
-    /// names no owner; asked again it changes nothing.
-    pub async fn lease_open(
-        &mut self,
-        lease: LeaseUuid,
-        slot: InstanceUuid,
-        generation: Generation,
-    ) -> Result<u64, OpFail> {
-        let commands = Json::of(&vec![Command::LeaseOpen { lease, slot, generation }])
-            .map_err(|why| OpFail::exec(why.to_string()))?;
-        Ok(self.call::<Apply>(&ApplyRequest { owner: None, seq: 0, commands }).await?.index)
     }
 
     /// Has a majority of the copies say that this is the master still: before what nobody can refuse afterwards (P1.10).

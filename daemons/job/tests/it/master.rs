@@ -126,15 +126,11 @@ impl State {
             results: Json::of(&results).unwrap(),
         };
         let commands: Vec<Command> = request.commands.read().unwrap();
-        if let Some(owner) = request.owner {
-            if let Some(last) = self.config.applied(owner).filter(|last| last.seq == request.seq) {
-                return Ok(reply(last.results.clone()));
-            }
-        } else {
-            let of_leases = |command: &Command| matches!(command, Command::LeaseOpen { .. });
-            assert!(commands.iter().all(of_leases), "jobs name themselves: {commands:?}");
+        let owner = request.owner.expect("jobs name themselves");
+        if let Some(last) = self.config.applied(owner).filter(|last| last.seq == request.seq) {
+            return Ok(reply(last.results.clone()));
         }
-        let owner = request.owner.map(|owner| (owner, request.seq));
+        let owner = Some((owner, request.seq));
         let ids = &mut Numbers(&mut self.ids);
         let mut context = Context { now: self.now, clock: 1, owner, ids };
         let effect = self.config.apply(&commands, &mut context).map_err(refused)?;

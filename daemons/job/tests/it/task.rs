@@ -4,9 +4,9 @@ use crate::bed::{Bed, log};
 use crate::master::Side;
 use crate::pool::{entries, store};
 use gantry_model::config::SlotState;
-use gantry_model::ids::LeaseUuid;
+use gantry_model::ids::{LeaseUuid, TaskId};
 use gantry_model::job::{Report, Status};
-use gantry_model::lease::LeasedVm;
+use gantry_model::lease::{LeaseOwner, LeasedVm};
 use gantry_model::task::{EndWhy, RunReport, TaskState};
 use gantry_noded::core::slot::Verb;
 use gantry_proto::envelope::Code;
@@ -22,7 +22,7 @@ impl Bed {
     async fn leased(&mut self) -> LeasedVm {
         self.with_pool(1).await;
         self.succeeds(&json!({"OP_ID": "OP_SLOT_CREATE", "slots": entries(self)})).await;
-        self.master.state().lease("py", LEASE)
+        self.master.state().lend("py", LEASE, LeaseOwner::Task { task: TaskId(5), attempt: 1 })
     }
 
     fn starts(&self) -> Vec<u32> {
@@ -336,7 +336,7 @@ async fn a_repeated_attempt_runs_nothing_twice() {
             let (owner, report) = bed.run(&attempt, Some((step, side))).await;
             let at = format!("killed {side:?} step {step}");
             if report.is_some() {
-                assert_eq!(bed.master.state().steps, ["apply", "open", "put", "exec", "exec", "exec"]);
+                assert_eq!(bed.master.state().steps, ["open", "put", "exec", "exec", "exec"]);
                 return;
             }
             let late = bed.master.state().late.take();

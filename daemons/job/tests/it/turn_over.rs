@@ -127,7 +127,7 @@ async fn a_task_runs_and_its_vm_is_made_anew_in_one_process() {
     assert_eq!((bed.slot(), bed.lease_state()), ((SlotState::Clean, 2), LeaseState::Released));
     // The end of the lease and the begin of the destroying are one step.
     let steps = bed.master.state().steps.clone();
-    assert_eq!(steps, ["apply", "open", "exec", "apply", "destroy", "apply", "create", "apply"]);
+    assert_eq!(steps, ["open", "exec", "apply", "destroy", "apply", "create", "apply"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use super::destroy::Gone;
 use super::image::Images;
-use super::{Entry, Found, Results, gather, short};
+use super::{Entry, Found, Results, by_key, look, short, whole};
 use crate::core::together::together;
 use crate::error::OpFail;
 use crate::io::nodes::Nodes;
@@ -12,7 +12,7 @@ use gantry_model::ids::Generation;
 use gantry_model::pool::{Blueprint, IMAGE_HOST, Image, Pool, PoolState};
 use gantry_proto::envelope::Code;
 use gantry_proto::noded::{VmCreate, VmCreateRequest, VmSpec};
-use gantry_proto::wconfd::Command;
+use gantry_proto::wconfd::{Command, Object};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -36,8 +36,7 @@ struct Begun<'f> {
 
 /// Makes the VMs of those entries that are ABSENT and wanted.
 pub async fn make(cx: &mut Cx<'_>, entries: &[Entry], results: &mut Results) -> Result<(), OpFail> {
-    let found = gather(cx, entries, results).await?;
-    let recipes = Recipes::read(cx, &found).await?;
+    let (found, recipes) = look(cx, entries, results).await?;
     let mut absent = Vec::new();
     for one in &found {
         if one.slot.state == SlotState::Absent {
@@ -59,7 +58,7 @@ pub async fn renew(
     gone: &[Gone<'_>],
     results: &mut Results,
 ) -> Result<(), OpFail> {
-    let recipes = Recipes::read(cx, found).await?;
+    let recipes = Recipes::of(&whole(cx, found.iter().map(|one| one.slot.uuid)).await?)?;
     let (mut begun, mut absent, mut hopeless) = (Vec::new(), Vec::new(), Vec::new());
     for Gone { one, generation, begun: next } in gone {
         match (*next, recipes.wanted(one)) {
@@ -130,29 +129,26 @@ async fn finish(cx: &mut Cx<'_>, begun: Vec<Begun<'_>>, results: &mut Results) -
 }
 
 impl Recipes {
-    /// Reads those of the pools of these slots.
-    pub async fn read(cx: &mut Cx<'_>, found: &[Found]) -> Result<Self, OpFail> {
-        let mut recipes = HashMap::new();
-        for one in found {
-            if recipes.contains_key(one.pool()) {
-                continue;
-            }
-            let Some(pool) = cx.master.find::<Pool>(kind::POOL, one.pool()).await? else { continue };
-            let blueprint: Option<Blueprint> =
-                cx.master.find(kind::BLUEPRINT, &pool.blueprint.to_string()).await?;
-            let recipe = match blueprint {
-                None => Err(format!("the blueprint of pool {} is gone", pool.name)),
+    /// Those of the pools among these objects.
+    pub fn of(objects: &[Object]) -> Result<Self, OpFail> {
+        let pools: HashMap<String, Pool> = by_key(objects, kind::POOL)?;
+        let blueprints: HashMap<String, Blueprint> = by_key(objects, kind::BLUEPRINT)?;
+        let images: HashMap<String, Image> = by_key(objects, kind::IMAGE)?;
+        let recipe = |pool: Pool| {
+            let (name, blueprint) = (pool.name.clone(), blueprints.get(&pool.blueprint.to_string()));
+            let recipe = match blueprint.cloned() {
+                None => Err(format!("the blueprint of pool {name} is gone")),
                 Some(blueprint) if blueprint.image == IMAGE_HOST => {
                     Ok(Recipe { pool, blueprint, digest: None })
                 }
-                Some(blueprint) => match cx.master.find::<Image>(kind::IMAGE, &blueprint.image).await? {
-                    Some(image) => Ok(Recipe { pool, blueprint, digest: Some(image.digest) }),
+                Some(blueprint) => match images.get(&blueprint.image) {
+                    Some(image) => Ok(Recipe { pool, blueprint, digest: Some(image.digest.clone()) }),
                     None => Err(format!("image {} of blueprint {} is gone", blueprint.image, blueprint.name)),
                 },
             };
-            recipes.insert(one.pool().to_owned(), recipe);
-        }
-        Ok(Self(recipes))
+            (name, recipe)
+        };
+        Ok(Self(pools.into_values().map(recipe).collect()))
     }
 
     /// What a VM of that slot is made from, or why none is to be made now.

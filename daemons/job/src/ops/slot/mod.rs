@@ -18,6 +18,7 @@ use gantry_model::config::{Instance, Node, Slot, kind};
 use gantry_model::error::Ecode;
 use gantry_model::ids::{Generation, InstanceUuid};
 use gantry_proto::wconfd::{Object, ReadKey};
+use make::Recipes;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -119,16 +120,19 @@ impl Found {
 
 /// The slots of the entries as they stand now. Those that are gone, no slots, or of another generation are skipped.
 async fn gather(cx: &mut Cx<'_>, entries: &[Entry], results: &mut Results) -> Result<Vec<Found>, OpFail> {
-    let key = |kind: &str, entry: &Entry| ReadKey::Key(kind.to_owned(), entry.slot.to_string());
-    let keys = entries.iter().flat_map(|entry| [key(kind::SLOT, entry), key(kind::INSTANCE, entry)]);
-    let (_, objects) = cx.master.read(keys.collect()).await?;
-    let (slots, instances) = objects.into_iter().partition(|object| object.kind == kind::SLOT);
-    let mut slots: HashMap<String, Slot> = by_key(slots)?;
-    let mut instances: HashMap<String, Instance> = by_key(instances)?;
-    let homes: std::collections::BTreeSet<String> =
-        instances.values().map(|instance| instance.primary_node.to_string()).collect();
-    let homes = homes.into_iter().map(|node| ReadKey::Key(kind::NODE.to_owned(), node)).collect();
-    let nodes: HashMap<String, Node> = by_key(cx.master.read(homes).await?.1)?;
+    Ok(look(cx, entries, results).await?.0)
+}
+
+/// The same, with what their VMs are made from.
+async fn look(
+    cx: &mut Cx<'_>,
+    entries: &[Entry],
+    results: &mut Results,
+) -> Result<(Vec<Found>, Recipes), OpFail> {
+    let mut whole = whole(cx, entries.iter().map(|entry| entry.slot)).await?;
+    let mut slots: HashMap<String, Slot> = by_key(&whole, kind::SLOT)?;
+    let mut instances: HashMap<String, Instance> = by_key(&whole, kind::INSTANCE)?;
+    let nodes: HashMap<String, Node> = by_key(&whole, kind::NODE)?;
     let mut found = Vec::new();
     for entry in entries {
         let key = entry.slot.to_string();
@@ -151,18 +155,24 @@ async fn gather(cx: &mut Cx<'_>, entries: &[Entry], results: &mut Results) -> Re
             found.push(Found { slot, instance, node });
         }
     }
-    Ok(found)
+    whole.retain(|object| ![kind::SLOT, kind::INSTANCE, kind::NODE].contains(&object.kind.as_str()));
+    Ok((found, Recipes::of(&whole)?))
+}
+
+/// All that wconfd has of these slots, in one question.
+async fn whole(cx: &mut Cx<'_>, slots: impl Iterator<Item = InstanceUuid>) -> Result<Vec<Object>, OpFail> {
+    Ok(cx.master.read(slots.map(ReadKey::SlotWhole).collect()).await?.1)
 }
 
 /// Objects of one kind by their keys.
-fn by_key<T: DeserializeOwned>(objects: Vec<Object>) -> Result<HashMap<String, T>, OpFail> {
-    let parsed = |object: Object| {
+fn by_key<T: DeserializeOwned>(objects: &[Object], kind: &str) -> Result<HashMap<String, T>, OpFail> {
+    let parsed = |object: &Object| {
         let value = serde_json::from_str(&object.body);
         let value = value
             .map_err(|why| OpFail::exec(format!("can't read the {} {}: {why}", object.kind, object.key)))?;
-        Ok((object.key, value))
+        Ok((object.key.clone(), value))
     };
-    objects.into_iter().map(parsed).collect()
+    objects.iter().filter(|object| object.kind == kind).map(parsed).collect()
 }
 
 /// A reason as short as wconfd wants it.
@@ -193,8 +203,7 @@ pub async fn destroy(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> 
         tear_down(cx, &entries, &mut results).await?;
         return Ok(results.told(&entries));
     }
-    let found = gather(cx, &entries, &mut results).await?;
-    let recipes = make::Recipes::read(cx, &found).await?;
+    let (found, recipes) = look(cx, &entries, &mut results).await?;
     let renewed = |one: &Found| recipes.wanted(one).is_ok();
     let gone = destroy::take_down(cx, &found, renewed, &mut results).await?;
     // What was begun is seen through.

@@ -1,6 +1,6 @@
 //! OP_TASK_RUN: one attempt of a task in the VM of its lease. Takes no lock: lease and generation guard it.
 //!
-//! Order of effects: `opened` is durable in W, then the node hears of the lease (P5.4); each command has a name of its
+//! Order of effects: `opened` is durable in W since the grant, before this job began (P5.4); each command has a name of its
 //! own and never runs twice (P5.5), so that a repeat of the whole attempt attaches to what is there. What is not the
 //! user's doing ends the job in error: luxid tries again with another lease. Killed at any point it leaves an opened
 //! VM, which is DIRTY once luxid ends the lease.
@@ -120,8 +120,6 @@ pub async fn run(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let first = if attempt.spec.compile.is_some() { TaskState::Compiling } else { TaskState::Running };
     cx.stage(first);
     let home = cx.master.node(&attempt.node).await?;
-    let index = cx.master.lease_open(attempt.lease, attempt.slot, attempt.generation).await?;
-    cx.saw(index);
     let vm = VmRef { fence: cx.nodes.fence(), slot: attempt.slot, generation: attempt.generation };
     let at = VmLeaseRef { vm, lease: attempt.lease };
     let node = VmNode::new(cx, &home);

@@ -170,6 +170,7 @@ impl Config {
                 ReadKey::Name(kind, name) => items.extend(self.named(kind, name)?),
                 ReadKey::Kind(kind) => items.extend(self.all(kind)),
                 ReadKey::InstancesOf(node) => items.extend(self.instances_of(*node)),
+                ReadKey::SlotWhole(slot) => items.extend(self.slot_whole(*slot)),
             }
         }
         Ok(Snapshot(items))
@@ -249,6 +250,24 @@ impl Config {
                 Err(GanetiError::prereq(text, Ecode::WrongInput))
             }
         }
+    }
+
+    /// A slot and all that decides what is made in it.
+    fn slot_whole(&self, uuid: InstanceUuid) -> impl Iterator<Item = Item> {
+        let instance = self.instances.get(&uuid);
+        let node = instance.and_then(|instance| self.nodes.get(&instance.primary_node));
+        let pool = instance.and_then(|instance| self.pool(instance.pool.as_deref()?));
+        let blueprint = pool.and_then(|pool| self.blueprints.get(&pool.blueprint));
+        let image = blueprint.and_then(|blueprint| self.images.get(&blueprint.image));
+        let items = [
+            self.slots.get(&uuid).cloned().map(Item::Slot),
+            instance.cloned().map(Item::Instance),
+            node.cloned().map(Item::Node),
+            pool.cloned().map(Item::Pool),
+            blueprint.cloned().map(Item::Blueprint),
+            image.cloned().map(Item::Image),
+        ];
+        items.into_iter().flatten()
     }
 
     fn instances_of(&self, node: NodeUuid) -> Vec<Item> {

@@ -6,6 +6,7 @@ mod lines;
 mod starts;
 mod tasks;
 mod turn_overs;
+mod unhurried;
 mod world;
 
 use super::*;
@@ -131,6 +132,7 @@ impl Bench {
                     None => drop(self.rows.remove(&key)),
                 }
             }
+            self.check_jobs_of_tasks();
         }
         for shown in effects.shown {
             match shown {
@@ -145,6 +147,19 @@ impl Bench {
         }
         self.replies.extend(effects.replies);
         self.actions.extend(effects.actions);
+    }
+
+    /// A job that a stored attempt names is stored, and its number is given out.
+    fn check_jobs_of_tasks(&self) {
+        let row = |kind: &str, key: &str| self.rows.get(&(kind.to_owned(), key.to_owned()));
+        for (_, (_, body)) in self.rows.iter().filter(|((kind, _), _)| kind == kind::TASK) {
+            let task: gantry_model::task::Task = serde_json::from_slice(body).unwrap();
+            let Some(job) = task.current().and_then(|attempt| attempt.job) else { continue };
+            let key = job.to_string();
+            assert!(row(kind::JOB, &key).or(row(kind::ARCHIVE, &key)).is_some(), "job {key} is not stored");
+            let last: u64 = serde_json::from_slice(&row(kind::SERIAL, "job").unwrap().1).unwrap();
+            assert!(job.0 <= last, "number {key} would be given out again");
+        }
     }
 
     fn commit(&mut self) {
@@ -210,6 +225,10 @@ impl Bench {
     fn reported(&mut self, report: Report) {
         self.step(Event::Reported(Box::new(report)));
         self.commit();
+        if self.queue.keeps_reports() {
+            self.step(Event::Tick);
+            self.commit();
+        }
     }
 
     fn run(&mut self, id: JobId, words: &[Status]) {

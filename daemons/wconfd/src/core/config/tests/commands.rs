@@ -310,6 +310,13 @@ fn objects_are_read_by_key_name_and_node() {
     let slot1 = format!("slot/{}", instance_uuid(1));
     assert_eq!(read(&[ReadKey::InstancesOf(node_uuid(2))]), [inst1, slot1]);
     assert_eq!(read(&[ReadKey::Kind(kind::NODE.to_owned())]).len(), 2);
+    let whole = [
+        format!("slot/{}", instance_uuid(1)),
+        format!("instance/{}", instance_uuid(1)),
+        format!("node/{}", node_uuid(2)),
+    ];
+    assert_eq!(read(&[ReadKey::SlotWhole(instance_uuid(1))]), whole, "one that is in no pool");
+    assert!(read(&[ReadKey::SlotWhole(instance_uuid(9))]).is_empty());
     assert!(c.read(&[name(kind::SLOT, "x")]).is_err());
     let twin = Command::InstanceAdd { instance: Box::new(instance(3, "inst1.example.other", 1)) };
     let _ = run(&mut c, &[twin]).unwrap();

@@ -327,6 +327,7 @@ impl Pools {
             let row = self.slots.get_mut(&vm.slot).unwrap();
             assert_eq!((row.generation, row.node), (vm.generation, vm.node));
             (row.state, row.lease) = (SlotState::Leased, Some(uuid));
+            row.opened = matches!(owner, LeaseOwner::Task { .. });
         }
         let lease = self.lease(uuid, owner, "py", vms, ttl_ms);
         self.leases.insert(uuid, lease);

@@ -560,6 +560,18 @@ fn what_was_never_opened_is_clean_again() {
 }
 
 #[test]
+fn a_vm_granted_to_a_task_is_never_clean_again() {
+    let mut c = with_clean(1);
+    let owner = LeaseOwner::Task { task: TaskId(5), attempt: 1 };
+    let (lease, pool) = (lease_uuid(1), "py".to_owned());
+    let grab = Command::LeaseGrab { lease, owner, pool, count: 1, for_ms: 60_000, ttl_ms: None };
+    let _ = run(&mut c, &[grab.clone()]).unwrap();
+    assert!(run(&mut c, &[grab]).unwrap().changes.is_empty(), "granted once");
+    let _ = run(&mut c, &[end(1)]).unwrap();
+    assert_eq!(slot(&c, 1).state, SlotState::Dirty, "nobody asks wconfd before it touches the VM");
+}
+
+#[test]
 fn a_tasks_lease_ends_with_its_vm_in_one() {
     let mut c = with_clean(3);
     let task = LeaseOwner::Task { task: TaskId(5), attempt: 1 };
@@ -571,11 +583,12 @@ fn a_tasks_lease_ends_with_its_vm_in_one() {
         let (lease, slot, generation) = (lease_uuid(l), vm.slot, vm.generation);
         Command::LeaseDestroy { lease, slot, generation, holder: owner(1) }
     };
-    assert_eq!(refused(&mut c, into(1, vm)), prereq("wrong_state"), "as new: it would be CLEAN again");
-    assert_eq!(c.lease(lease).unwrap().lease.state, LeaseState::Active, "all or nothing");
+    assert!(c.slot(vm.slot).unwrap().slot.opened, "its grant is its leave to touch the VM");
     let users = granted(&mut c, 2, 1)[0];
-    let _ = run(&mut c, &[open(1, vm), open(2, users)]).unwrap();
+    assert!(!c.slot(users.slot).unwrap().slot.opened);
+    let _ = run(&mut c, &[open(2, users)]).unwrap();
     assert_eq!(refused(&mut c, into(2, users)), prereq("wrong_state"), "a user's");
+    assert_eq!(c.lease(lease_uuid(2)).unwrap().lease.state, LeaseState::Active, "all or nothing");
     assert_eq!(refused(&mut c, into(2, vm)), prereq("wrong_state"), "another's VM");
     let old = LeasedVm { generation: Generation(vm.generation.0 - 1), ..vm };
     assert_eq!(refused(&mut c, into(1, old)), prereq("wrong_state"), "another generation");

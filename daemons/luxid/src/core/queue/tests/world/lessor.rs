@@ -290,7 +290,8 @@ impl World {
         for slot in clean {
             lessor.slots[slot].1 = Sim::Leased;
         }
-        let row = Row { owner: Some(owner.clone()), vms: vms.clone(), lives: true, opened: false };
+        let opened = matches!(owner, LeaseOwner::Task { .. });
+        let row = Row { owner: Some(owner.clone()), vms: vms.clone(), lives: true, opened };
         lessor.leases.insert(lease, row);
         lessor.moved(Some(lease));
         let index = lessor.index;
