@@ -34,7 +34,7 @@ async fn a_won_ballot_is_answered_when_the_masters_daemons_are_ready() {
     std::fs::write(stage.path().join("won.json"), won).unwrap();
     stage.role(Role::Candidate);
     let _boot = stage.boot();
-    stage.ready(&["noded"]).await;
+    stage.ready(&["noded", "rconfd"]).await;
     // Stopped long ago by hand: a new master's daemons run nevertheless.
     stage.client().await.call::<wire::Stop>(&vec!["luxid".to_owned()], LIMIT).await.unwrap();
     stage.elector(&format!(
@@ -68,7 +68,7 @@ async fn a_refusal_and_a_silent_end_say_why() {
     stage.elector("[ \"$4\" = --look ] && echo '{\"looked\": {}}'");
     let looked = failover(&stage, FailoverRequest { look: true, ..REQUEST }).await.1;
     assert_eq!(looked.unwrap(), FailoverReply { epoch: None });
-    stage.ready(&["noded"]).await;
+    stage.ready(&["noded", "rconfd"]).await;
 }
 
 /// Starts a failover, waits for its first line, and gives the elector's pid, which that line is.
