@@ -23,7 +23,7 @@ use figure::Figure;
 type Bench = (&'static str, fn() -> Result<Vec<Figure>>);
 
 /// All benches, in the order they run. Each starts clusters of its own.
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 9] = [
     ("floor", floor::measure),
     ("jobs", jobs::measure),
     ("copies", copies::measure),

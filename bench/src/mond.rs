@@ -4,7 +4,7 @@ use crate::figure::{Figure, ms, percentile, spread};
 use crate::seed;
 use anyhow::{Result, ensure};
 use gantry_tests::{VirtualCluster, mond, wait};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 

@@ -15,6 +15,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Debian's allocator of the htools.
 const HAIL: &str = "/usr/lib/ganeti/iallocators/hail";
+/// On the second node.
+const INSTANCE: &str = "inst1.gantry.test";
 /// Of VMs in a pool, on both nodes together.
 const SIZE: usize = 2;
 
@@ -24,6 +26,13 @@ fn every_node_tells_how_it_is() {
     let cluster = VirtualCluster::start(&Options { drivers, ..Options::new(2) }).expect("the cluster starts");
     step("every node answers as Ganeti's does", || cluster.nodes.iter().try_for_each(answers));
     step("its settings are the cluster's", || settings(&cluster));
+    step("an instance is told by its name", || {
+        let node = &cluster.nodes[1];
+        cluster.add_instance(INSTANCE, &node.name)?;
+        report(node, "default/xen-cpu-avg-load", |data| data.get(INSTANCE).is_some())?;
+        report(node, "instance/inst-status", |data| data["instances"][0]["actualState"] == "running")
+            .map(drop)
+    });
     step("hbal reads the load of every node", || hbal(&cluster));
     step("hbal reads reports from a file", || hbal_from_file(&cluster));
     step("hail reads it too", || hail(&cluster));
@@ -50,8 +59,9 @@ fn every_node_tells_how_it_is() {
         cluster.boot(0)?;
         wait::until("the master answers again", PATIENCE, || answers(&cluster.nodes[0]).ok())
     });
-    step("the pool goes", || {
+    step("the instance and the pool go", || {
         cluster.luxi()?;
+        cluster.run(&["instance", "remove", "--force", INSTANCE])?;
         pool::remove(&cluster)?;
         Site::of(&cluster)?.rests(&cluster, 0, PATIENCE)
     });
@@ -230,9 +240,12 @@ fn vms(node: &Node) -> Result<()> {
         .count();
     ensure!(live >= 1, "{slots}");
     // Names are ConfD's.
-    let named = |data: &Value| data["slots"][0]["pool"] == pool::NAME;
-    let slots = report(node, "instance/slot-status", named)?;
-    let name = slots["data"]["slots"][0]["name"].as_str().context("a name")?.to_owned();
+    let of_pool = |data: &Value| {
+        let mut slots = data["slots"].as_array()?.iter();
+        slots.find(|slot| slot["pool"] == pool::NAME)?["name"].as_str().map(str::to_owned)
+    };
+    let slots = report(node, "instance/slot-status", |data| of_pool(data).is_some())?;
+    let name = of_pool(&slots["data"]).context("a name")?;
     ensure!(name.starts_with(&format!("{}-", pool::NAME)), "{slots}");
     let usage = report(node, "instance/container-usage", |data| {
         data["containers"][0]["memory"]["held"].as_u64() > Some(0)
@@ -249,7 +262,9 @@ fn vms(node: &Node) -> Result<()> {
         "{status}"
     );
     report(node, "default/xen-cpu-avg-load", |data| data.get(&name).is_some_and(Value::is_f64))?;
-    report(node, "instance/pool-status", |data| data["pools"][0]["name"] == pool::NAME)?;
+    report(node, "instance/pool-status", |data| {
+        data["pools"].as_array().is_some_and(|pools| pools.iter().any(|one| one["name"] == pool::NAME))
+    })?;
     let leases = report(node, "instance/lease-status", |_| true)?;
     ensure!(leases["data"]["orphans"] == json!([]), "{leases}");
     Ok(())
