@@ -125,6 +125,8 @@ impl Bench {
     fn perform(&mut self, effects: Effects) {
         if let Some((ticket, changes)) = effects.batch {
             self.tickets.push(ticket);
+            let is_task = |change: &&Change| change.kind == kind::TASK;
+            let tasks: Vec<_> = changes.iter().filter(is_task).filter_map(|task| task.body.clone()).collect();
             for change in changes {
                 let key = (change.kind.to_owned(), change.key);
                 match change.body {
@@ -132,7 +134,7 @@ impl Bench {
                     None => drop(self.rows.remove(&key)),
                 }
             }
-            self.check_jobs_of_tasks();
+            tasks.iter().for_each(|task| self.check_job_of(task));
         }
         for shown in effects.shown {
             match shown {
@@ -150,16 +152,14 @@ impl Bench {
     }
 
     /// A job that a stored attempt names is stored, and its number is given out.
-    fn check_jobs_of_tasks(&self) {
+    fn check_job_of(&self, task: &[u8]) {
+        let task: gantry_model::task::Task = serde_json::from_slice(task).unwrap();
+        let Some(job) = task.current().and_then(|attempt| attempt.job) else { return };
         let row = |kind: &str, key: &str| self.rows.get(&(kind.to_owned(), key.to_owned()));
-        for (_, (_, body)) in self.rows.iter().filter(|((kind, _), _)| kind == kind::TASK) {
-            let task: gantry_model::task::Task = serde_json::from_slice(body).unwrap();
-            let Some(job) = task.current().and_then(|attempt| attempt.job) else { continue };
-            let key = job.to_string();
-            assert!(row(kind::JOB, &key).or(row(kind::ARCHIVE, &key)).is_some(), "job {key} is not stored");
-            let last: u64 = serde_json::from_slice(&row(kind::SERIAL, "job").unwrap().1).unwrap();
-            assert!(job.0 <= last, "number {key} would be given out again");
-        }
+        let key = job.to_string();
+        assert!(row(kind::JOB, &key).or(row(kind::ARCHIVE, &key)).is_some(), "job {key} is not stored");
+        let last: u64 = serde_json::from_slice(&row(kind::SERIAL, "job").unwrap().1).unwrap();
+        assert!(job.0 <= last, "number {key} would be given out again");
     }
 
     fn commit(&mut self) {
