@@ -244,8 +244,9 @@ impl Queue {
         let origin = submit::Origin::attempt(at, key.clone());
         match made.and_then(|ops| self.add(now, ops, job, origin).map_err(|e| e.to_string())) {
             Ok(_) => {
-                self.give_out(job);
+                self.last_id = job.0;
                 self.keys.extend(key.map(|key| (key, job)));
+                self.store_later(now, job, id);
             }
             Err(why) => {
                 if let Some(attempt) = self.tasks.get_mut(&id).and_then(|e| e.task_mut().attempts.last_mut())

@@ -35,6 +35,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod turn_over;
+mod unhurried;
 
 pub use archive::ARCHIVED_OWN_MAX;
 pub use attempt::{Grant, OP_TASK_RUN};
@@ -117,6 +118,8 @@ enum Timer {
     Request(LeaseUuid),
     /// A line that was told to wait asks again.
     Pool(String),
+    /// What waited for another batch to be stored with gets one of its own.
+    Unhurried,
 }
 
 /// The queue. See the module.
@@ -185,6 +188,8 @@ pub struct Queue {
     dirty_requests: BTreeSet<LeaseUuid>,
     /// Numbers given out in this step.
     serials: BTreeMap<&'static str, Change>,
+    /// What is stored with the next batch.
+    unhurried: unhurried::Unhurried,
     /// Other changes of this step.
     changes: Vec<Change>,
     /// What follows when this step's batch is committed.
@@ -238,6 +243,7 @@ impl Queue {
             waiters: BTreeMap::new(),
             waiting_for: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            unhurried: unhurried::Unhurried::default(),
             changes: Vec::new(),
             after: Vec::new(),
             out: Effects::default(),
@@ -252,6 +258,7 @@ impl Queue {
         self.fire(now);
         self.serve_lines(now);
         self.schedule(now);
+        self.join_batch(now);
         self.close_batch();
         let out = std::mem::take(&mut self.out);
         #[cfg(any(test, debug_assertions))]
@@ -265,8 +272,13 @@ impl Queue {
             Event::Forget(ask) => self.forget(ask),
             Event::Ready(owner, process) => self.ready(owner, process),
             Event::StartFailed(owner, why) => self.start_failed(now, owner, &why),
+            Event::Reported(report) if self.is_unhurried(&report) => self.keep_report(now, report),
             Event::Reported(report) => self.reported(now, &report),
-            Event::Dead(owner, spool) => self.dead(now, owner, spool.as_deref()),
+            Event::Dead(owner, spool) => {
+                // What it said before comes first.
+                self.hear_kept(now);
+                self.dead(now, owner, spool.as_deref());
+            }
             Event::Killed(ask, owner, how) => self.killed(ask, owner, how),
             Event::Committed(ticket) => self.commit(ticket),
             Event::MirrorAt(index) => self.mirror_at(index),
@@ -323,6 +335,7 @@ impl Queue {
                 Some(Timer::Task(id)) => self.task_due(id),
                 Some(Timer::Request(lease)) => self.request_due(now, lease),
                 Some(Timer::Pool(pool)) => self.pool_due(pool),
+                Some(Timer::Unhurried) => self.unhurried_due(now),
                 None => return,
             }
         }

@@ -6,6 +6,7 @@ mod lines;
 mod starts;
 mod tasks;
 mod turn_overs;
+mod unhurried;
 mod world;
 
 use super::*;
@@ -124,6 +125,8 @@ impl Bench {
     fn perform(&mut self, effects: Effects) {
         if let Some((ticket, changes)) = effects.batch {
             self.tickets.push(ticket);
+            let is_task = |change: &&Change| change.kind == kind::TASK;
+            let tasks: Vec<_> = changes.iter().filter(is_task).filter_map(|task| task.body.clone()).collect();
             for change in changes {
                 let key = (change.kind.to_owned(), change.key);
                 match change.body {
@@ -131,6 +134,7 @@ impl Bench {
                     None => drop(self.rows.remove(&key)),
                 }
             }
+            tasks.iter().for_each(|task| self.check_job_of(task));
         }
         for shown in effects.shown {
             match shown {
@@ -145,6 +149,17 @@ impl Bench {
         }
         self.replies.extend(effects.replies);
         self.actions.extend(effects.actions);
+    }
+
+    /// A job that a stored attempt names is stored, and its number is given out.
+    fn check_job_of(&self, task: &[u8]) {
+        let task: gantry_model::task::Task = serde_json::from_slice(task).unwrap();
+        let Some(job) = task.current().and_then(|attempt| attempt.job) else { return };
+        let row = |kind: &str, key: &str| self.rows.get(&(kind.to_owned(), key.to_owned()));
+        let key = job.to_string();
+        assert!(row(kind::JOB, &key).or(row(kind::ARCHIVE, &key)).is_some(), "job {key} is not stored");
+        let last: u64 = serde_json::from_slice(&row(kind::SERIAL, "job").unwrap().1).unwrap();
+        assert!(job.0 <= last, "number {key} would be given out again");
     }
 
     fn commit(&mut self) {
@@ -210,6 +225,10 @@ impl Bench {
     fn reported(&mut self, report: Report) {
         self.step(Event::Reported(Box::new(report)));
         self.commit();
+        if self.queue.keeps_reports() {
+            self.step(Event::Tick);
+            self.commit();
+        }
     }
 
     fn run(&mut self, id: JobId, words: &[Status]) {

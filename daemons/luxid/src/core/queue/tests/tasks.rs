@@ -16,6 +16,10 @@ fn spec(extra: Value) -> TaskSpec {
     serde_json::from_value(spec).unwrap()
 }
 
+pub(super) fn boxed_spec() -> Box<TaskSpec> {
+    Box::new(spec(json!({})))
+}
+
 fn lease(number: u64) -> LeaseUuid {
     LeaseUuid(Uuid::from_u64_pair(u64::MAX, number))
 }
@@ -111,9 +115,17 @@ impl Bench {
     pub(super) fn begin(&mut self, id: TaskId, index: u64) -> JobOwner {
         let lease = self.stored(id).attempts.last().unwrap().lease;
         self.step(Event::Granted { lease, index, grant: grant(1) });
-        self.commit();
-        let job = self.stored(id).attempts.last().unwrap().job.unwrap();
+        let job = self.newest_start().job;
         self.go(job)
+    }
+
+    /// The start that was asked for last.
+    fn newest_start(&self) -> JobOwner {
+        let start = |action: &Action| match action {
+            Action::Spawn { owner, .. } => Some(*owner),
+            _ => None,
+        };
+        self.actions.iter().rev().find_map(start).unwrap()
     }
 
     fn end_well(&mut self, owner: JobOwner, state: TaskState) {
