@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 /// How long a report that says of no end waits for what follows it: short jobs end sooner, and each report is a commit.
-const GATHER: Duration = Duration::from_millis(25);
+const GATHER: Duration = Duration::from_millis(50);
 /// The same once the result is stored for which somebody waited.
 const GATHER_REST: Duration = Duration::from_secs(1);
 
