@@ -2,7 +2,7 @@
 
 use crate::core::why::{Asked, Seen, why};
 use crate::error::{Class, fail, io as io_fail};
-use crate::io::cgroup::Counts;
+use crate::io::cgroup::Spent;
 use crate::io::spool::Place;
 use crate::vm::Vm;
 use gantry_init::wire::How;
@@ -241,13 +241,13 @@ impl Command {
     }
 
     /// Watches it to its end and notes that. `before`: what its VM had counted before it was told to start it.
-    pub async fn mind(self: Arc<Self>, vm: Arc<Vm>, before: Counts) {
+    pub async fn mind(self: Arc<Self>, vm: Arc<Vm>, before: Spent) {
         let begun = Instant::now();
         self.watch(&vm, begun, before.cpu_us).await;
         let drained = self.until(|state| (state.closed == [true; 2]).then_some(()));
         let _ = timeout(DRAIN, drained).await;
         self.change(|state| state.closed = [true; 2]);
-        let now = vm.counts();
+        let (now, memory_peak_bytes) = vm.spent();
         let room = vm.scratch_room();
         let cpu_us = now.cpu_us.saturating_sub(before.cpu_us);
         let removed = vm.is_removed();
@@ -267,7 +267,7 @@ impl Command {
                 why: why(&seen),
                 wall_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
                 cpu_us,
-                memory_peak_bytes: now.memory_peak,
+                memory_peak_bytes,
                 truncated: state.truncated,
             }
         };
@@ -280,7 +280,7 @@ impl Command {
 
     /// Until its main process or its VM is gone. Kills it when a limit is passed; ends the VM when that has no effect.
     async fn watch(&self, vm: &Vm, begun: Instant, cpu_before: u64) {
-        let (mut killed, mut told) = (None::<Instant>, false);
+        let (mut killed, mut told, mut looked) = (None::<Instant>, false, begun);
         let mut tick = self.tick.subscribe();
         loop {
             {
@@ -291,8 +291,10 @@ impl Command {
                 if begun.elapsed() >= self.caps.wall {
                     state.asked.wall = true;
                 }
-                if vm.cgroup().cpu_us().saturating_sub(cpu_before) > self.caps.cpu_us {
-                    state.asked.cpu = true;
+                // Not with every change of the state: most commands end before it is time to look.
+                if looked.elapsed() >= LOOK {
+                    looked = Instant::now();
+                    state.asked.cpu |= vm.cgroup().cpu_us().saturating_sub(cpu_before) > self.caps.cpu_us;
                 }
                 let asked = state.broken || state.asked != Asked::default();
                 drop(state);

@@ -8,7 +8,7 @@ mod work;
 
 use crate::command::Command;
 use crate::error::{Class, fail, io as io_fail};
-use crate::io::cgroup::{Cgroup, Counts, Layout};
+use crate::io::cgroup::{Cgroup, Counts, Layout, Spent};
 use crate::io::runtime::Runtime;
 use crate::io::spool::{Found, FoundCommand, Spool};
 use gantry_proto::envelope::Fail;
@@ -169,6 +169,19 @@ impl Vm {
     pub fn counts(&self) -> Counts {
         let last = self.inner().counts;
         last.unwrap_or_else(|| self.cgroup.counts())
+    }
+
+    /// What tells how a command ended, and the highest memory so far; also after its end.
+    #[must_use]
+    pub fn spent(&self) -> (Spent, u64) {
+        let last = self.inner().counts;
+        match last {
+            Some(last) => {
+                let Counts { cpu_us, oom_kills, forks_refused, .. } = last;
+                (Spent { cpu_us, oom_kills, forks_refused }, last.memory_peak)
+            }
+            None => (self.cgroup.spent(), self.cgroup.memory_peak()),
+        }
     }
 
     /// What is free in its scratch room; None when there is none.

@@ -2,6 +2,10 @@
 //! itself and moves PID 1 in before it runs any command: so the runtime can't remove them at a VM's end, and the
 //! counters are still there to be read.
 
+mod counts;
+
+pub use counts::{Counts, Spent};
+
 use gantry_proto::vmd::VmLimits;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -36,25 +40,6 @@ pub enum Layout {
     V1(BTreeMap<&'static str, PathBuf>),
     /// One for all.
     V2(PathBuf),
-}
-
-/// What a group counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// CPU time, µs.
-    pub cpu_us: u64,
-    /// Memory now, bytes.
-    pub memory: u64,
-    /// Highest memory, bytes.
-    pub memory_peak: u64,
-    /// Processes killed for memory.
-    pub oom_kills: u64,
-    /// Processes and threads now.
-    pub pids: u64,
-    /// Forks refused.
-    pub forks_refused: u64,
-    /// Read from and written to block devices, bytes; 0 where the kernel does not count it.
-    pub io_bytes: u64,
 }
 
 /// The cgroup2 mounts of `mountinfo` (proc(5)).
@@ -138,37 +123,6 @@ pub struct Cgroup {
     path: String,
 }
 
-fn read_number(path: &Path) -> u64 {
-    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-}
-
-/// Bytes of all devices in a file of `DEVICE Read BYTES` and `DEVICE Write BYTES` lines.
-fn read_blkio(path: &Path) -> u64 {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let bytes = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [_, "Read" | "Write", bytes] => bytes.parse::<u64>().ok(),
-        _ => None,
-    };
-    text.lines().filter_map(bytes).fold(0, u64::saturating_add)
-}
-
-/// Bytes of all devices in a file of `DEVICE rbytes=BYTES wbytes=BYTES ...` lines.
-fn read_io(path: &Path) -> u64 {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let bytes = |word: &str| match word.split_once('=')? {
-        ("rbytes" | "wbytes", bytes) => bytes.parse::<u64>().ok(),
-        _ => None,
-    };
-    text.split_whitespace().filter_map(bytes).fold(0, u64::saturating_add)
-}
-
-/// The number after `key` in a file of `KEY NUMBER` lines.
-fn read_key(path: &Path, key: &str) -> u64 {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let value = |line: &str| line.split_once(' ').filter(|(name, _)| *name == key)?.1.trim().parse().ok();
-    text.lines().find_map(value).unwrap_or(0)
-}
-
 fn write(path: PathBuf, value: impl ToString) -> io::Result<()> {
     let told = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     std::fs::OpenOptions::new()
@@ -215,17 +169,34 @@ impl Cgroup {
                 at.push(part);
             }
         }
-        self.limit(limits)
+        self.limit(limits, None)
     }
 
-    /// Sets limits. Lowering memory below what is in use fails.
+    /// Sets limits; of those that hold already nothing is written. Lowering memory below what is in use fails.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn limit(&self, limits: &VmLimits) -> io::Result<()> {
-        let bytes = limits.memory_mib << 20;
-        let quota = (limits.cpu_percent * PERIOD_US / 100).max(QUOTA_US_MIN);
-        let (memory, cpu, pids) = (self.of("memory"), self.of("cpu"), self.of("pids"));
+    pub fn limit(&self, limits: &VmLimits, held: Option<&VmLimits>) -> io::Result<()> {
+        if held.map(|held| held.memory_mib) != Some(limits.memory_mib) {
+            self.limit_memory(limits.memory_mib << 20)?;
+        }
+        if held.map(|held| held.cpu_percent) != Some(limits.cpu_percent) {
+            let quota = (limits.cpu_percent * PERIOD_US / 100).max(QUOTA_US_MIN);
+            let cpu = self.of("cpu");
+            match self.layout {
+                // The period is the kernel's default, which a new group has.
+                Layout::V1(_) => write(cpu.join("cpu.cfs_quota_us"), quota)?,
+                Layout::V2(_) => write(cpu.join("cpu.max"), format!("{quota} {PERIOD_US}"))?,
+            }
+        }
+        if held.map(|held| held.pids) != Some(limits.pids) {
+            write(self.of("pids").join("pids.max"), limits.pids)?;
+        }
+        Ok(())
+    }
+
+    fn limit_memory(&self, bytes: u64) -> io::Result<()> {
+        let memory = self.of("memory");
         match self.layout {
             Layout::V1(_) => {
                 // memory must never be above memory and swap: which of the two goes first depends on the direction.
@@ -239,18 +210,15 @@ impl Cgroup {
                 } else {
                     first?;
                 }
-                write(cpu.join("cpu.cfs_period_us"), PERIOD_US)?;
-                write(cpu.join("cpu.cfs_quota_us"), quota)?;
             }
             Layout::V2(_) => {
                 write(memory.join("memory.max"), bytes)?;
                 if memory.join("memory.swap.max").exists() {
                     write(memory.join("memory.swap.max"), 0)?;
                 }
-                write(cpu.join("cpu.max"), format!("{quota} {PERIOD_US}"))?;
             }
         }
-        write(pids.join("pids.max"), limits.pids)
+        Ok(())
     }
 
     /// Moves a process in; its children to come are born there.
@@ -261,57 +229,10 @@ impl Cgroup {
         self.dirs().into_iter().try_for_each(|dir| write(dir.join("cgroup.procs"), pid))
     }
 
-    /// What it counted; zeros where it is not there.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        let (memory, pids) = (self.of("memory"), self.of("pids"));
-        let (cpu_us, now, peak, oom_kills, io_bytes) = match &self.layout {
-            Layout::V1(mounts) => (
-                read_number(&self.of("cpuacct").join("cpuacct.usage")) / 1000,
-                "memory.usage_in_bytes",
-                "memory.max_usage_in_bytes",
-                read_key(&memory.join("memory.oom_control"), "oom_kill"),
-                mounts
-                    .get(IO)
-                    .map_or(0, |at| read_blkio(&at.join(&self.path).join("blkio.throttle.io_service_bytes"))),
-            ),
-            Layout::V2(_) => (
-                read_key(&memory.join("cpu.stat"), "usage_usec"),
-                "memory.current",
-                "memory.peak",
-                read_key(&memory.join("memory.events"), "oom_kill"),
-                read_io(&memory.join("io.stat")),
-            ),
-        };
-        Counts {
-            cpu_us,
-            memory: read_number(&memory.join(now)),
-            memory_peak: read_number(&memory.join(peak)),
-            oom_kills,
-            pids: read_number(&pids.join("pids.current")),
-            forks_refused: read_key(&pids.join("pids.events"), "max"),
-            io_bytes,
-        }
-    }
-
-    /// CPU time so far, µs.
-    #[must_use]
-    pub fn cpu_us(&self) -> u64 {
-        match self.layout {
-            Layout::V1(_) => read_number(&self.of("cpuacct").join("cpuacct.usage")) / 1000,
-            Layout::V2(_) => read_key(&self.of("cpu").join("cpu.stat"), "usage_usec"),
-        }
-    }
-
-    fn procs(&self) -> Vec<i32> {
-        let mut all: Vec<i32> = Vec::new();
-        for dir in self.dirs() {
-            let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
-        }
-        all.sort_unstable();
-        all.dedup();
-        all
+    /// Processes in it. All hierarchies have the same: the others are looked at once the first has none.
+    fn procs_but(&self, spared: Option<i32>) -> Vec<i32> {
+        let first = procs_of([self.of("pids")], spared);
+        if first.is_empty() { procs_of(self.dirs(), spared) } else { first }
     }
 
     /// Kills what is in it and waits until nothing is. No new process can be born meanwhile.
@@ -334,8 +255,7 @@ impl Cgroup {
         let mut seen = Vec::new();
         let (mut pause, begun) = (KILL_PAUSE_MIN, Instant::now());
         while begun.elapsed() < KILL_TIME {
-            let mut procs = self.procs();
-            procs.retain(|pid| Some(*pid) != spared);
+            let procs = self.procs_but(spared);
             if procs.is_empty() {
                 return Ok(());
             }
@@ -367,6 +287,18 @@ impl Cgroup {
             }
         }
     }
+}
+
+fn procs_of(dirs: impl IntoIterator<Item = PathBuf>, spared: Option<i32>) -> Vec<i32> {
+    let mut all: Vec<i32> = Vec::new();
+    for dir in dirs {
+        let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    }
+    all.retain(|pid| Some(*pid) != spared);
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn remove_dir(dir: &Path) -> io::Result<()> {

@@ -25,8 +25,10 @@ impl Vm {
         {
             return Err(fail(Class::Refused, "limits above those the VM was created with"));
         }
-        if inner.limits.take() != Some(*limits) {
-            self.cgroup.limit(limits).map_err(|error| io_fail("set limits", &error))?;
+        // Not known until they are set: a failure may leave some of them.
+        let held = inner.limits.take();
+        if held != Some(*limits) {
+            self.cgroup.limit(limits, held.as_ref()).map_err(|error| io_fail("set limits", &error))?;
         }
         inner.limits = Some(*limits);
         Ok(())

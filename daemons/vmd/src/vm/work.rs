@@ -72,7 +72,7 @@ impl Vm {
             command.wait().await;
         }
         let limits = self.request.limits;
-        self.cgroup.limit(&limits).map_err(|error| io_fail("restore limits", &error))?;
+        self.cgroup.limit(&limits, None).map_err(|error| io_fail("restore limits", &error))?;
         self.inner().limits = Some(limits);
         Ok(())
     }
@@ -130,7 +130,7 @@ impl Vm {
             .map_err(|error| io_fail("note a command", &error))?;
         let fds = [prepared.input.as_fd(), prepared.out.1.as_fd(), prepared.err.1.as_fd()];
         // Before PID 1 hears of it: starting it may be what the kernel kills PID 1 for.
-        let before = self.cgroup.counts();
+        let before = self.cgroup.spent();
         if let Err(error) = link::send(link.get_ref(), &bytes, &fds) {
             let _ = place.drop_it();
             return Err(io_fail("hand the command to PID 1", &error));
