@@ -9,12 +9,13 @@ mod floor;
 mod jobs;
 mod leases;
 mod link;
+mod programs;
 mod runs;
 mod scale;
 mod seed;
 mod size;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use figure::Figure;
 
 type Bench = (&'static str, fn() -> Result<Vec<Figure>>);
@@ -35,9 +36,14 @@ fn main() -> Result<()> {
     if args.first().is_some_and(|first| first == bare::ARGUMENT) {
         return bare::process(&args[1..]);
     }
-    let filter = args.first().cloned().unwrap_or_default();
+    let (options, names): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with("--"));
+    if let Some(unknown) = options.iter().find(|option| **option != programs::DEBUG_TOO) {
+        bail!("unknown option {unknown}; usage: gantry-bench [FILTER] [{}]", programs::DEBUG_TOO);
+    }
+    let filter = names.first().map_or("", |name| name.as_str());
+    programs::check(!options.is_empty())?;
     figure::print_machine();
-    for (name, bench) in BENCHES.iter().filter(|(name, _)| name.contains(filter.as_str())) {
+    for (name, bench) in BENCHES.iter().filter(|(name, _)| name.contains(filter)) {
         eprintln!("measuring: {name}");
         for figure in bench()? {
             println!("{figure}");

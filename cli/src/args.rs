@@ -25,9 +25,16 @@ impl Global {
     }
 }
 
+/// What `--version` says. Programs that were built for debugging say so: they are several times slower.
+const VERSION: &str = if cfg!(debug_assertions) {
+    concat!(env!("CARGO_PKG_VERSION"), " (debug)")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// Gantry: disposable test machines for a cluster of hosts
 #[derive(Debug, Parser)]
-#[command(name = "gantry", version, disable_help_subcommand = true)]
+#[command(name = "gantry", version = VERSION, disable_help_subcommand = true)]
 struct Front {
     #[command(flatten)]
     global: Global,
@@ -66,7 +73,7 @@ enum Family {
 
 // A family called by a name of its own. No doc comment: clap would show it to users.
 #[derive(Debug, Parser)]
-#[command(version, disable_help_subcommand = true)]
+#[command(version = VERSION, disable_help_subcommand = true)]
 struct Alone<T: Args> {
     #[command(flatten)]
     global: Global,
