@@ -2,8 +2,8 @@
 
 use crate::core::candidates::Pool;
 use crate::core::crypto::{self, Expected};
-use crate::core::renew::hex;
 use crate::core::hooks::Hooks;
+use crate::core::renew::hex;
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
 use crate::ops::{Args, Cx, Locks, renew};
