@@ -125,14 +125,14 @@ fn stale(cluster: &VirtualCluster) -> Result<()> {
     process::signal(noded, Signal::SIGSTOP)?;
     let work = || -> Result<()> {
         cluster.run(&["cluster", "modify", "--mac-prefix", "aa:00:02"])?;
-        wait::until("the others have the change, the third has not", PATIENCE, || {
+        let (taken, newest) = wait::until("the others have the change, the third has not", PATIENCE, || {
             let said = ganeti(cluster, "-", 0, &all(cluster)).ok()?;
-            let words: Vec<&str> = said.split_whitespace().collect();
-            let [_, low, middle, high, _, taken] = words.as_slice() else { return None };
-            let (low, middle, high): (u64, u64, u64) =
-                (low.parse().ok()?, middle.parse().ok()?, high.trim_end_matches(',').parse().ok()?);
-            (low < middle && middle == high && taken.parse() == Ok(high)).then_some(())
+            let numbers: Vec<u64> =
+                said.split([' ', ',', '\n']).filter_map(|word| word.parse().ok()).collect();
+            let [low, middle, high, taken] = numbers.as_slice() else { return None };
+            (low < middle && middle == high).then_some((*taken, *high))
         })?;
+        ensure!(taken == newest, "Ganeti's client took serial {taken}, the newest is {newest}");
         let said = cluster.run_on(2, &["debug", "confd", "config", "/cluster/mac_prefix"])?;
         ensure!(said.contains("aa:00:02"), "an old answer was taken: {said}");
         Ok(())

@@ -40,6 +40,8 @@ pub struct Watch {
     bad: Option<String>,
     /// What the key files held; None = there was no key.
     files: Option<keys::Files>,
+    /// Why there is none, once it was said.
+    no_key: Option<String>,
 }
 
 impl Watch {
@@ -67,8 +69,8 @@ impl Watch {
             source: io::Error::from(errno),
         })?;
         let loader = Loader::new(&dir);
-        let (keep, snapshot, bad, files) = (Keep::default(), None, None, None);
-        Ok(Self { root, shared, ready, stop, inotify, loader, keep, snapshot, bad, files })
+        let (keep, snapshot, bad, files, no_key) = (Keep::default(), None, None, None, None);
+        Ok(Self { root, shared, ready, stop, inotify, loader, keep, snapshot, bad, files, no_key })
     }
 
     /// Looks for the first time; whether anything is there or not.
@@ -160,12 +162,17 @@ impl Watch {
         let (files, keys) = match keys::read(&self.root) {
             Ok((files, keys)) => (Some(files), keys),
             Err(why) => {
-                if self.files.is_some() || self.shared.serving().keys.is_empty() && self.bad.is_none() {
-                    tracing::warn!(error = format!("{:#}", anyhow::Error::from(why)), "answers nobody");
+                let why = format!("{:#}", anyhow::Error::from(why));
+                if self.no_key.as_ref() != Some(&why) {
+                    tracing::warn!(error = why, "answers nobody");
+                    self.no_key = Some(why);
                 }
                 (None, Vec::new())
             }
         };
+        if files.is_some() {
+            self.no_key = None;
+        }
         if files == self.files {
             return None;
         }
