@@ -137,7 +137,7 @@ fn with_hosts(cluster: &VirtualCluster, program: &str, args: &[&str]) -> Result<
     foreign::output("unshare", &args)
 }
 
-fn hbal_args<'a>(luxi: &'a str) -> [&'a str; 4] {
+fn hbal_args(luxi: &str) -> [&str; 4] {
     [luxi, "--mond=yes", "--exit-on-missing-mond-data", "-p"]
 }
 
