@@ -17,7 +17,7 @@ const PORT: &str = "1814";
 #[test]
 fn confd_answers_as_long_as_one_candidate_is_there() {
     let cluster = cluster(3);
-    step("all three are candidates and answer", || cluster.nodes.iter().try_for_each(|node| serves(node)));
+    step("all three are candidates and answer", || cluster.nodes.iter().try_for_each(serves));
     step("something to ask about", || instance(&cluster));
     step("every type by Ganeti's client", || ganeti(&cluster, INSTANCE, 0, &all(&cluster)).map(drop));
     step("and by Gantry's", || own(&cluster));
@@ -40,7 +40,7 @@ fn confd_answers_as_long_as_one_candidate_is_there() {
     step("all come back", || {
         cluster.boot(0)?;
         cluster.boot(1)?;
-        cluster.nodes.iter().try_for_each(|node| serves(node))?;
+        cluster.nodes.iter().try_for_each(serves)?;
         rest::reached(&cluster, PATIENCE)
     });
 }

@@ -143,7 +143,7 @@ fn disks(snapshot: &Snapshot, form: Form, path: &[String], most: usize) -> Resul
                 format!("{}:{text}", disk["uuid"])
             })
         };
-        return joined(rows.flat_map(|row| of(row)), most).map(Some);
+        return joined(rows.flat_map(of), most).map(Some);
     };
     let row = snapshot.disk_owner(uuid).filter(|row| shows(snapshot, form, row));
     match row.and_then(|row| list(row).into_iter().find(|disk| disk["uuid"] == uuid.as_str())) {

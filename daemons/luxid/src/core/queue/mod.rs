@@ -272,7 +272,7 @@ impl Queue {
             Event::Forget(ask) => self.forget(ask),
             Event::Ready(owner, process) => self.ready(owner, process),
             Event::StartFailed(owner, why) => self.start_failed(now, owner, &why),
-            Event::Reported(report) if self.is_unhurried(&report) => self.keep_report(now, report),
+            Event::Reported(report) if self.is_unhurried(&report) => self.keep_report(now, *report),
             Event::Reported(report) => self.reported(now, &report),
             Event::Dead(owner, spool) => {
                 // What it said before comes first.

@@ -21,7 +21,7 @@ pub(super) struct Unhurried {
     /// New jobs of attempts, with their tasks.
     jobs: BTreeMap<JobId, TaskId>,
     /// Last words.
-    reports: Vec<Box<Report>>,
+    reports: Vec<Report>,
     /// When they are stored at the latest; None when there are none.
     due: Option<Ts>,
 }
@@ -55,7 +55,7 @@ impl Queue {
             && self.may_turn_over(report.owner.job)
     }
 
-    pub(super) fn keep_report(&mut self, now: Ts, report: Box<Report>) {
+    pub(super) fn keep_report(&mut self, now: Ts, report: Report) {
         self.unhurried.reports.push(report);
         self.wait_for_a_batch(now);
     }

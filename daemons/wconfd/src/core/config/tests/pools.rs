@@ -565,7 +565,7 @@ fn a_vm_granted_to_a_task_is_never_clean_again() {
     let owner = LeaseOwner::Task { task: TaskId(5), attempt: 1 };
     let (lease, pool) = (lease_uuid(1), "py".to_owned());
     let grab = Command::LeaseGrab { lease, owner, pool, count: 1, for_ms: 60_000, ttl_ms: None };
-    let _ = run(&mut c, &[grab.clone()]).unwrap();
+    let _ = run(&mut c, std::slice::from_ref(&grab)).unwrap();
     assert!(run(&mut c, &[grab]).unwrap().changes.is_empty(), "granted once");
     let _ = run(&mut c, &[end(1)]).unwrap();
     assert_eq!(slot(&c, 1).state, SlotState::Dirty, "nobody asks wconfd before it touches the VM");
