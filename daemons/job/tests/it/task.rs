@@ -202,7 +202,7 @@ async fn what_is_not_the_users_ends_the_job_in_error() {
     let mut vm = bed.leased().await;
     vm.generation.0 += 1;
     let (_, text, _) = bed.fails(&op(&vm, plain())).await;
-    assert!(text.contains(&LEASE.to_string()), "{text}");
+    assert!(text.contains("generation 2 is not the current one"), "{text}");
     assert!(bed.master.state().guests.lock().unwrap().vms.is_empty(), "the node heard nothing");
     bed.master.reset();
     let vm = bed.leased().await;
