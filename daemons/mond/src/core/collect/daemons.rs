@@ -44,12 +44,12 @@ pub struct Health {
     pub cpu_s: Option<f64>,
 }
 
-/// Whether every node of this role runs the daemon. vmd and rconfd run where they are needed and found: those are missed where
-/// they were seen only.
+/// Whether every node of this role runs the daemon. vmd runs where there may be VMs: it is missed where it was seen only.
 fn is_expected(name: &str, role: Option<Role>) -> bool {
     match name {
         "boot" | "noded" => true,
         "mond" => role.is_some(),
+        "rconfd" => matches!(role, Some(Role::Master | Role::Candidate)),
         "wconfd" | "luxid" | "overseer" => role == Some(Role::Master),
         _ => false,
     }
@@ -70,13 +70,13 @@ pub struct Watch(BTreeMap<&'static str, Past>);
 impl Watch {
     /// The report of a look.
     pub fn gathered(&mut self, now: Millis, role: Option<Role>, seen: &[Seen]) -> Gathered {
-        let wanted = |one: &&Seen| one.health.is_some() || one.known || is_expected(one.name, role);
+        // What was left behind by a role that is over, such as the socket of a killed daemon, is nobody's trouble.
+        let left = |one: &Seen| one.known && one.name == "vmd";
+        let wanted = |one: &&Seen| one.health.is_some() || left(one) || is_expected(one.name, role);
         let (mut rows, mut parts, mut families) = (Vec::new(), Vec::new(), own_families());
         for one in seen.iter().filter(wanted) {
             let past = self.note(now, one);
-            // What was left behind by a role that is over, such as the socket of a killed daemon, is no trouble.
-            let missed = is_expected(one.name, role) || !matches!(one.name, "wconfd" | "luxid" | "overseer");
-            let status = if missed || one.health.is_some() { status(now, one, &past) } else { Status::ok() };
+            let status = status(now, one, &past);
             rows.push(value(one, &past, &status));
             parts.push(status);
             add(&mut families, one, &past);
@@ -205,9 +205,14 @@ mod tests {
         };
         let none = DAEMONS.map(|name| seen(name, None, false));
         assert_eq!(names(Some(Role::Regular), &none), ("boot noded mond".into(), 1));
-        assert_eq!(names(Some(Role::Master), &none), ("boot noded mond wconfd luxid overseer".into(), 1));
+        assert_eq!(
+            names(Some(Role::Master), &none),
+            ("boot noded rconfd mond wconfd luxid overseer".into(), 1)
+        );
         let left = [Seen { known: true, ..seen("wconfd", None, false) }];
-        assert_eq!(names(Some(Role::Regular), &left), ("wconfd".into(), 0));
+        assert_eq!(names(Some(Role::Regular), &left), (String::new(), 0));
+        let families = Watch::default().gathered(0, Some(Role::Candidate), &left).families;
+        assert!(families[0].samples.is_empty(), "no alert for what ended with its role: {families:?}");
         assert_eq!(names(Some(Role::Master), &left), ("wconfd".into(), 1));
         assert_eq!(
             names(Some(Role::Regular), &[Seen { known: true, ..seen("vmd", None, false) }]),

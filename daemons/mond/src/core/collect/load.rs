@@ -23,6 +23,9 @@ struct Sample {
     ticks: Vec<u64>,
 }
 
+/// How far a sum may go back and go on, ticks: the kernel's count of waiting for I/O may decrease (proc(5)).
+const SLIP: u64 = 100;
+
 /// The samples so far.
 #[derive(Debug, Clone, Default)]
 pub struct Load(VecDeque<Sample>);
@@ -41,12 +44,12 @@ pub fn busy(stat: &str) -> Option<Vec<u64>> {
 }
 
 impl Load {
-    /// Takes a sample. One of another number of CPUs, or one that goes back, begins anew.
+    /// Takes a sample. One of another number of CPUs, or one that goes back by more than [`SLIP`], begins anew.
     pub fn push(&mut self, at: Millis, ticks: Vec<u64>) {
         let goes_on = |last: &Sample| {
             last.ticks.len() == ticks.len()
                 && last.at <= at
-                && last.ticks.iter().zip(&ticks).all(|(old, new)| old <= new)
+                && last.ticks.iter().zip(&ticks).all(|(old, new)| old.saturating_sub(*new) <= SLIP)
         };
         if !self.0.back().is_none_or(goes_on) {
             self.0.clear();
@@ -63,7 +66,7 @@ impl Load {
     pub fn average(&self, ticks_per_s: u64) -> Option<Vec<f64>> {
         let (first, last) = (self.0.front()?, self.0.back()?);
         let ticks = (last.at - first.at) as f64 / 1000.0 * ticks_per_s as f64;
-        let average = |(old, new): (&u64, &u64)| (new - old) as f64 / ticks;
+        let average = |(old, new): (&u64, &u64)| new.saturating_sub(*old) as f64 / ticks;
         (ticks > 0.0).then(|| first.ticks.iter().zip(&last.ticks).map(average).collect())
     }
 
@@ -126,8 +129,11 @@ mod tests {
         load.push(1000, vec![10, 10]);
         load.push(2000, vec![11, 10, 1]);
         assert_eq!(load.average(100), None);
-        load.push(3000, vec![9, 9, 0]);
-        assert_eq!(load.0.len(), 1);
+        load.push(3000, vec![1000, 1000, 1000]);
+        load.push(4000, vec![1099, 999, 1050]);
+        assert_eq!(load.average(100), Some(vec![5.44, 4.945, 5.245]), "one tick back is the kernel's");
+        load.push(5000, vec![9, 9, 0]);
+        assert_eq!(load.0.len(), 1, "as after a start");
     }
 
     proptest! {
