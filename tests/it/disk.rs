@@ -161,7 +161,8 @@ fn a_candidate_whose_disk_takes_nothing_is_told_and_catches_up() {
     };
     let frozen = || {
         cluster.kill_node(2)?;
-        disk.set_read_only(true)?;
+        // The kernel may still be closing files of the dead.
+        wait::until("no file of it is open", PATIENCE, || disk.set_read_only(true).ok())?;
         cluster.boot(2)?;
         let log = cluster.nodes[2].root.join("var/log/gantry/noded.log");
         wait::until("its noded says what is wrong", PATIENCE, || {
