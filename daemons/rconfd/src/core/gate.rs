@@ -72,6 +72,13 @@ impl Replays {
         }
     }
 
+    /// For how many seconds from now on nobody with a right clock is answered: the floor lies ahead. A wall clock
+    /// that was set back makes it so, or requests ahead of it that were forgotten for want of room.
+    #[must_use]
+    pub fn silent_s(&self, now_s: u64) -> u64 {
+        self.floor.saturating_sub(now_s)
+    }
+
     /// How many are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -201,6 +208,12 @@ impl Gate {
     /// Replies of so many bytes went out.
     pub fn sent(&mut self, bytes: u64) {
         self.bytes.spend(bytes);
+    }
+
+    /// As [`Replays::silent_s`], of the form that is silent longer.
+    #[must_use]
+    pub fn silent_s(&self, now_s: u64) -> u64 {
+        self.legacy.silent_s(now_s).max(self.second.silent_s(now_s))
     }
 
     /// MACs remembered in both forms.

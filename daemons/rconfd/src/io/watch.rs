@@ -17,8 +17,8 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 /// How often it is noticed that the daemon shall stop, ms.
@@ -42,6 +42,8 @@ pub struct Watch {
     files: Option<keys::Files>,
     /// Why there is none, once it was said.
     no_key: Option<String>,
+    /// Nobody is answered for a while, and it was said.
+    silent: bool,
 }
 
 impl Watch {
@@ -70,7 +72,20 @@ impl Watch {
         })?;
         let loader = Loader::new(&dir);
         let (keep, snapshot, bad, files, no_key) = (Keep::default(), None, None, None, None);
-        Ok(Self { root, shared, ready, stop, inotify, loader, keep, snapshot, bad, files, no_key })
+        Ok(Self {
+            root,
+            shared,
+            ready,
+            stop,
+            inotify,
+            loader,
+            keep,
+            snapshot,
+            bad,
+            files,
+            no_key,
+            silent: false,
+        })
     }
 
     /// Looks for the first time; whether anything is there or not.
@@ -128,7 +143,10 @@ impl Watch {
         let changed = keys.is_some() || config;
         let old = self.shared.serving();
         let snapshot = self.snapshot.clone().filter(|_| self.keep.may_serve(clock::millis()));
-        if !changed && snapshot.is_some() == old.snapshot.is_some() {
+        let silent_s = self.look_at_clock();
+        let clock_news = silent_s > 0 || self.silent;
+        self.silent = silent_s > 0;
+        if !changed && !clock_news && snapshot.is_some() == old.snapshot.is_some() {
             return;
         }
         let options = match &self.snapshot {
@@ -140,6 +158,12 @@ impl Watch {
         let keys = keys.unwrap_or_else(|| Arc::clone(&old.keys));
         let why = match (&snapshot, &self.bad, keys.is_empty()) {
             (_, _, true) => "answers nobody: this node has no hmac.key".to_owned(),
+            _ if silent_s > 0 => {
+                format!(
+                    "answers nobody for {silent_s} s: requests of that time may have been answered before (the clock was set \
+                     back, or more was asked than replay_entries remembers)"
+                )
+            }
             (Some(_), None, false) => String::new(),
             (Some(_), Some(why), false) => format!("serves the last good configuration: {why}"),
             (None, why, false) => {
@@ -149,6 +173,19 @@ impl Watch {
         };
         self.ready.set(true, why);
         self.shared.serve(Serving { snapshot, options, keys, nodes: Arc::new(nodes) });
+    }
+
+    /// How long nobody will be answered because requests of that time may have been, seconds.
+    fn look_at_clock(&self) -> u64 {
+        let gate = self.shared.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent_s = gate.silent_s(clock::now().0);
+        if silent_s > 0 && !self.silent {
+            tracing::warn!(
+                silent_s,
+                "nobody is answered: the clock was set back, or more was asked than is remembered"
+            );
+        }
+        silent_s
     }
 
     /// The form that is spoken while there is no configuration.

@@ -42,6 +42,19 @@ fn a_start_does_not_open_the_window_again() {
 }
 
 #[test]
+fn how_long_a_clock_that_was_set_back_silences_is_told() {
+    let mut gate = Gate::new(limits(2), now(START));
+    assert_eq!(gate.silent_s(START), 0);
+    assert_eq!(gate.silent_s(START - 3_600), 3_600 - START_S);
+    // Room for two: the floor rises to what is forgotten.
+    for (salt, mac) in [(START + 5, 1), (START + 6, 2), (START + 7, 3)] {
+        assert_eq!(gate.pass(true, salt, mac, from(1), now(START + 5)), Ok(()));
+    }
+    assert_eq!(gate.silent_s(START), 5);
+    assert_eq!(gate.pass(true, START + 5, 4, from(1), now(START)), Err(Shut::Replay));
+}
+
+#[test]
 fn a_clock_set_back_by_the_window_opens_nothing() {
     let mut all = Replays::new(100, START);
     all.note(START + 10, 7, START + 10);
