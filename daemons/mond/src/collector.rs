@@ -74,7 +74,8 @@ fn volumes(file: Option<&Path>, instances: Option<&Path>) -> Result<Gathered, St
         None => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| error.to_string())?;
-            let asked = async { tokio::time::timeout(LVS, lvs::run(Path::new("lvs"))).await };
+            let asked =
+                async { tokio::time::timeout(LVS, lvs::run(Path::new("lvs"), std::future::pending())).await };
             runtime
                 .block_on(asked)
                 .map_err(|_| format!("lvs did not end within {} s", LVS.as_secs()))??

@@ -20,6 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
 
 /// A view of the node that is younger serves the next collector too, ms: half a dozen look at the same time.
 const VIEW_MS: Millis = 1_000;
@@ -91,7 +92,7 @@ impl Sources {
     /// Why it finds nothing, for people.
     pub async fn look(self: Arc<Self>, index: Index) -> Result<Gathered, String> {
         match specs()[index].name {
-            "lv" => match lvs::run(&self.places.lvs).await? {
+            "lv" => match Arc::clone(&self).volumes(index).await? {
                 Some(text) => lv::gathered(&text, &self.told.disks()),
                 None => lv::gathered("", &[]),
             },
@@ -103,6 +104,20 @@ impl Sources {
             }
             _ => self.read(index).await,
         }
+    }
+
+    /// What `lvs` prints. When this is dropped it is killed; as long as one can't be killed no other is started.
+    async fn volumes(self: Arc<Self>, index: Index) -> Result<Option<String>, String> {
+        if self.reads[index].swap(true, Ordering::AcqRel) {
+            return Err("its last look still hangs".to_owned());
+        }
+        let (mut tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            let found = lvs::run(&self.places.lvs, tell.closed()).await;
+            self.reads[index].store(false, Ordering::Release);
+            let _ = tell.send(found);
+        });
+        told.await.map_err(|error| error.to_string())?
     }
 
     /// Reads on a thread that may block.
