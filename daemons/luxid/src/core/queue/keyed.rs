@@ -52,8 +52,9 @@ impl Queue {
         if let Some(refusal) = job.refusal() {
             return Err(refusal);
         }
-        if let Some(id) = job.keys.iter().find_map(|key| self.keys.get(key)) {
-            return Ok((*id, false));
+        if let Some(id) = job.keys.iter().find_map(|key| self.keys.get(key)).copied() {
+            self.store_told(id);
+            return Ok((id, false));
         }
         if self.lanes.of(Class::Reconcile).live >= LIVE_JOBS_MAX {
             return Err(GanetiError { class: "JobQueueFull".to_owned(), args: Vec::new() });

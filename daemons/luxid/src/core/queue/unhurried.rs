@@ -48,6 +48,11 @@ impl Queue {
         self.wait_for_a_batch(now);
     }
 
+    /// Somebody is told of this job: it is stored before the answer goes out.
+    pub(super) fn store_told(&mut self, id: JobId) {
+        self.store_jobs(|_, job, _| job == id);
+    }
+
     /// Whether nobody but the job itself waits for this report to be stored.
     pub(super) fn is_unhurried(&self, report: &Report) -> bool {
         report.outcome == Outcome::Ended

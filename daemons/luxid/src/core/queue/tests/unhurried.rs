@@ -90,6 +90,19 @@ fn a_task_that_is_stored_takes_its_job_along() {
 }
 
 #[test]
+fn a_job_that_somebody_is_told_of_is_stored_first() {
+    let mut b = Bench::new();
+    let (id, owner, _) = b.granted();
+    let key = crate::core::queue::turn_over::key(&tasks::grant(1).vms[0]);
+    let (told, made) = b.holder_of(&key);
+    assert_eq!((told, made), (owner.job, false));
+    assert!(b.is_stored(kind::JOB, owner.job), "before the answer");
+    assert_eq!(b.stored(id).attempts[0].job, Some(owner.job));
+    b.restart(1, 2);
+    assert_eq!(b.submit(one_op(json!({}))), JobId(2), "the number is given out");
+}
+
+#[test]
 fn what_no_batch_comes_for_has_one_of_its_own() {
     let mut b = Bench::new();
     let (id, owner, _) = b.granted();
