@@ -17,7 +17,7 @@ impl Bench {
     }
 
     /// The job that has a key: asked as the overseer does.
-    pub(super) fn holder_of(&mut self, key: &str) -> (JobId, bool) {
+    fn holder_of(&mut self, key: &str) -> (JobId, bool) {
         let job = KeyedJob { keys: vec![key.to_owned()], job: one_op(json!({})) };
         match self.asked(Request::SubmitKeyed(vec![job])) {
             Ok(Answer::KeyedSubmitted(made)) => made.into_iter().next().unwrap().unwrap(),

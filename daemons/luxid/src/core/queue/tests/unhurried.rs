@@ -94,10 +94,11 @@ fn a_job_that_somebody_is_told_of_is_stored_first() {
     let mut b = Bench::new();
     let (id, owner, _) = b.granted();
     let key = crate::core::queue::turn_over::key(&tasks::grant(1).vms[0]);
-    let (told, made) = b.holder_of(&key);
-    assert_eq!((told, made), (owner.job, false));
+    let job = KeyedJob { keys: vec![key], job: one_op(json!({})) };
+    b.at_once(Event::Asked(Ask(1_000), Request::SubmitKeyed(vec![job])));
     assert!(b.is_stored(kind::JOB, owner.job), "before the answer");
     assert_eq!(b.stored(id).attempts[0].job, Some(owner.job));
+    b.commit();
     b.restart(1, 2);
     assert_eq!(b.submit(one_op(json!({}))), JobId(2), "the number is given out");
 }
