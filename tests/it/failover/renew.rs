@@ -213,6 +213,21 @@ fn the_ca_is_renewed_under_work_and_the_old_one_is_refused() {
     });
 }
 
+/// Begins a renewal on the first node, the master. At the point the daemon of `node` dies, and then the job, which waits for it;
+/// all copies count again when this returns.
+fn dies_at(cluster: &VirtualCluster, node: usize, point: &str) -> Result<()> {
+    let armed = armed(cluster, node, point);
+    fs::write(&armed, "")?;
+    let mut child = begin(cluster, 0)?;
+    let fired = wait::until("the point is come by", PATIENCE, || (!armed.exists()).then_some(()));
+    for job in process::jobs(&cluster.nodes[0].root) {
+        process::signal(job.pid, Signal::SIGKILL).ok();
+    }
+    child.wait()?;
+    fired?;
+    copies(cluster, 3)
+}
+
 /// A daemon dies at each point, and the job with it; the cluster works, and the same command goes on.
 #[test]
 fn a_renewal_whose_job_dies_anywhere_is_gone_on_with() {
@@ -220,17 +235,7 @@ fn a_renewal_whose_job_dies_anywhere_is_gone_on_with() {
     for (node, point) in POINTS {
         step(&format!("{point} on node {}", node + 1), || {
             let before = ca(&cluster)?;
-            let armed = armed(&cluster, node, point);
-            fs::write(&armed, "")?;
-            let mut child = begin(&cluster, 0)?;
-            let fired = wait::until("the point is come by", PATIENCE, || (!armed.exists()).then_some(()));
-            // It waits for the daemon now.
-            for job in process::jobs(&cluster.nodes[0].root) {
-                process::signal(job.pid, Signal::SIGKILL).ok();
-            }
-            child.wait()?;
-            fired?;
-            copies(&cluster, 3)?;
+            dies_at(&cluster, node, point)?;
             works(&cluster, &[])?;
             until_done(&cluster, 0, &RENEW)?;
             ensure!(ca(&cluster)? != before, "nothing was renewed");
@@ -341,16 +346,7 @@ fn a_backup_of_a_renewal_under_way_restores_to_a_cluster_that_works() {
         let at = cluster.dir().join(format!("{point}-{node}")).to_string_lossy().into_owned();
         let key = hmac().expect("confd's key");
         step(&format!("a backup at {point} of node {}", node + 1), || {
-            let armed = armed(&cluster, node, point);
-            fs::write(&armed, "")?;
-            let mut child = begin(&cluster, 0)?;
-            let fired = wait::until("the point is come by", PATIENCE, || (!armed.exists()).then_some(()));
-            for job in process::jobs(&cluster.nodes[0].root) {
-                process::signal(job.pid, Signal::SIGKILL).ok();
-            }
-            child.wait()?;
-            fired?;
-            copies(&cluster, 3)?;
+            dies_at(&cluster, node, point)?;
             cluster.run(&["cluster", "backup", &at]).map(drop)
         });
         step("the master's disk is lost; it is restored", || {
