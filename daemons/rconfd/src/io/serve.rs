@@ -11,6 +11,7 @@ use gantry_confd::core::reply::{Said, Server, seal};
 use gantry_confd::{Form, Kind, REQUEST_BYTES_MAX};
 use gantry_rt::clock;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use rustix::net::sockopt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -33,11 +34,22 @@ const WAIT: Duration = Duration::from_millis(500);
 pub fn bind(addr: SocketAddr) -> Result<UdpSocket, StartError> {
     let bind = || {
         let socket = UdpSocket::bind(addr)?;
+        in_pieces(&socket, addr)?;
         socket.set_read_timeout(Some(WAIT))?;
         socket.set_write_timeout(Some(WAIT))?;
         Ok(socket)
     };
     bind().map_err(|source: io::Error| StartError::Bind { addr, source })
+}
+
+/// Lets routers cut large answers (`spec/confd.md` §6): with "don't fragment", which is Linux's default, the first on a narrow
+/// path is lost, and all are where ICMP is filtered.
+fn in_pieces(socket: &UdpSocket, addr: SocketAddr) -> io::Result<()> {
+    match addr {
+        SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(socket, sockopt::Ipv4PathMtuDiscovery::DONT)?,
+        SocketAddr::V6(_) => sockopt::set_ipv6_mtu_discover(socket, sockopt::Ipv6PathMtuDiscovery::DONT)?,
+    }
+    Ok(())
 }
 
 /// One thread of a socket.
@@ -234,4 +246,17 @@ fn source(addr: Option<SockaddrStorage>) -> SocketAddr {
     let v4 = addr.as_sockaddr_in().map(|addr| SocketAddr::from((addr.ip(), addr.port())));
     let v6 = || addr.as_sockaddr_in6().map(|addr| SocketAddr::V6((*addr).into()));
     v4.or_else(v6).unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_answers_may_be_cut_on_the_way() {
+        let v4 = bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
+        assert_eq!(sockopt::ip_mtu_discover(&v4), Ok(sockopt::Ipv4PathMtuDiscovery::DONT));
+        let v6 = bind("[::1]:0".parse().expect("an address")).expect("bound");
+        assert_eq!(sockopt::ipv6_mtu_discover(&v6), Ok(sockopt::Ipv6PathMtuDiscovery::DONT));
+    }
 }
