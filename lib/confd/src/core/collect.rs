@@ -85,7 +85,9 @@ impl Collect {
         // The first of equals.
         let best = all.iter().rev().max_by_key(|(_, heard)| heard.worth()).cloned();
         let consistent = best.as_ref().is_none_or(|(_, best)| {
-            let same = all.iter().filter(|(_, heard)| heard.ok == best.ok && heard.serial == best.serial);
+            // Of one configuration: an object's serial stays when another object changes.
+            let of = |heard: &Heard| (heard.ok, heard.serial, heard.config_serial);
+            let same = all.iter().filter(|(_, heard)| of(heard) == of(best));
             same.into_iter().all(|(_, heard)| heard.answer == best.answer)
         });
         Outcome { best, answered, consistent }
@@ -127,6 +129,20 @@ mod tests {
         none.step(1_000);
         assert_eq!(none.step(10_000), Step::Done);
         assert_eq!(none.outcome().best, None);
+    }
+
+    #[test]
+    fn one_that_lags_does_not_disagree() {
+        let consistent = |config_serials: [u64; 2]| {
+            let mut all = Collect::new(2, 0);
+            for (peer, config_serial) in config_serials.into_iter().enumerate() {
+                let answer = peer as u64;
+                all.heard(peer, Heard { config_serial, ..reply(true, 5, answer) });
+            }
+            all.outcome().consistent
+        };
+        assert!(!consistent([7, 7]), "two answers of one configuration");
+        assert!(consistent([7, 8]), "the cluster's serial is not that of what was asked about");
     }
 
     proptest! {

@@ -32,10 +32,11 @@ pub fn gathered(text: Option<&str>, pairing: &Value) -> Gathered {
     let parts: Vec<Status> = devices.iter().map(status).collect();
     let mut connected =
         Family::gauge("gantry_drbd_connected", "Whether a DRBD device is connected to its peer");
-    for device in devices.iter().take(DEVICES_MAX) {
+    for (device, part) in devices.iter().zip(&parts).take(DEVICES_MAX) {
         let (minor, instance) =
             (device["minor"].to_string(), device["instance"].as_str().unwrap_or_default());
-        let up = device["connectionState"] == "Connected";
+        // While it syncs or is verified its peer is there.
+        let up = *part == Status::ok();
         connected.add(&[("minor", &minor), ("instance", instance)], u8::from(up));
     }
     let data = json!({"versionInfo": version(text), "deviceInfos": devices});
@@ -262,7 +263,10 @@ mod tests {
             ("TearDown", 4),
         ] {
             let file = format!(" 7: cs:{state} ro:Primary/Secondary ds:UpToDate/UpToDate C r----\n");
-            assert_eq!(gathered(Some(&file), &Value::Null).data["status"]["code"], code, "{state}");
+            let found = gathered(Some(&file), &Value::Null);
+            assert_eq!(found.data["status"]["code"], code, "{state}");
+            let connected = if code == 0 { "1" } else { "0" };
+            assert_eq!(found.families[0].samples[0].value, connected, "{state}");
         }
     }
 }
