@@ -5,6 +5,7 @@ mod bare;
 mod confd;
 mod copies;
 mod cost;
+mod echo;
 mod figure;
 mod floor;
 mod jobs;

@@ -59,7 +59,10 @@ pub async fn run(daemon: Daemon, args: Args) -> anyhow::Result<()> {
     });
     let watch = watch.await.context("the first look")?;
     daemon.tasks.spawn("watch", blocking(move || watch.run()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    // Half of the cores: the others are for those whom the machine is there for. On two cores one thread answers more than two
+    // do, which meet at the gate (docs/SPECIFICATION.md).
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = (cores / 2).clamp(1, THREADS_MAX);
     for socket in sockets {
         tracing::info!(addr = %socket.local_addr()?, threads, "listens");
         let socket = Arc::new(socket);
