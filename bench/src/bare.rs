@@ -60,8 +60,8 @@ pub fn process(args: &[String]) -> Result<()> {
     let [what, dir] = args else { bail!("{ARGUMENT} WHAT DIR") };
     let programs = gantry_tests::cluster::programs();
     stage::enter(&programs.join("gantry-init"), &[])?;
-    let image =
-        image::open(Path::new(dir), image::HOST, None).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let image = image::open(Path::new(dir), Path::new("/etc"), image::HOST, None)
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let commands: Vec<Vec<String>> = (0..AT_ONCE)
         .map(|worker| if what == "podman" { podman(worker, &image) } else { runtime(worker, &image) })
         .collect::<Result<_>>()?;

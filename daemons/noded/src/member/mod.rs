@@ -411,7 +411,8 @@ fn drivers(
             "fake" => Arc::new(Fake::new(&settings.root, role.cluster, boot_id.to_owned(), room)),
             "oci" => {
                 let (root, uid_base) = (settings.root.clone(), uid_base(&settings.root)?);
-                let node = Node { root, cluster: role.cluster, node: role.node, uid_base, room };
+                let etc = "/etc".into();
+                let node = Node { root, cluster: role.cluster, node: role.node, uid_base, room, etc };
                 Arc::new(Oci::new(node))
             }
             other => {

@@ -2,6 +2,8 @@
 //! are imported, and unpacked by noded before a VM names them.
 
 use crate::driver::{Class, DriverError};
+use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// The built-in image.
 pub const HOST: &str = "host";
 /// Changes when what [`build`] makes changes.
-const FORM: &str = "1";
+const FORM: &str = "2";
 /// Directories of its root; the last ones are mount points.
 const DIRS: [&str; 15] = [
     "etc",
@@ -55,17 +57,20 @@ pub struct Image {
     pub root: PathBuf,
     /// Directories of the host that are seen in it.
     pub host_dirs: &'static [&'static str],
+    /// It was made just now: earlier ones may be of no use any more, see [`prune`].
+    pub made: bool,
 }
 
-/// The image of that name, made if need be below `dir`, or the one unpacked at `imported`. Blocks on the disk.
+/// The image of that name, made if need be below `dir` with what `etc` has, or the one unpacked at `imported`. Blocks on
+/// the disk. One caller at a time.
 ///
 /// # Errors
 /// [`Class::BadImage`] for a name that is not known, and when the host's files can't be used.
-pub fn open(dir: &Path, name: &str, imported: Option<PathBuf>) -> Result<Image, DriverError> {
+pub fn open(dir: &Path, etc: &Path, name: &str, imported: Option<PathBuf>) -> Result<Image, DriverError> {
     if let Some(root) = imported {
         let text = || format!("image {name} is not at {}", root.display());
         return if root.is_dir() {
-            Ok(Image { root, host_dirs: &[] })
+            Ok(Image { root, host_dirs: &[], made: false })
         } else {
             Err(DriverError::new(Class::BadImage, text()))
         };
@@ -74,38 +79,56 @@ pub fn open(dir: &Path, name: &str, imported: Option<PathBuf>) -> Result<Image, 
         let text = format!("this node has the image '{HOST}', not '{name}'");
         return Err(DriverError::new(Class::BadImage, text));
     }
-    let root = dir.join(HOST);
-    let made = current(&root).and_then(|stamp| match stamp {
-        None => Ok(()),
-        Some(stamp) => build(dir, &root, &stamp),
-    });
-    made.map_err(|error| DriverError::new(Class::BadImage, format!("image {HOST}: {error}")))?;
-    Ok(Image { root, host_dirs: &["/usr"] })
+    let root = dir.join(format!("{HOST}.{}", stamp(etc)));
+    let made = !root.is_dir();
+    if made {
+        let text = |error: io::Error| DriverError::new(Class::BadImage, format!("image {HOST}: {error}"));
+        build(dir, etc, &root).map_err(text)?;
+    }
+    Ok(Image { root, host_dirs: &["/usr"], made })
 }
 
-/// What the image is made from; None when it is up to date.
-fn current(root: &Path) -> io::Result<Option<String>> {
+/// Names what the image is made from: another host, another name. A VM's root is a mount of the very directory, so one
+/// that is there is never changed and never takes another's place.
+fn stamp(etc: &Path) -> String {
     let mut stamp = FORM.to_owned();
     for name in COPIES {
-        let found = fs::symlink_metadata(Path::new("/etc").join(name)).ok();
+        let found = fs::symlink_metadata(etc.join(name)).ok();
         let at = found.map(|found| (found.mtime(), found.mtime_nsec(), found.size()));
         stamp.push_str(&format!(" {name} {at:?}"));
     }
-    match fs::read_to_string(root.join(".gantry/stamp")) {
-        Ok(old) if old == stamp => Ok(None),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(Some(stamp)),
-    }
+    let digest = Sha256::digest(stamp);
+    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Makes it beside and puts it in place. VMs that run keep the one they have.
-fn build(dir: &Path, root: &Path, stamp: &str) -> io::Result<()> {
-    let (new, old) = (dir.join("host.new"), dir.join("host.old"));
-    for left in [&new, &old] {
-        match fs::remove_dir_all(left) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+/// What names a directory, wherever it is mounted: its file system and inode.
+#[must_use]
+pub fn identity(at: &Path) -> Option<(u64, u64)> {
+    fs::metadata(at).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Removes images `host` of earlier times that are no VM's root.
+///
+/// # Errors
+/// The disk's; what is left goes next time.
+pub fn prune(dir: &Path, current: &Path, used: &HashSet<(u64, u64)>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let at = entry?.path();
+        let is_host = at.file_name().is_some_and(|name| name.to_string_lossy().starts_with(HOST));
+        let in_use = identity(&at).is_none_or(|id| used.contains(&id));
+        if is_host && at != current && !in_use {
+            fs::remove_dir_all(at)?;
         }
+    }
+    Ok(())
+}
+
+/// Makes it beside and puts it in place.
+fn build(dir: &Path, etc: &Path, root: &Path) -> io::Result<()> {
+    let new = dir.join("host.new");
+    match fs::remove_dir_all(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
     fs::create_dir_all(&new)?;
     fs::set_permissions(&new, Permissions::from_mode(0o755))?;
@@ -122,17 +145,9 @@ fn build(dir: &Path, root: &Path, stamp: &str) -> io::Result<()> {
         fs::write(new.join("etc").join(name), text)?;
     }
     for name in COPIES {
-        copy(&Path::new("/etc").join(name), &new.join("etc").join(name))?;
+        copy(&etc.join(name), &new.join("etc").join(name))?;
     }
-    fs::write(new.join(".gantry/stamp"), stamp)?;
-    if root.exists() {
-        fs::rename(root, &old)?;
-    }
-    fs::rename(&new, root)?;
-    match fs::remove_dir_all(&old) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    fs::rename(&new, root)
 }
 
 /// A file by content, a directory by its entries, links within directories as links. Not there: nothing.

@@ -59,6 +59,8 @@ pub struct Node {
     pub uid_base: u32,
     /// What it offers.
     pub room: Room,
+    /// The host's /etc: the image `host` has what the dynamic linker needs of it.
+    pub etc: PathBuf,
 }
 
 /// What vmd keeps of a VM for the driver.
@@ -188,11 +190,14 @@ impl Oci {
         spec: &VmSpec,
         all: &[VmFacts],
     ) -> Result<(), DriverError> {
-        let (images, image) = (self.images.clone(), spec.image.clone());
+        let (images, etc, image) = (self.images.clone(), self.node.etc.clone(), spec.image.clone());
         let imported = spec.image_digest.as_ref().map(|digest| images::dir(&self.node.root).join(digest));
-        let image = tokio::task::spawn_blocking(move || image::open(&images, &image, imported))
+        let image = tokio::task::spawn_blocking(move || image::open(&images, &etc, &image, imported))
             .await
             .map_err(|error| DriverError::new(Class::Locked, error.to_string()))??;
+        if image.made {
+            self.prune(all, &image).await?;
+        }
         let uid_base = free_base(self.node.uid_base, all)
             .ok_or_else(|| DriverError::new(Class::NoSpace, "all ids for VMs are taken"))?;
         let config = bundle::config(&vm, uid_base, image.host_dirs);
@@ -212,6 +217,26 @@ impl Oci {
             ready_ms: READY_MS,
         };
         self.helper.call::<vmd::Create>(&request).await
+    }
+
+    /// Removes images `host` that none of `all` has as its root. One that is noted and has not started yet has none so far;
+    /// then all stay until the next image is made.
+    async fn prune(&self, all: &[VmFacts], current: &image::Image) -> Result<(), DriverError> {
+        if all.iter().any(|facts| matches!(facts.state, VmState::Created | VmState::Starting)) {
+            return Ok(());
+        }
+        let vmd = PathBuf::from(format!("/proc/{}/root", self.helper.pid().await?));
+        let root = |facts: &VmFacts| vmd.join(vmd::place::root(&facts.vm).trim_start_matches('/'));
+        let roots: Vec<PathBuf> = all.iter().map(root).collect();
+        let (dir, current) = (self.images.clone(), current.root.clone());
+        let pruned = tokio::task::spawn_blocking(move || {
+            let used = roots.iter().filter_map(|root| image::identity(root)).collect();
+            image::prune(&dir, &current, &used)
+        });
+        if let Ok(Err(error)) = pruned.await {
+            tracing::warn!(%error, "can't remove an image of earlier times");
+        }
+        Ok(())
     }
 
     async fn make(&self, vm: &VmId, spec: &VmSpec) -> Result<(), DriverError> {

@@ -116,6 +116,7 @@ impl Bed {
             node: NodeUuid(Uuid::new_v4()),
             uid_base: 500_000_000 + bed * BED_IDS,
             room: Room { memory_mib: 4096, disk_mib: 4096 },
+            etc: "/etc".into(),
         };
         let vmd = Self::spawn(&node, runtime);
         let bed = Self { dir, node, runtime, vmd };
@@ -138,6 +139,11 @@ impl Bed {
 
     async fn ready(&self) {
         until("vmd answers", async || self.oci().list().await.is_ok()).await;
+    }
+
+    /// As a noded sees it whose host has another /etc.
+    pub fn oci_of(&self, etc: &Path) -> Oci {
+        Oci::new(Node { etc: etc.to_owned(), ..self.node.clone() })
     }
 
     /// As a new noded sees it.

@@ -244,3 +244,52 @@ async fn twenty_vms_leave_nothing() {
     }
     assert_eq!(std::fs::read_to_string("/proc/self/mounts").expect("mounts"), host_mounts);
 }
+
+#[tokio::test]
+async fn a_host_that_changes_takes_nothing_from_vms_that_run() {
+    let bed = Bed::new().await;
+    let etc = tempfile::tempdir().expect("dir");
+    let cache = etc.path().join("ld.so.cache");
+    std::fs::copy("/etc/ld.so.cache", &cache).expect("the linker's cache");
+    let images = || {
+        let names = std::fs::read_dir(bed.path().join("run/gantry/oci")).expect("images");
+        names.map(|name| name.expect("entry").path()).collect::<Vec<_>>()
+    };
+    let oci = bed.oci_of(etc.path());
+    oci.create(&vm(1), &spec()).await.expect("created");
+    oci.start(&vm(1)).await.expect("started");
+    let first = images();
+    for slot in 2..5_u8 {
+        // As ldconfig does after each apt-get install.
+        let time = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 * u64::from(slot));
+        std::fs::File::options()
+            .append(true)
+            .open(&cache)
+            .expect("open")
+            .set_modified(time)
+            .expect("touched");
+        oci.create(&vm(slot.into()), &spec()).await.expect("created");
+        oci.start(&vm(slot.into())).await.expect("started");
+        for older in 1..=slot {
+            let ran = sh(
+                &oci,
+                older.into(),
+                &format!("look{slot}"),
+                "cat /etc/passwd > /tmp/x && ls /usr/bin/env ~",
+            )
+            .await;
+            assert_eq!(ran.ended, Ended::Exit(0), "VM {older} after {slot}: {ran:?}");
+        }
+        if slot == 3 {
+            oci.destroy(&vm(2)).await.expect("destroyed");
+            oci.create(&vm(2), &spec()).await.expect("created");
+            oci.start(&vm(2)).await.expect("started");
+        }
+    }
+    assert_eq!(images().len(), 3, "the image of the first, of the third and of the fourth");
+    assert!(first.iter().all(|image| image.exists()));
+    for slot in 1..5_u8 {
+        oci.destroy(&vm(slot.into())).await.expect("destroyed");
+    }
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}

@@ -65,7 +65,7 @@ async fn a_vmd_that_knows_no_confine_is_told_in_the_old_words() {
     let (older, stop) = (Arc::new(Older::default()), CancellationToken::new());
     let listener = unix::bind(&socket, 0o600).expect("bound");
     let served = tokio::spawn(serve_unix(listener, Arc::clone(&older), Limits::default(), stop.clone()));
-    let oci = Oci::new(Node { root, cluster: CLUSTER, node, uid_base: 1, room });
+    let oci = Oci::new(Node { root, cluster: CLUSTER, node, uid_base: 1, room, etc: "/etc".into() });
     let few = OpenLimits { memory_mib: 64, pids: 8, disk_mib: 4 };
     oci.limit_work(&vm(1), Some(few)).await.expect("lowered");
     oci.limit_work(&vm(1), None).await.expect("its own");
