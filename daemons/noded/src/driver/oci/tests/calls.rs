@@ -59,6 +59,10 @@ async fn calls_are_refused_as_they_must_be() {
         ("module", "313, 0, b\"\", 0", EPERM),
         ("open_by_handle", "304, 0, 0, 0", EPERM),
         ("io_uring", "425, 1, 0", ENOSYS),
+        // The kernel looks at 32 bits of a family.
+        ("vsock-high", "41, ctypes.c_uint64(0x100000028), 1, 0", EAFNOSUPPORT),
+        ("alg-high", "41, ctypes.c_uint64(0x8000000000000026), 5, 0", EAFNOSUPPORT),
+        ("unix-high", "41, ctypes.c_uint64(0x100000001), 1, 0", 0),
         ("clone3", "435, 0, 0", ENOSYS),
     ] {
         let ran = sh(&oci, 1, id, &errno(call)).await;
@@ -68,7 +72,13 @@ async fn calls_are_refused_as_they_must_be() {
         ("vsock", socket(40, 1, 0), EAFNOSUPPORT),
         ("alg", socket(38, 5, 0), EAFNOSUPPORT),
         ("raw", socket(2, 3, 1), EPERM),
-        ("packet", socket(17, 3, 3), EPERM),
+        ("packet", socket(17, 3, 3), EAFNOSUPPORT),
+        ("key", socket(15, 3, 2), EAFNOSUPPORT),
+        ("can", socket(29, 3, 1), EAFNOSUPPORT),
+        ("xdp", socket(44, 3, 0), EAFNOSUPPORT),
+        ("unix", socket(1, 1, 0), 0),
+        ("netlink", socket(16, 3, 0), 0),
+        ("inet6", socket(10, 1, 0), 0),
         ("outside", connect("192.0.2.1", 53), ENETUNREACH),
     ] {
         let ran = sh(&oci, 1, id, &script).await;
