@@ -8,6 +8,7 @@ pub mod candidates;
 pub mod crypto;
 pub mod hooks;
 pub mod join;
+pub mod patience;
 pub mod place;
 pub mod renew;
 pub mod report;

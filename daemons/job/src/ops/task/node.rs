@@ -2,6 +2,7 @@
 //! Everything asked for is idempotent, so it is asked for again until it is known what became of it (P5).
 
 use super::output::Output;
+use crate::core::patience::{AWAY, Next, Patience};
 use crate::error::OpFail;
 use crate::io::bodies::Writer;
 use crate::io::nodes::{CALL, NodeFail, Nodes};
@@ -13,16 +14,10 @@ use gantry_proto::noded::{
     VmGetReply, VmGetRequest, VmRef, VmState, VmWait, VmWaitRequest,
 };
 use gantry_proto::verb::Verb;
-use gantry_rpc::Event;
+use gantry_rpc::{Event, Stream as Streaming};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a node may be out of reach: a restart of noded takes a second, one of the machine loses the VM anyway.
-const AWAY: Duration = Duration::from_secs(60);
-/// A wait longer than this is told in the job's log.
-const TELL_AWAY: Duration = Duration::from_secs(2);
-/// First and longest pause between tries.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How much longer than its wall clock a command may take to be told as ended.
 const WALL_MARGIN: Duration = Duration::from_secs(60);
 /// How long a command may take to be cancelled; its VM is destroyed afterwards anyway.
@@ -42,14 +37,6 @@ pub enum Got {
     Nothing,
     /// There is something else, such as a link.
     Unfit,
-}
-
-/// One time out of reach. It begins with the first failure.
-#[derive(Default)]
-struct Patience {
-    since: Option<Instant>,
-    pause: Duration,
-    told: bool,
 }
 
 impl<'r, 'a> VmNode<'r, 'a> {
@@ -102,15 +89,17 @@ impl<'r, 'a> VmNode<'r, 'a> {
     /// Waits a little when asking again may help; else, or when it took too long, the error.
     async fn again(&self, patience: &mut Patience, why: NodeFail) -> Result<(), OpFail> {
         let NodeFail::Away(text) = why else { return Err(why.into_op(self.node)) };
-        let away = patience.since.get_or_insert_with(Instant::now).elapsed();
-        if away >= AWAY {
-            return Err(self.failed(format!("it does not answer since {} s: {text}", AWAY.as_secs())));
-        }
-        if away >= TELL_AWAY && !std::mem::replace(&mut patience.told, true) {
+        let (pause, tell) = match patience.failed(Instant::now()) {
+            Next::Again { pause, tell } => (pause, tell),
+            Next::GiveUp => {
+                let text = format!("it has not answered for {} s: {text}", AWAY.as_secs());
+                return Err(self.failed(text));
+            }
+        };
+        if tell {
             self.cx.say(format!("waiting for node {}: {text}", self.node.name));
         }
-        patience.pause = (patience.pause * 2).clamp(PAUSE.0, PAUSE.1);
-        self.unless_cancelled(tokio::time::sleep(patience.pause)).await
+        self.unless_cancelled(tokio::time::sleep(pause)).await
     }
 
     /// Starts a command. Cancelled meanwhile, the command may run all the same, for its start is not taken back: it is
@@ -180,13 +169,19 @@ impl<'r, 'a> VmNode<'r, 'a> {
         let mut patience = Patience::default();
         loop {
             let before = (out.next(), err.next());
-            let why = match self.follow(of, out, err).await {
-                Ok(end) => return Ok(end),
+            let request = VmWaitRequest { of: of.clone(), out: Some(out.next()), err: Some(err.next()) };
+            let why = match self.cx.nodes.open::<VmWait>(self.node, &request).await {
                 Err(why) => why,
+                Ok(stream) => {
+                    let begun = Instant::now();
+                    let why = match self.follow(stream, out, err).await {
+                        Ok(end) => return Ok(end),
+                        Err(why) => why,
+                    };
+                    patience.was_there((out.next(), err.next()) != before, begun.elapsed());
+                    why
+                }
             };
-            if (out.next(), err.next()) != before {
-                patience = Patience::default();
-            }
             self.again(&mut patience, why).await?;
         }
     }
@@ -194,12 +189,10 @@ impl<'r, 'a> VmNode<'r, 'a> {
     /// One stream, from where the output stands.
     async fn follow(
         &self,
-        of: &VmCommandRef,
+        mut stream: Streaming<VmWait>,
         out: &mut Output,
         err: &mut Output,
     ) -> Result<CommandEnd, NodeFail> {
-        let request = VmWaitRequest { of: of.clone(), out: Some(out.next()), err: Some(err.next()) };
-        let mut stream = self.cx.nodes.open::<VmWait>(self.node, &request).await?;
         loop {
             match stream.next().await.map_err(Nodes::stream_failed)? {
                 Event::End(end) => return Ok(end),
