@@ -5,6 +5,7 @@ use super::{
     OUTPUT_BYTES_MAX, STEPS_MAX, Step, TEXT_BYTES_MAX, TaskSpec,
 };
 use crate::job::{PRIORITY_MAX, PRIORITY_MIN};
+use crate::lease::LEASE_MS_MAX;
 use crate::pool::{Blueprint, WALL_S_MAX};
 use std::collections::BTreeMap;
 
@@ -137,15 +138,32 @@ pub fn fits(spec: &TaskSpec, blueprint: &Blueprint) -> Result<(), String> {
     over("pids", spec.limits.pids, blueprint.pids)?;
     over("disk_mib", spec.limits.disk_mib, blueprint.disk_mib)?;
     let walls = spec.compile.iter().chain(&spec.execute).filter_map(|step| step.wall_s);
-    walls.chain([spec.limits.wall_s]).try_for_each(|wall| over("wall_s", wall, blueprint.wall_s_max))
+    walls.chain([spec.limits.wall_s]).try_for_each(|wall| over("wall_s", wall, blueprint.wall_s_max))?;
+    let (steps, most) = (steps_s(spec), blueprint.lease_s_max.min(LEASE_MS_MAX / 1000));
+    if steps.saturating_add(TRANSFER_S_MIN) <= most {
+        return Ok(());
+    }
+    Err(format!(
+        "the wall limits of all steps together are {steps} s, but leases of blueprint {} last {most} s, {TRANSFER_S_MIN} of \
+         them for files: ask for less, or use another pool",
+        blueprint.name
+    ))
 }
 
-/// How long a task's lease may last, ms: all its steps at their limits, and a margin for transfers.
+/// Least time of a task's lease beside its steps, s: files in and out.
+const TRANSFER_S_MIN: u64 = 30;
+/// What its lease has beside its steps where the blueprint allows, s.
+const TRANSFER_S: u64 = 300;
+
+/// Seconds of all steps at their limits.
+fn steps_s(spec: &TaskSpec) -> u64 {
+    let steps = spec.compile.iter().chain(&spec.execute);
+    steps.map(|step| step.wall_s.unwrap_or(spec.limits.wall_s)).fold(0, u64::saturating_add)
+}
+
+/// How long a task's lease may last, ms: all its steps at their limits, and time for transfers. The grant makes it shorter
+/// where its blueprint's leases are.
 #[must_use]
 pub fn lease_ms(spec: &TaskSpec) -> u64 {
-    const MARGIN_S: u64 = 300;
-    let walls =
-        spec.compile.iter().chain(&spec.execute).map(|step| step.wall_s.unwrap_or(spec.limits.wall_s));
-    let all = walls.fold(MARGIN_S, u64::saturating_add);
-    all.saturating_mul(1000).min(crate::lease::LEASE_MS_MAX)
+    steps_s(spec).saturating_add(TRANSFER_S).saturating_mul(1000).min(LEASE_MS_MAX)
 }

@@ -79,3 +79,27 @@ fn a_limit_above_the_blueprints_is_named() {
         spec(json!({"limits": {"memory_mib": 128}, "execute": [{"command": "a", "wall_s": 61}]})).unwrap();
     assert!(fits(&long, &blueprint).unwrap_err().contains("wall_s"));
 }
+
+#[test]
+fn steps_that_outlast_the_blueprints_leases_are_refused() {
+    let blueprint: Blueprint = serde_json::from_value(json!({
+        "uuid": uuid::Uuid::nil(), "name": "b", "driver": "oci", "image": "host", "memory_mib": 128, "vcpus": 1,
+        "disk_mib": 64, "pids": 64, "wall_s_max": 3600, "lease_s_max": 300, "enabled": true, "serial_no": 1,
+        "ctime": 1.0, "mtime": 1.0,
+    }))
+    .unwrap();
+    let steps = |wall_s: u64, count: usize| {
+        let step = json!({"command": "a", "wall_s": wall_s});
+        spec(json!({"limits": {"memory_mib": 128}, "execute": vec![step; count]})).unwrap()
+    };
+    assert_eq!(fits(&steps(270, 1), &blueprint), Ok(()));
+    assert_eq!(fits(&steps(27, 10), &blueprint), Ok(()));
+    for long in [steps(271, 1), steps(28, 10)] {
+        let why = fits(&long, &blueprint).unwrap_err();
+        assert!(why.contains("leases of blueprint b last 300 s"), "{why}");
+    }
+    // A whole day is refused, not cut.
+    let day = Blueprint { lease_s_max: 86_400, wall_s_max: 86_400, ..blueprint };
+    assert!(fits(&steps(86_400, 1), &day).unwrap_err().contains("86400 s"));
+    assert_eq!(fits(&steps(86_370, 1), &day), Ok(()));
+}

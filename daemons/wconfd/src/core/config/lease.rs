@@ -153,7 +153,7 @@ impl Edit<'_> {
             pool: pool.name.clone(),
             vms: found.clone(),
             granted: self.clock,
-            until: self.clock.saturating_add(wish.for_ms),
+            until: self.clock.saturating_add(wish.for_ms.min(self.longest(&pool)?)),
             ttl_ms: wish.ttl_ms,
             renewed: self.clock,
             state: LeaseState::Active,
@@ -177,6 +177,11 @@ impl Edit<'_> {
         Ok(Grab::Granted { vms: lease.vms.clone() })
     }
 
+    /// How long leases of a pool may last, ms.
+    fn longest(&self, pool: &Pool) -> Result<u64, GanetiError> {
+        Ok(LEASE_MS_MAX.min(self.blueprint(pool.blueprint)?.lease_s_max.saturating_mul(1000)))
+    }
+
     fn check_wish(&self, wish: &Wish, pool: &Pool) -> Result<(), GanetiError> {
         let Wish { count, for_ms, .. } = *wish;
         if pool.state == PoolState::Draining {
@@ -189,8 +194,10 @@ impl Edit<'_> {
                 pool.name
             )));
         }
-        let most = LEASE_MS_MAX.min(self.blueprint(pool.blueprint)?.lease_s_max.saturating_mul(1000));
-        if for_ms == 0 || for_ms > most {
+        let most = self.longest(pool)?;
+        // A task's was checked when it was submitted; what it asks for beside its steps may be cut.
+        let cut = matches!(wish.owner, LeaseOwner::Task { .. });
+        if for_ms == 0 || (for_ms > most && !cut) {
             return Err(wrong_input(format!(
                 "A lease of pool '{}' lasts at most {} s, {} s were asked for",
                 pool.name,

@@ -572,6 +572,24 @@ fn a_vm_granted_to_a_task_is_never_clean_again() {
 }
 
 #[test]
+fn a_tasks_lease_is_cut_to_what_its_blueprint_allows() {
+    let mut c = with_clean(2);
+    let grab = |l: u128, owner: LeaseOwner| {
+        let (lease, pool) = (lease_uuid(l), "py".to_owned());
+        Command::LeaseGrab { lease, owner, pool, count: 1, for_ms: 3_700_000, ttl_ms: None }
+    };
+    assert_eq!(
+        refused(&mut c, grab(1, user())),
+        prereq("wrong_input"),
+        "a user asked for a time, and must know"
+    );
+    let task = LeaseOwner::Task { task: TaskId(5), attempt: 1 };
+    let _ = run(&mut c, &[grab(2, task)]).unwrap();
+    let lease = &c.lease(lease_uuid(2)).unwrap().lease;
+    assert_eq!(lease.until - lease.granted, 3_600_000);
+}
+
+#[test]
 fn a_tasks_lease_ends_with_its_vm_in_one() {
     let mut c = with_clean(3);
     let task = LeaseOwner::Task { task: TaskId(5), attempt: 1 };
