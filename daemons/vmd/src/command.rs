@@ -1,5 +1,6 @@
 //! One command: its outputs into the spool up to their caps, its clocks, its end.
 
+use crate::core::budget::Budget;
 use crate::core::why::{Asked, Seen, why};
 use crate::error::{Class, fail, io as io_fail};
 use crate::io::cgroup::Spent;
@@ -27,6 +28,10 @@ const DRAIN: Duration = Duration::from_millis(250);
 const KILL_TIME: Duration = Duration::from_secs(2);
 /// Read from a pipe at once, bytes: a pipe's size.
 const PIECE_BYTES: usize = 64 * 1024;
+/// An output as small as this is kept whatever the disk has; the rest stops where [`RESERVE_BYTES`] begin.
+const SMALL_BYTES: u64 = 1 << 20;
+/// Free bytes of the spool's disk that large outputs leave alone: noded's records are there, too, and noded ends without room.
+const RESERVE_BYTES: u64 = 64 << 20;
 /// Most bytes of one answer: well below a frame.
 const READ_BYTES_MAX: u64 = 1 << 20;
 
@@ -39,6 +44,7 @@ pub struct Command {
     pub number: u32,
     place: Place,
     caps: Caps,
+    budget: Arc<Budget>,
     state: Mutex<State>,
     /// Changes whenever the state does.
     tick: watch::Sender<u64>,
@@ -78,9 +84,9 @@ fn index(stream: Stream) -> usize {
 impl Command {
     /// One about to begin, with its place in the spool.
     #[must_use]
-    pub fn new(name: &str, number: u32, place: Place, caps: Caps) -> Self {
+    pub fn new(name: &str, number: u32, place: Place, caps: Caps, budget: Arc<Budget>) -> Self {
         let (tick, _) = watch::channel(0);
-        Self { name: name.to_owned(), number, place, caps, state: Mutex::default(), tick }
+        Self { name: name.to_owned(), number, place, caps, budget, state: Mutex::default(), tick }
     }
 
     /// One of a vmd that is gone: ended as recorded, or lost.
@@ -91,7 +97,7 @@ impl Command {
         let lost =
             CommandEnd { why: Why::Lost, wall_ms: 0, cpu_us: 0, memory_peak_bytes: 0, truncated: false };
         let end = end.unwrap_or(lost);
-        let command = Self::new(name, number, place, Caps::default());
+        let command = Self::new(name, number, place, Caps::default(), Arc::default());
         *command.state() =
             State { kept, closed: [true; 2], truncated: end.truncated, end: Some(end), ..State::default() };
         command
@@ -168,6 +174,10 @@ impl Command {
             .place
             .read(stream, offset, wanted)
             .map_err(|error| io_fail("read the spooled output", &error))?;
+        if bytes.is_empty() && wanted > 0 {
+            // Its file went with its VM: nothing will ever come.
+            return Err(fail(Class::Lost, "the output is not in the spool any more"));
+        }
         let state = self.state();
         let last = state.closed[at] && offset.saturating_add(bytes.len() as u64) >= state.kept[at];
         Ok(ReadReply { bytes, last, truncated })
@@ -222,12 +232,14 @@ impl Command {
             if count == 0 {
                 break;
             }
-            let room = self.caps.output_bytes.saturating_sub(self.state().kept[at]);
-            let keep = usize::try_from(room).unwrap_or(usize::MAX).min(count);
+            let kept = self.state().kept[at];
+            let room = self.caps.output_bytes.saturating_sub(kept).min(count as u64);
+            let keep = usize::try_from(self.budget.take(room)).unwrap_or(count);
             if file.is_none() {
                 file = File::create(self.place.output(stream)).ok();
             }
-            let written = file.as_mut().is_some_and(|file| file.write_all(&piece[..keep]).is_ok());
+            let fits = kept < SMALL_BYTES || self.place.free_bytes().is_ok_and(|free| free > RESERVE_BYTES);
+            let written = fits && file.as_mut().is_some_and(|file| file.write_all(&piece[..keep]).is_ok());
             self.change(|state| {
                 if written {
                     state.kept[at] += keep as u64;
@@ -288,13 +300,14 @@ impl Command {
                 if state.how.is_some() || state.gone {
                     return;
                 }
-                if begun.elapsed() >= self.caps.wall {
-                    state.asked.wall = true;
-                }
-                // Not with every change of the state: most commands end before it is time to look.
-                if looked.elapsed() >= LOOK {
-                    looked = Instant::now();
-                    state.asked.cpu |= vm.cgroup().cpu_us().saturating_sub(cpu_before) > self.caps.cpu_us;
+                // What passes while it is dying is not what it is killed for.
+                if killed.is_none() {
+                    state.asked.wall = begun.elapsed() >= self.caps.wall;
+                    // Not with every change of the state: most commands end before it is time to look.
+                    if looked.elapsed() >= LOOK {
+                        looked = Instant::now();
+                        state.asked.cpu |= vm.cgroup().cpu_us().saturating_sub(cpu_before) > self.caps.cpu_us;
+                    }
                 }
                 let asked = state.broken || state.asked != Asked::default();
                 drop(state);

@@ -5,7 +5,7 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | [`core`] | why a command ended |
+//! | [`core`] | why a command ended, what a VM may keep of outputs |
 //! | [`vm`], [`command`] | one VM, one command |
 //! | [`io`] | control groups, mounts, the runtime, the spool |
 //! | [`api`] | a function per verb |
@@ -28,6 +28,7 @@ use gantry_rt::Daemon;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vm::{Shared, Vm};
 
@@ -60,7 +61,7 @@ pub fn init_program() -> std::io::Result<PathBuf> {
 /// The daemon. The stage is set already ([`io::stage::enter`]). Returns when stopped; its VMs have ended then.
 ///
 /// # Errors
-/// Without a runtime or the socket, or when what an earlier vmd left does not die.
+/// Without a runtime or the socket.
 pub async fn run(daemon: Daemon, layout: Layout, runtime: Option<String>) -> anyhow::Result<()> {
     become_subreaper().context("can't become subreaper")?;
     let runtime =
@@ -69,9 +70,11 @@ pub async fn run(daemon: Daemon, layout: Layout, runtime: Option<String>) -> any
     let spool = Spool::open(&daemon.root.spool_dir()).context("can't open the spool")?;
     let found = spool.load().context("can't read the spool")?;
     let shared = Shared { runtime, layout, spool, tasks: daemon.tasks.clone() };
+    // All at once: each that does not die takes its time.
+    let mut ends: JoinSet<_> = found.into_iter().map(|one| Vm::found(one, shared.clone())).collect();
     let mut vms = Vec::new();
-    for one in found {
-        vms.push(Vm::found(one, shared.clone()).await.context("a VM of an earlier vmd does not die")?);
+    while let Some(vm) = ends.join_next().await {
+        vms.push(vm.context("a VM of an earlier vmd")?);
     }
     tracing::info!(version, cgroups = shared.layout.name(), found = vms.len(), "serves VMs");
     let api = Arc::new(Api::new(shared, version, vms));

@@ -7,6 +7,7 @@ mod limits;
 mod work;
 
 use crate::command::Command;
+use crate::core::budget::Budget;
 use crate::error::{Class, fail, io as io_fail};
 use crate::io::cgroup::{Cgroup, Counts, Layout, Spent};
 use crate::io::runtime::Runtime;
@@ -15,7 +16,6 @@ use gantry_proto::envelope::Fail;
 use gantry_proto::vmd::{self, CreateRequest, VmFacts, VmState, VmUsage, place};
 use gantry_rt::Tasks;
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::unix::AsyncFd;
@@ -44,6 +44,8 @@ pub struct Vm {
     pub request: CreateRequest,
     shared: Shared,
     cgroup: Cgroup,
+    /// Of its commands' outputs.
+    budget: Arc<Budget>,
     inner: Mutex<Inner>,
     tick: watch::Sender<u64>,
 }
@@ -101,7 +103,8 @@ impl Vm {
             removed: false,
         };
         let (tick, _) = watch::channel(0);
-        Arc::new(Self { request, shared, cgroup, inner: Mutex::new(inner), tick })
+        let budget = Arc::default();
+        Arc::new(Self { request, shared, cgroup, budget, inner: Mutex::new(inner), tick })
     }
 
     /// Notes a new one.
@@ -113,19 +116,18 @@ impl Vm {
         Ok(Self::with(request, shared, VmState::Created, ""))
     }
 
-    /// One of a vmd that is gone. Whatever is left of it is ended first.
-    ///
-    /// # Errors
-    /// When something of it does not die.
-    pub async fn found(found: Found, shared: Shared) -> io::Result<Arc<Self>> {
+    /// One of a vmd that is gone. Whatever is left of it is ended first. What does not die now (a process that hangs in the
+    /// kernel) is ended by the removal, and keeps nobody else's VMs from being served.
+    pub async fn found(found: Found, shared: Shared) -> Arc<Self> {
         let (state, why) = if found.started {
             (VmState::Lost, "gantry-vmd ended meanwhile, and its VMs with it")
         } else {
             (VmState::Created, "")
         };
         let vm = Self::with(found.request, shared, state, why);
-        vm.cgroup.kill().await?;
-        vm.cgroup.remove()?;
+        if let Err(error) = vm.cgroup.kill().await.and_then(|()| vm.cgroup.remove()) {
+            tracing::error!(vm = vm.request.vm, %error, "a VM of an earlier vmd does not die");
+        }
         for (number, FoundCommand { name, end }) in found.commands {
             let place = vm.shared.spool.place(&vm.request.vm, number);
             let command = Arc::new(Command::found(&name, number, place, end));
@@ -133,7 +135,7 @@ impl Vm {
             inner.next = inner.next.max(number);
             inner.commands.insert(name, command);
         }
-        Ok(vm)
+        vm
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -245,6 +245,16 @@ impl Place {
         append(&self.journal, &Entry::Dropped { number: self.number })
     }
 
+    /// What is free on the spool's disk.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let dir = self.journal.parent().unwrap_or(&self.journal);
+        let found = nix::sys::statvfs::statvfs(dir)?;
+        Ok(found.blocks_available() * found.fragment_size())
+    }
+
     /// The file of an output.
     #[must_use]
     pub fn output(&self, stream: Stream) -> PathBuf {

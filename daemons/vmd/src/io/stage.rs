@@ -104,16 +104,22 @@ pub fn prepare(vm: &CreateRequest) -> io::Result<()> {
     fs::create_dir_all(&bundle)?;
     fs::write(bundle.join("config.json"), &vm.config)?;
     let root = place::root(&vm.vm);
-    if !Path::new(&root).exists() {
-        fs::create_dir(&root)?;
-        bind_read_only(&vm.root, &root)?;
-    }
+    mounted(&root, || bind_read_only(&vm.root, &root))?;
     let scratch = place::scratch(&vm.vm);
-    if !Path::new(&scratch).exists() {
-        fs::create_dir(&scratch)?;
-        mount_scratch(vm, Path::new(&scratch))?;
+    mounted(&scratch, || mount_scratch(vm, Path::new(&scratch)))
+}
+
+/// Makes a mount point and what is on it, once. A directory that is there has its mount: one whose mount failed is taken
+/// away, or the next try would take an empty directory for a root.
+fn mounted(at: &str, mount: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    if Path::new(at).exists() {
+        return Ok(());
     }
-    Ok(())
+    fs::create_dir(at)?;
+    mount().inspect_err(|_| {
+        let _ = umount2(at, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(at);
+    })
 }
 
 fn bind_read_only(from: &str, to: &str) -> io::Result<()> {

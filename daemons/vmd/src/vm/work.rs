@@ -140,7 +140,7 @@ impl Vm {
             wall: Duration::from_millis(request.wall_ms),
             cpu_us: request.cpu_ms.saturating_mul(1000),
         };
-        let command = Arc::new(Command::new(name.1, number, place, caps));
+        let command = Arc::new(Command::new(name.1, number, place, caps, Arc::clone(&self.budget)));
         inner.commands.insert(name.1.clone(), Arc::clone(&command));
         drop(inner);
         let tasks = &self.shared.tasks;

@@ -193,3 +193,20 @@ async fn floods_meet_their_own_limit() {
     oci.destroy(&vm(1)).await.expect("destroyed");
     assert_eq!(bed.leftovers(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn the_outputs_of_a_vm_are_bounded_together() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    // Each within its own cap of 64 MiB, four of them the VM's 256 MiB.
+    let flood = |id: &str| ExecSpec { output_bytes_max: 64 << 20, ..command(id, "head -c 64M /dev/zero") };
+    for id in ["a", "b", "c", "d"] {
+        let mut execution = oci.exec(&vm(1), &flood(id)).await.expect("begun");
+        assert_eq!(execution.ended().await.expect("ended"), Ended::Exit(0), "{id}");
+    }
+    let ran = sh(&oci, 1, "e", "echo one byte is too many; sleep 60").await;
+    assert_eq!((ran.ended, ran.out.as_str()), (Ended::Output, ""));
+    assert_eq!(sh(&oci, 1, "quiet", "exit 3").await.ended, Ended::Exit(3));
+    oci.destroy(&vm(1)).await.expect("destroyed");
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
