@@ -69,8 +69,16 @@ struct Inner {
     scratch_mib: u64,
     /// It shall end, or is ending.
     ending: bool,
+    /// None of its processes is left, though its end is not whole yet.
+    dead: bool,
     /// It is being removed: nothing starts any more.
     removed: bool,
+}
+
+impl Inner {
+    fn runs(&self) -> bool {
+        self.state == VmState::Running && !self.dead
+    }
 }
 
 /// What is free in a scratch room.
@@ -100,6 +108,7 @@ impl Vm {
             limits: None,
             scratch_mib: request.scratch_mib,
             ending: false,
+            dead: false,
             removed: false,
         };
         let (tick, _) = watch::channel(0);
@@ -217,7 +226,7 @@ impl Vm {
         VmFacts {
             vm: self.request.vm.clone(),
             label: self.request.label.clone(),
-            state: inner.state,
+            state: if inner.dead { VmState::Stopped } else { inner.state },
             uid_base: self.request.uid_base,
             scratch_mib: self.request.scratch_mib,
             limits: self.request.limits,

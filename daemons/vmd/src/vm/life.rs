@@ -26,6 +26,9 @@ impl Vm {
     /// # Errors
     /// It runs, is lost, or can't be started; then nothing of this start is left.
     pub async fn start(self: Arc<Self>) -> Result<(), Fail> {
+        if self.inner().dead {
+            self.ended().await;
+        }
         let first = self.change(|inner| match inner.state {
             _ if inner.removed => Err(fail(Class::NotFound, "the VM is being removed")),
             VmState::Running => Err(fail(Class::Running, "the VM runs")),
@@ -149,6 +152,8 @@ impl Vm {
         let name = &self.request.vm;
         if let Err(error) = self.cgroup.kill().await {
             tracing::error!(vm = name, %error, "can't end a VM");
+        } else {
+            self.change(|inner| inner.dead = true);
         }
         child.end().await;
         let init = self.inner().pid.take();
@@ -166,6 +171,7 @@ impl Vm {
     fn set_ended(&self, why: &str) {
         let commands: Vec<_> = self.change(|inner| {
             inner.state = VmState::Stopped;
+            inner.dead = false;
             inner.ending = false;
             inner.why = why.to_owned();
             inner.commands.values().cloned().collect()
@@ -181,14 +187,24 @@ impl Vm {
             .await;
     }
 
-    /// Ends commands politely for `grace`, then everything by force.
+    /// Waits until it has no process any more: its files stay as they are from then on. Its runtime may still be at work.
+    async fn dead(&self) {
+        self.until(|inner| {
+            let ended = !matches!(inner.state, VmState::Starting | VmState::Running);
+            (inner.dead || ended).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends commands politely for `grace`, then everything by force. When this returns no process of it is left; what its
+    /// runtime has to put away, nobody waits for.
     ///
     /// # Errors
     /// When it does not run.
     pub async fn stop(self: Arc<Self>, grace: Duration) -> Result<(), Fail> {
         let running = {
             let inner = self.inner();
-            if inner.state != VmState::Running {
+            if !inner.runs() {
                 return Err(self.not_running(&inner));
             }
             inner.commands.values().filter(|command| command.runs()).cloned().collect::<Vec<_>>()
@@ -203,7 +219,7 @@ impl Vm {
         };
         let _ = timeout(grace, all).await;
         self.end();
-        self.ended().await;
+        self.dead().await;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use crate::error::{Class, fail, io as io_fail};
 use crate::io::stage;
 use gantry_proto::envelope::Fail;
 use gantry_proto::noded::OpenLimits;
-use gantry_proto::vmd::{self, VmState};
+use gantry_proto::vmd;
 use std::io;
 
 impl Vm {
@@ -15,7 +15,7 @@ impl Vm {
     /// It does not run, or the limits are above its own, or the kernel refuses them.
     pub fn limit(&self, limits: &vmd::VmLimits) -> Result<(), Fail> {
         let mut inner = self.inner();
-        if inner.state != VmState::Running {
+        if !inner.runs() {
             return Err(self.not_running(&inner));
         }
         let own = &self.request.limits;

@@ -31,7 +31,7 @@ impl Vm {
     pub async fn ping(&self) -> Result<(), Fail> {
         let asked = {
             let mut inner = self.inner();
-            let Some(link) = inner.link.clone().filter(|_| inner.state == VmState::Running) else {
+            let Some(link) = inner.link.clone().filter(|_| inner.runs()) else {
                 return Err(self.not_running(&inner));
             };
             // Questions that were not answered yet stand for this one, too: a silent PID 1's queue must not fill.
@@ -57,7 +57,7 @@ impl Vm {
     pub async fn end_work(self: Arc<Self>) -> Result<(), Fail> {
         let (pid, commands) = {
             let inner = self.inner();
-            let Some(pid) = inner.pid.filter(|_| inner.state == VmState::Running) else {
+            let Some(pid) = inner.pid.filter(|_| inner.runs()) else {
                 return Err(self.not_running(&inner));
             };
             (pid, inner.commands.values().filter(|command| command.runs()).cloned().collect::<Vec<_>>())
