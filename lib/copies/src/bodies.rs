@@ -240,6 +240,9 @@ impl<L: Link> Session<'_, L> {
     }
 }
 
+/// Files of one body under way: one for each copy, and some that a killed master left and that are not swept yet.
+const PULLS_MAX: u32 = 100;
+
 /// A body on its way here. The file goes when it is dropped, unless it was kept.
 struct Pull {
     file: File,
@@ -253,10 +256,18 @@ impl Pull {
         let dir = path.parent().unwrap_or(path);
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // luxid sweeps what is so called and old.
-        let path = dir.join(format!(".{name}.{log:?}.tmp"));
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        Ok(Self { file, path, hash: Sha256::new(), bytes: 0 })
+        // Never one that another session writes: each takes bodies from a copy of its own. luxid sweeps what is so called and
+        // old.
+        for number in 0..PULLS_MAX {
+            let path = dir.join(format!(".{name}.{log:?}{number}.tmp"));
+            match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => return Ok(Self { file, path, hash: Sha256::new(), bytes: 0 }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let text = format!("{PULLS_MAX} unfinished files of it are there");
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, text))
     }
 
     fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -318,6 +329,25 @@ pub async fn piece(path: PathBuf, offset: u64) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_that_two_copies_give_at_once_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("blob/body");
+        let digest: Digest = Sha256::digest(b"one two three").into();
+        let mut first = Pull::create(&path, LogKind::Q).unwrap();
+        first.add(b"one two ").unwrap();
+        let mut second = Pull::create(&path, LogKind::Q).unwrap();
+        second.add(b"one ").unwrap();
+        first.add(b"three").unwrap();
+        assert!(first.keep(&digest, &path).unwrap());
+        second.add(b"tw").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one two three");
+        second.add(b"o threw").unwrap();
+        assert!(!second.keep(&digest, &path).unwrap(), "it gave something else");
+        assert_eq!(std::fs::read(&path).unwrap(), b"one two three");
+        assert_eq!(std::fs::read_dir(dir.path().join("blob")).unwrap().count(), 1);
+    }
 
     #[test]
     fn what_both_sides_have_is_looked_at_again_now_and_then() {
