@@ -75,8 +75,8 @@ async fn run_on(root: &Root, role: &RoleFile, mode: Mode, patience: Duration) ->
     let names = |node: NodeUuid| link.name(node);
     let mut begun = false;
     let outcome = elect(&link, role.node, mode, patience, |event| {
-        // Before the first call that may leave a promise.
-        let promises = matches!(event, Event::Ballot { .. })
+        // Before the first call that may leave a promise, or no master.
+        let promises = matches!(event, Event::StepDown { .. } | Event::Ballot { .. })
             || (mode == Mode::Alone && matches!(event, Event::AtRisk(_)));
         if promises && !begun {
             begun = true;
