@@ -6,7 +6,7 @@ use crate::core::row::{Index, Row};
 use crate::error::StoreError;
 use rusqlite::Connection;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The directory beside the logs.
@@ -15,6 +15,8 @@ pub const ASIDE: &str = "aside";
 const SAVE_ROWS: u64 = 1_000;
 /// And their bytes.
 const SAVE_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes compared at once.
+const PIECE_BYTES: usize = 64 * 1024;
 /// Names tried for one thing to be kept. Each is a history in which this very place was lost before.
 const NAMES_MAX: u32 = 1_000;
 
@@ -24,8 +26,12 @@ pub fn save_rows(conn: &Connection, spec: FileSpec, dir: &Path, after: Index) ->
     let first = log::rows(conn, spec.name, after, 1, SAVE_BYTES)?;
     let Some(first) = first.first() else { return Ok(()) };
     let log = if spec.objects { "Q" } else { "W" };
-    let path = fresh(dir, &format!("{log}-{}-{}", first.term.epoch, first.idx))?;
-    let file = File::create_new(&path).map_err(io("make", &path))?;
+    let name = format!("{log}-{}-{}", first.term.epoch, first.idx);
+    let aside = dir.join(ASIDE);
+    std::fs::create_dir_all(&aside).map_err(io("make", &aside))?;
+    // One name for what is not whole: a disk that is full for an hour must not end with a thousand pieces.
+    let path = aside.join(format!(".{name}.tmp"));
+    let file = File::create(&path).map_err(io("make", &path))?;
     let mut out = std::io::BufWriter::new(file);
     let mut from = after;
     loop {
@@ -38,9 +44,46 @@ pub fn save_rows(conn: &Connection, spec: FileSpec, dir: &Path, after: Index) ->
     }
     let file = out.into_inner().map_err(|e| io("write", &path)(e.into_error()))?;
     file.sync_all().map_err(io("flush", &path))?;
-    flush_dir(&dir.join(ASIDE))?;
+    let path = settle(dir, &path, &name)?;
     tracing::warn!(from = %first.idx, to = %from, file = %path.display(), "rows that were never committed are kept aside");
     Ok(())
+}
+
+/// Gives what is whole its name, durably. The same rows may be there already: the transaction that was to delete them failed.
+fn settle(dir: &Path, whole: &Path, name: &str) -> Result<PathBuf, StoreError> {
+    let free = fresh(dir, name)?;
+    let taken = names(&dir.join(ASIDE), name).take_while(|path| *path != free).last();
+    let path = match taken {
+        Some(last) if is_same(whole, &last).map_err(io("compare", &last))? => {
+            std::fs::remove_file(whole).map_err(io("remove", whole))?;
+            last
+        }
+        _ => {
+            std::fs::rename(whole, &free).map_err(io("rename", &free))?;
+            free
+        }
+    };
+    flush_dir(&dir.join(ASIDE))?;
+    Ok(path)
+}
+
+/// Whether two files hold the same bytes.
+fn is_same(a: &Path, b: &Path) -> std::io::Result<bool> {
+    let (mut a, mut b) = (File::open(a)?, File::open(b)?);
+    if a.metadata()?.len() != b.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
+    loop {
+        let count = a.read(&mut left)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        b.read_exact(&mut right[..count])?;
+        if left[..count] != right[..count] {
+            return Ok(false);
+        }
+    }
 }
 
 fn line(row: &Row) -> Vec<u8> {
@@ -78,10 +121,14 @@ pub fn move_copy(dir: &Path, log: LogKind) -> Result<(), StoreError> {
 fn fresh(dir: &Path, name: &str) -> Result<PathBuf, StoreError> {
     let aside = dir.join(ASIDE);
     std::fs::create_dir_all(&aside).map_err(io("make", &aside))?;
-    let first = aside.join(name);
-    let more = (1..NAMES_MAX).map(|n| aside.join(format!("{name}.{n}")));
-    let full = || io("find a free name like", &first)(std::io::ErrorKind::AlreadyExists.into());
-    std::iter::once(first.clone()).chain(more).find(|path| !path.exists()).ok_or_else(full)
+    let full = || io("find a free name like", &aside.join(name))(std::io::ErrorKind::AlreadyExists.into());
+    names(&aside, name).find(|path| !path.exists()).ok_or_else(full)
+}
+
+/// The names one thing may have, in the order they are taken.
+fn names(aside: &Path, name: &str) -> impl Iterator<Item = PathBuf> {
+    let more = (1..NAMES_MAX).map(move |n| aside.join(format!("{name}.{n}")));
+    std::iter::once(aside.join(name)).chain(more)
 }
 
 /// Flushes a directory.

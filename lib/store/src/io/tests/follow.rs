@@ -128,6 +128,32 @@ fn rows_that_must_go_are_kept_aside() {
 }
 
 #[test]
+fn rows_that_go_aside_again_and_again_are_kept_once() {
+    let (dir, mut copy) = made(LogKind::Q, 7);
+    send(&mut copy, 1, at(0, 0), vec![row(1, 1, &node(1)), row(2, 1, &node(2))], 0).unwrap();
+    let conn = sqlite(dir.path(), "queue.data");
+    let save =
+        |after| crate::io::aside::save_rows(&conn, *LogKind::Q.log_file(), dir.path(), Index(after)).unwrap();
+    let names = || {
+        let entries = std::fs::read_dir(dir.path().join("aside")).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    // The transaction that is to delete them fails, and is tried every second.
+    (0..5).for_each(|_| save(1));
+    assert_eq!(names(), ["Q-1-2"]);
+    // One that ended in the middle for want of room.
+    std::fs::write(dir.path().join("aside/.Q-1-2.tmp"), "[2,").unwrap();
+    save(1);
+    assert_eq!(names(), ["Q-1-2"]);
+    // Other rows of that place.
+    std::fs::write(dir.path().join("aside/Q-1-2"), "another history\n").unwrap();
+    (0..3).for_each(|_| save(1));
+    assert_eq!(names(), ["Q-1-2", "Q-1-2.1"]);
+}
+
+#[test]
 fn a_held_lock_is_told_as_busy_and_nothing_is_promised() {
     let (dir, mut copy) = made(LogKind::W, 7);
     let other = sqlite(dir.path(), "wconf.log");
