@@ -267,9 +267,10 @@ impl Member {
                     self.data.put(Change::Fence(fence)).await.map_err(|why| error::data(&why))?;
                     self.gate.raise(fence);
                     tracing::info!(epoch = fence.epoch, "claimed by a master");
-                    self.copies.heard(fence.epoch).await?;
                 }
             }
+            // Also of a claim that is repeated: the first may have failed just here.
+            self.copies.heard(given.epoch).await?;
         }
         self.gate.drained(Some(given)).await;
         self.inventory_now(given).await

@@ -412,6 +412,8 @@ fn exchange(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) -
     if moved == 0 {
         fs::remove_dir(&aside).map_err(failed("remove", &aside))?;
     } else {
+        // Before other files take these names.
+        files::sync_dir(&aside).map_err(failed("flush", &aside))?;
         say(&format!("What this node had is in {}", aside.display()));
     }
     match fs::remove_file(root.join_secret()) {
