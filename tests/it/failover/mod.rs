@@ -134,6 +134,14 @@ fn an_old_master_that_wakes_up_changes_nothing() {
         ensure!(!jobs.to_string().contains("late "), "{jobs}");
         Ok(())
     });
+    step("a queue that was drained takes jobs again under the next master", || {
+        cluster.run(&["cluster", "queue", "drain"])?;
+        cluster.run_on(0, &["cluster", "master-failover"])?;
+        cluster.led_by(0);
+        let said = cluster.run(&["cluster", "queue", "info"])?;
+        ensure!(said == "The drain flag is unset\n", "{said}");
+        cluster.run(&["cluster", "verify"]).map(drop)
+    });
     step("the new master works on", || {
         copies(&cluster, 3)?;
         cluster.run(&["cluster", "verify"]).map(drop)

@@ -60,8 +60,31 @@ pub async fn failover(session: &mut Session, options: &MasterFailover) -> Result
         return Err(CliError::Told(EXIT_FAILURE));
     }
     match follow(session, &boot, request).await?.epoch {
-        Some(epoch) => session.screen.line(&format!("This node is the master now (epoch {epoch}).")),
+        Some(epoch) => {
+            undrain(session).await;
+            session.screen.line(&format!("This node is the master now (epoch {epoch})."))
+        }
         None => Err(CliError::plain("boot only looked; this node is not the master")),
+    }
+}
+
+/// Takes the queue's drain flag away, as Ganeti does: who drained the queue did so for the master that is gone. The node is
+/// the master whatever comes of it.
+async fn undrain(session: &mut Session) {
+    let done = async {
+        let answer = session.call("QueryConfigValues", json!([["drain_flag"]])).await?;
+        if answer[0] != true {
+            return Ok(false);
+        }
+        session.call("SetDrainFlag", json!([false])).await.map(|_| true)
+    };
+    match done.await {
+        Ok(false) => {}
+        Ok(true) => session.screen.note("The queue was drained; it takes jobs again."),
+        Err(why) => {
+            let text = "Warning: can't tell whether the queue is drained (gnt-cluster queue info)";
+            session.screen.note(&format!("{text}: {why}"));
+        }
     }
 }
 
