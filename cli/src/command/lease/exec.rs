@@ -81,8 +81,9 @@ fn variable(text: &str) -> Result<(String, String), String> {
 /// The command's exit code; the server's refusal.
 pub async fn run(session: &mut Session, exec: Exec) -> Result<(), CliError> {
     session.command = "exec".to_owned();
-    let mut signals = Signals::new()?;
     let stdin = exec.stdin.as_deref().map(read_stdin).transpose()?.unwrap_or_default();
+    // Not before: nothing runs yet that would have to be told, and who is asked for input may end this with Ctrl-C.
+    let mut signals = Signals::new()?;
     let mut request = LeaseExecRequest {
         lease: find(session, &exec.lease).await?,
         vm: exec.vm,
