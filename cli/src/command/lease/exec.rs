@@ -22,7 +22,7 @@ Example:
   gnt-lease exec 3f0c --env N=3 -- python3 -c 'import os; print(os.environ[\"N\"])'
 
 Exits as the command does; with 128 and the number of a signal that ended it; with 124 when it met a limit (wall \
-clock, memory, processes, room, output) and says which; with 125 when it was lost with its machine; with 130 when it \
+clock, CPU time, memory, processes, room, output) and says which; with 125 when it was lost with its machine; with 130 when it \
 was cancelled.
 Ctrl-C sends it INT; a second one, TERM or a closed terminal cancels it.";
 
