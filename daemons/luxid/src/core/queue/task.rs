@@ -20,8 +20,6 @@ use gantry_model::task::{AttemptOutcome, Task, TaskSpec, TaskState, WAITING_TASK
 use gantry_model::time::Ts;
 use std::sync::Arc;
 
-/// Final tasks that are kept; beyond that the oldest are removed, and their bodies with them.
-pub const FINAL_TASKS_MAX: usize = 10_000;
 /// Largest specification, in bytes of JSON: it travels in an opcode, and a job's opcodes may take 1 MiB.
 pub const SPEC_BYTES_MAX: usize = 512 << 10;
 /// Most bytes of all specifications that wait or run together: all of them are in memory.
@@ -257,7 +255,7 @@ impl Queue {
         task.end = Some(now);
         self.spec_bytes -= entry.bytes;
         self.dirty_tasks.insert(id);
-        self.final_tasks.insert((now, id));
+        self.final_tasks.add(now, &entry.task);
         self.drop_final_tasks();
     }
 
@@ -273,8 +271,7 @@ impl Queue {
 
     /// Removes the oldest final tasks beyond what is kept.
     pub(super) fn drop_final_tasks(&mut self) {
-        while self.final_tasks.len() > FINAL_TASKS_MAX {
-            let Some((_, id)) = self.final_tasks.pop_first() else { return };
+        while let Some(id) = self.final_tasks.take_beyond() {
             let Some(entry) = self.tasks.remove(&id) else { continue };
             if let Some(key) = &entry.task.spec.key {
                 self.task_keys.remove(key);
