@@ -25,8 +25,11 @@ impl FinalTasks {
 
     /// A task that ended at `end`. It changes no more.
     pub fn add(&mut self, end: Ts, task: &Task) {
-        let bytes = serde_json::to_vec(task).map_or(0, |text| text.len());
-        let before = self.by_end.insert((end, task.id), bytes).unwrap_or(0);
+        self.put(end, task.id, serde_json::to_vec(task).map_or(0, |text| text.len()));
+    }
+
+    fn put(&mut self, end: Ts, id: TaskId, bytes: usize) {
+        let before = self.by_end.insert((end, id), bytes).unwrap_or(0);
         self.bytes = self.bytes - before + bytes;
     }
 
@@ -44,37 +47,17 @@ impl FinalTasks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gantry_model::task::TaskState;
-    use serde_json::json;
-
-    fn task(id: u64, bytes: usize) -> Task {
-        let spec = json!({"pool": "p", "execute": [{"command": "true"}]});
-        Task {
-            id: TaskId(id),
-            spec: serde_json::from_value(spec).unwrap(),
-            state: TaskState::Unknown,
-            received: Ts(0, 0),
-            start: None,
-            end: None,
-            attempts: Vec::new(),
-            not_before: None,
-            why: Some("x".repeat(bytes)),
-            result: None,
-            rerun_of: None,
-        }
-    }
 
     #[test]
     fn of_large_tasks_fewer_are_kept() {
         let mut all = FinalTasks::default();
         let each = FINAL_BYTES_MAX / 16;
-        for id in 1..=15 {
-            all.add(Ts(id, 0), &task(id, each));
-            all.add(Ts(id, 0), &task(id, each));
+        for id in (1..=16).flat_map(|id| [id, id]) {
+            all.put(Ts(id, 0), TaskId(id), each);
         }
         assert_eq!(all.take_beyond(), None, "each counts once");
-        all.add(Ts(99, 0), &task(99, each));
+        all.put(Ts(99, 0), TaskId(99), 1);
         assert_eq!(all.take_beyond(), Some(TaskId(1)), "the oldest");
-        assert_eq!((all.take_beyond(), all.len()), (None, 15));
+        assert_eq!((all.take_beyond(), all.len()), (None, 16));
     }
 }
