@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Items a stream's sender may have under way before the receiver gives more credit.
+/// Items a stream's sender may have under way before the receiver gives more credit. Their bytes are bounded, too, by both
+/// sides of `lib/rpc`.
 pub const STREAM_WINDOW: u32 = 64;
 
 /// A frame.

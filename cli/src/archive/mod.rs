@@ -5,14 +5,12 @@ mod image;
 mod pack;
 mod unpack;
 
+pub use gantry_model::path::ENTRIES_MAX;
 pub use image::{ImageNotes, normalise};
-pub use pack::{PackError, Packed, Source, pack, sources};
+pub use pack::{PackError, Packed, Source, fits, pack, sources};
 pub use unpack::{UnpackError, Unpacked, unpack};
 
 use tar::{EntryType, Header};
-
-/// Most entries of an archive that is made or unpacked here: as many as a node takes and gives.
-pub const ENTRIES_MAX: usize = 10_000;
 
 /// A header that says nothing of this machine: no owner, no time.
 fn header(kind: EntryType, mode: u32, size: u64) -> Header {

@@ -2,10 +2,11 @@
 //! the same files always make the same archive.
 
 use super::{ENTRIES_MAX, header};
+use gantry_model::path::{parts, shown};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use tar::EntryType;
 
 /// Why files could not be packed.
@@ -28,9 +29,14 @@ pub enum PackError {
     /// A pipe, socket or device.
     #[error("{} is no regular file and no directory; take it away or name the files to send", .0.display())]
     Kind(PathBuf),
-    /// A name that leaves the place it is to be sent to.
-    #[error("'{0}' is absolute or has '..'; name files below the directory")]
-    Name(String),
+    /// A name that a machine does not take, or that leaves the place it is to be sent to.
+    #[error("{}: {why}; rename it or leave it out", shown(&.path.display().to_string()))]
+    Name {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// A name that is no UTF-8.
     #[error("the name {} is not UTF-8; rename it", .0.display())]
     Utf8(PathBuf),
@@ -46,9 +52,7 @@ pub enum PackError {
         max: u64,
     },
     /// Too many.
-    #[error(
-        "there are more than {ENTRIES_MAX} files and directories, or they nest too deeply; send fewer, or an archive of them"
-    )]
+    #[error("there are more than {ENTRIES_MAX} files and directories; send fewer, or an archive of them")]
     Many,
 }
 
@@ -80,13 +84,12 @@ pub struct Packed {
 /// # Errors
 /// What cannot be sent, by its path.
 pub fn sources(path: &Path, name: &str, follow: bool, out: &mut Vec<Source>) -> Result<(), PackError> {
-    let relative = Path::new(name);
-    if relative.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
-        return Err(PackError::Name(name.to_owned()));
+    if !name.is_empty() {
+        fits(path, name)?;
     }
     let read = |error| PackError::Read { path: path.to_owned(), error };
     let meta = if follow { fs::metadata(path) } else { fs::symlink_metadata(path) }.map_err(read)?;
-    if out.len() >= ENTRIES_MAX || relative.components().count() > DEPTH_MAX {
+    if out.len() >= ENTRIES_MAX {
         return Err(PackError::Many);
     }
     if meta.is_symlink() {
@@ -116,8 +119,14 @@ pub fn sources(path: &Path, name: &str, follow: bool, out: &mut Vec<Source>) -> 
     Ok(())
 }
 
-/// Deepest nesting of directories: with `--follow` links may go in a circle.
-const DEPTH_MAX: usize = 128;
+/// Whether a machine takes what lies at `path` under the name `name`: it asks the same. With `--follow` links may go in a
+/// circle; this ends it.
+///
+/// # Errors
+/// When it does not, by its path here.
+pub fn fits(path: &Path, name: &str) -> Result<(), PackError> {
+    parts(name).map(drop).map_err(|why| PackError::Name { path: path.to_owned(), why })
+}
 
 /// Writes the archive. At most `max` bytes of files.
 ///
@@ -246,10 +255,26 @@ mod tests {
         nix::unistd::mkfifo(&link, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let error = all(dir.path()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{} is no regular file", link.display())), "{error}");
-        for name in ["../x", "/x", "a/../b"] {
+        for name in ["../x", "/x", "a/../b", "a/./b"] {
             let error = sources(dir.path(), name, false, &mut Vec::new()).unwrap_err();
-            assert!(matches!(error, PackError::Name(_)), "{name}");
+            assert!(matches!(error, PackError::Name { .. }), "{name}");
         }
+    }
+
+    /// What a machine would refuse once the archive is there is refused here, where the file still has a path.
+    #[test]
+    fn names_that_no_machine_takes_are_refused_by_their_paths() {
+        for name in ["a\nb", &["d"; 17].join("/")] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+            let error = all(dir.path()).unwrap_err();
+            let path = dir.path().join(name).display().to_string();
+            assert!(matches!(error, PackError::Name { .. }), "{error}");
+            assert!(error.to_string().starts_with(&path.replace('\n', "\\n")), "{error}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join(["d"; 16].join("/"))).unwrap();
+        assert_eq!(all(dir.path()).unwrap().len(), 16);
     }
 
     #[test]

@@ -65,6 +65,62 @@ fn a_signal_before_the_grant_withdraws_the_request() {
 }
 
 #[test]
+fn a_request_without_an_answer_is_withdrawn() {
+    let stage = Stage::new(Role::Master);
+    let luxid = stage.luxid(vec![Turn::Silent, Turn::Ok(json!([true, "withdrawn"]))]);
+    let child = stage.command("gnt-lease acquire py").spawn().unwrap();
+    let asked = luxid.requests.recv().unwrap()["args"][0]["uuid"].clone();
+    signal(&child, Signal::SIGINT);
+    let ended = Ended::from(child.wait_with_output().unwrap());
+    assert!(ended.code == Some(1) && ended.err.contains("the request is withdrawn"), "{ended:?}");
+    assert_eq!(methods(luxid), [("LeaseRelease".to_owned(), json!([asked]))]);
+
+    let stage = Stage::new(Role::Master);
+    let mut script: Vec<Turn> = (0..15).map(|_| Turn::Drop).collect();
+    script.push(Turn::Ok(json!([true, "withdrawn"])));
+    let luxid = stage.luxid(script);
+    let ended = stage.run("gnt-lease acquire py");
+    assert!(ended.code == Some(1) && ended.err.contains("connection to luxid broke"), "{ended:?}");
+    let heard = methods(luxid);
+    assert_eq!(heard.last().unwrap(), &("LeaseRelease".to_owned(), json!([heard[0].1[0]["uuid"]])));
+}
+
+#[test]
+fn who_does_not_answer_the_withdrawal_is_not_waited_for_after_a_second_signal() {
+    let stage = Stage::new(Role::Master);
+    let luxid = stage.luxid(vec![Turn::Silent, Turn::Silent]);
+    let child = stage.command("gnt-lease acquire py").spawn().unwrap();
+    for _ in 0..2 {
+        luxid.requests.recv().unwrap();
+        signal(&child, Signal::SIGINT);
+    }
+    let ended = Ended::from(child.wait_with_output().unwrap());
+    assert!(ended.code == Some(1) && ended.err.contains("could not be withdrawn: SIGINT"), "{ended:?}");
+}
+
+#[test]
+fn a_refused_request_is_not_withdrawn() {
+    let stage = Stage::new(Role::Master);
+    let luxid = stage.luxid(vec![Turn::Fail(json!(["OpPrereqError", ["no such pool", "unknown_entity"]]))]);
+    let ended = stage.run("gnt-lease acquire py");
+    assert!(ended.code == Some(1) && ended.err.ends_with("no such pool\n"), "{ended:?}");
+    assert_eq!(methods(luxid).len(), 1);
+}
+
+#[test]
+fn a_signal_ends_who_is_asked_for_input() {
+    use std::io::Write;
+    use std::os::unix::process::ExitStatusExt;
+    let stage = Stage::new(Role::Master);
+    let mut command = stage.command(&format!("gnt-lease exec {LEASE} --stdin - -- cat"));
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    // More than a pipe takes: once it is written the program reads.
+    child.stdin.as_mut().unwrap().write_all(&[b'x'; 200_000]).unwrap();
+    signal(&child, Signal::SIGINT);
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
+}
+
+#[test]
 fn a_lease_that_nobody_learns_of_is_released() {
     let stage = Stage::new(Role::Master);
     let script = vec![Turn::Ok(json!("x")), request("granted", None), Turn::Ok(json!([true, "released"]))];

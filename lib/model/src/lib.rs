@@ -12,6 +12,7 @@ pub mod master_ip;
 pub mod names;
 pub mod network;
 pub mod opcode;
+pub mod path;
 pub mod pool;
 pub mod role;
 pub mod root;

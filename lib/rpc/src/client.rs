@@ -4,6 +4,7 @@
 use crate::error::{CallError, ConnectError};
 use crate::greet;
 use crate::link::{FRAMES_PER_TURN, Link, LinkError, Outbox, frames, lock};
+use crate::window::Taken;
 use crate::{CALLS_MAX, CONNECT_MS, STALL_MS};
 use gantry_proto::codec;
 use gantry_proto::envelope::{Envelope, Part, STREAM_WINDOW};
@@ -19,9 +20,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-
-/// Credit is given back in lots of this many items.
-const CREDIT_LOT: u32 = STREAM_WINDOW / 2;
 
 /// Places in a stream's queue: a window of items and the end.
 const STREAM_QUEUE: usize = STREAM_WINDOW as usize + 1;
@@ -46,7 +44,7 @@ enum Waiter {
     /// Only for the end; items are counted, to be credited, and thrown away.
     Call {
         end: oneshot::Sender<Outcome>,
-        items: u32,
+        taken: Taken,
     },
     Stream(mpsc::Sender<Piece>),
 }
@@ -211,7 +209,13 @@ impl Client {
     pub async fn open<V: Verb>(&self, request: &V::Request) -> Result<Stream<V>, CallError> {
         let (sender, pieces) = mpsc::channel(STREAM_QUEUE);
         let guard = self.start::<V>(request, 0, Waiter::Stream(sender)).await?;
-        Ok(Stream { pieces, guard, _handle: Arc::clone(&self.handle), taken: 0, of: PhantomData })
+        Ok(Stream {
+            pieces,
+            guard,
+            _handle: Arc::clone(&self.handle),
+            taken: Taken::default(),
+            of: PhantomData,
+        })
     }
 
     /// Waits until the connection is closed, by whomever.
@@ -238,7 +242,9 @@ impl Client {
 
     async fn exchange<V: Verb>(&self, request: &V::Request, deadline_ms: u64) -> Result<V::Reply, CallError> {
         let (sender, end) = oneshot::channel();
-        let guard = self.start::<V>(request, deadline_ms, Waiter::Call { end: sender, items: 0 }).await?;
+        let guard = self
+            .start::<V>(request, deadline_ms, Waiter::Call { end: sender, taken: Taken::default() })
+            .await?;
         let outcome = end.await.unwrap_or_else(|_| Err(guard.shared.closed_error()));
         Ok(codec::decode(&outcome?)?)
     }
@@ -320,7 +326,7 @@ pub struct Stream<V: Verb> {
     pieces: mpsc::Receiver<Piece>,
     guard: CallGuard,
     _handle: Arc<Handle>,
-    taken: u32,
+    taken: Taken,
     of: PhantomData<fn() -> V>,
 }
 
@@ -332,7 +338,7 @@ impl<V: Verb> Stream<V> {
     pub async fn next(&mut self) -> Result<Event<V::Item, V::Reply>, CallError> {
         match self.pieces.recv().await {
             Some(Piece::Item(body)) => {
-                self.credit();
+                self.credit(body.len());
                 Ok(Event::Item(codec::decode(&body)?))
             }
             Some(Piece::End(outcome)) => Ok(Event::End(codec::decode(&outcome?)?)),
@@ -343,11 +349,9 @@ impl<V: Verb> Stream<V> {
         }
     }
 
-    fn credit(&mut self) {
-        self.taken += 1;
-        if self.taken == CREDIT_LOT {
-            self.guard.shared.out.push_small(self.guard.id, Part::Credit { items: self.taken });
-            self.taken = 0;
+    fn credit(&mut self, bytes: usize) {
+        if let Some(items) = self.taken.one(bytes) {
+            self.guard.shared.out.push_small(self.guard.id, Part::Credit { items });
         }
     }
 }
@@ -456,12 +460,10 @@ fn item(shared: &Shared, id: u64, body: Vec<u8>) -> Result<(), String> {
     match pending.calls.get_mut(&id) {
         None => Ok(()),
         Some(Waiter::Stream(pieces)) => over_window(id, pieces.try_send(Piece::Item(body))),
-        Some(Waiter::Call { items, .. }) => {
-            *items += 1;
-            if *items == CREDIT_LOT {
-                *items = 0;
+        Some(Waiter::Call { taken, .. }) => {
+            if let Some(items) = taken.one(body.len()) {
                 drop(pending);
-                shared.out.push_small(id, Part::Credit { items: CREDIT_LOT });
+                shared.out.push_small(id, Part::Credit { items });
             }
             Ok(())
         }

@@ -4,16 +4,16 @@
 use crate::link::{FRAMES_PER_TURN, Link, LinkError, Outbox};
 use crate::serve::Limits;
 use crate::service::{Call, Handled, Peer, Service};
+use crate::window::Window;
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::{FuturesUnordered, Stream};
-use gantry_proto::envelope::{Code, Envelope, Fail, Part, STREAM_WINDOW};
+use gantry_proto::envelope::{Code, Envelope, Fail, Part};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +43,7 @@ impl Future for Running {
 /// What must be known of a call from outside its handler.
 struct InFlight {
     abort: AbortHandle,
-    credit: Arc<Semaphore>,
+    credit: Arc<Window>,
     bytes: usize,
 }
 
@@ -215,7 +215,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, S: Service + ?Sized> Conn<T, S> {
 
     fn begin(&mut self, id: u64, verb: u16, deadline_ms: u64, trace: String, body: Vec<u8>) {
         let (abort, registration) = AbortHandle::new_pair();
-        let credit = Arc::new(Semaphore::new(STREAM_WINDOW as usize));
+        let credit = Arc::new(Window::new());
         let deadline = (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms));
         self.request_bytes += body.len();
         self.calls.insert(id, InFlight { abort, credit: Arc::clone(&credit), bytes: body.len() });
@@ -228,11 +228,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin, S: Service + ?Sized> Conn<T, S> {
 
     fn credit(&mut self, id: u64, items: u32) -> Result<(), LinkError> {
         let Some(call) = self.calls.get(&id) else { return Ok(()) };
-        let window = STREAM_WINDOW as usize;
-        if call.credit.available_permits() + items as usize > window {
+        if !call.credit.credit(items) {
             return Err(LinkError::Garbage(format!("credit of {items} for call {id} is over the window")));
         }
-        call.credit.add_permits(items as usize);
         Ok(())
     }
 

@@ -24,6 +24,7 @@ mod service;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod unix;
+mod window;
 
 pub use client::{Client, Event, Stream};
 pub use error::{CallError, ConnectError, ItemError};

@@ -2,6 +2,7 @@
 
 use crate::error::ItemError;
 use crate::link::Outbox;
+use crate::window::Window;
 use gantry_model::ids::{ClusterUuid, NodeUuid};
 use gantry_proto::codec;
 use gantry_proto::envelope::{Code, Fail, Part};
@@ -11,7 +12,6 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// The future of one call: the encoded reply, or why there is none.
 pub type Handled = Pin<Box<dyn Future<Output = Result<Vec<u8>, Fail>> + Send>>;
@@ -82,7 +82,7 @@ pub struct Call {
     pub(crate) body: Vec<u8>,
     pub(crate) id: u64,
     pub(crate) out: Arc<Outbox>,
-    pub(crate) credit: Arc<Semaphore>,
+    pub(crate) credit: Arc<Window>,
 }
 
 impl std::fmt::Debug for Call {
@@ -130,7 +130,7 @@ impl Call {
 pub struct ItemSender<V> {
     id: u64,
     out: Arc<Outbox>,
-    credit: Arc<Semaphore>,
+    credit: Arc<Window>,
     of: PhantomData<fn() -> V>,
 }
 
@@ -141,20 +141,19 @@ impl<V> Clone for ItemSender<V> {
 }
 
 impl<V: Verb> ItemSender<V> {
-    /// Sends `item`, waiting while a whole window (`STREAM_WINDOW`) is under way. Dropping the future sends nothing.
+    /// Sends `item`, waiting while a whole window ([`crate::window`]) is under way. Dropping the future sends nothing.
     ///
     /// # Errors
     /// [`ItemError::Gone`] once the call is over, by whomever; [`ItemError::TooLarge`] for an item over a frame.
     pub async fn send(&self, item: &V::Item) -> Result<(), ItemError> {
         let encode = || self.out.encode(self.id, Part::Item { body: codec::encode(item)? });
         let bytes = encode().map_err(|error| ItemError::TooLarge(error.to_string()))?;
-        let credit = self.credit.acquire().await.map_err(|_| ItemError::Gone)?;
+        let leave = self.credit.leave(bytes.len()).await.ok_or(ItemError::Gone)?;
         let room = self.out.room(bytes.len()).await.ok_or(ItemError::Gone)?;
         if self.credit.is_closed() {
             return Err(ItemError::Gone);
         }
-        credit.forget();
-        self.out.push(bytes, Some(room));
+        leave.used(|| self.out.push(bytes, Some(room)));
         Ok(())
     }
 

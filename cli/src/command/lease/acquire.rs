@@ -10,9 +10,10 @@ use crate::progress::Progress;
 use crate::session::Session;
 use gantry_model::ids::LeaseUuid;
 use gantry_model::lease::{LEASE_MS_MAX, LEASE_VMS_MAX, TTL_MS_MIN};
+use nix::sys::signal::Signal as Number;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 pub const HELP: &str = "\
 Examples:
@@ -25,6 +26,8 @@ Ctrl-C before the grant withdraws the request. Without a lease it exits with 1."
 
 /// How long one look at a waiting request takes at most, s: the reason is then shown anew.
 const LOOK_S: u64 = 2;
+/// How long luxid may take to withdraw a request.
+const WITHDRAW: Duration = Duration::from_secs(10);
 /// With --no-wait: as long as a grant takes when machines are ready.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
@@ -83,7 +86,9 @@ fn ttl_span(text: &str) -> Result<u64, String> {
 /// The server's; no lease in time; a signal, which withdraws the request; the command's exit code.
 pub async fn run(session: &mut Session, acquire: Acquire) -> Result<(), CliError> {
     session.command = "acquire".to_owned();
-    // From here on no signal ends this program before the request is withdrawn.
+    // Until then nothing is asked for, and a signal just ends this program.
+    session.luxi().await?;
+    // From here on no signal ends it before the request is withdrawn.
     let mut signals = Signals::new()?;
     let lease = LeaseUuid(uuid::Uuid::new_v4());
     let held = !acquire.command.is_empty();
@@ -93,11 +98,21 @@ pub async fn run(session: &mut Session, acquire: Acquire) -> Result<(), CliError
         "uuid": lease, "pool": acquire.pool, "count": acquire.count, "for_s": acquire.span, "ttl_s": ttl,
         "user": user, "priority": acquire.priority,
     });
-    session.call("LeaseRequest", json!([request])).await?;
-    let granted = match granted(session, &acquire, lease, &mut signals).await {
+    let asked = tokio::select! {
+        biased;
+        signal = signals.next() => Err(interrupted(signal)),
+        asked = session.call("LeaseRequest", json!([request])) => asked,
+    };
+    let granted = match asked {
+        // luxid says that there is no request.
+        Err(refused @ (CliError::Ganeti(_) | CliError::Refused(_))) => return Err(refused),
+        Err(unknown) => Err(unknown),
+        Ok(_) => granted(session, &acquire, lease, &mut signals).await,
+    };
+    let granted = match granted {
         Ok(granted) => granted,
         Err(error) => {
-            withdraw(session, lease).await;
+            withdraw(session, lease, &mut signals).await;
             return Err(error);
         }
     };
@@ -107,9 +122,13 @@ pub async fn run(session: &mut Session, acquire: Acquire) -> Result<(), CliError
     let printed = print(session, &acquire, lease, &granted);
     if printed.is_err() {
         // Nobody learned which lease it is, so nobody can use or release it.
-        withdraw(session, lease).await;
+        withdraw(session, lease, &mut signals).await;
     }
     printed
+}
+
+fn interrupted(signal: Number) -> CliError {
+    CliError::Interrupted(format!("{signal}: the request is withdrawn."))
 }
 
 fn print(session: &Session, acquire: &Acquire, lease: LeaseUuid, granted: &Value) -> Result<(), CliError> {
@@ -150,11 +169,11 @@ async fn granted(
         }
         // Never 0, which would be asked again at once.
         let wait = left.map_or(LOOK_S, |left| LOOK_S.min(left.as_secs() + 1));
+        // A signal that meets the grant counts: who sent it wants no lease.
         let answer = tokio::select! {
+            biased;
+            signal = signals.next() => return Err(interrupted(signal)),
             answer = session.call("WaitForLease", json!([lease, known, wait])) => answer?,
-            signal = signals.next() => {
-                return Err(CliError::Interrupted(format!("{signal}: the request is withdrawn.")));
-            }
         };
         let why = plain_why(&answer);
         match answer["state"].as_str() {
@@ -185,14 +204,22 @@ fn plain_why(answer: &Value) -> String {
     answer["why"].as_str().map(crate::output::text::safe).unwrap_or_default()
 }
 
-/// Withdraws on a connection of its own: the old one may have an answer on the way.
-async fn withdraw(session: &mut Session, lease: LeaseUuid) {
+/// Withdraws on a connection of its own: the old one may have an answer on the way. Another signal ends the wait for it.
+async fn withdraw(session: &mut Session, lease: LeaseUuid, signals: &mut Signals) {
     session.hang_up();
-    if let Err(error) = session.call("LeaseRelease", json!([lease])).await {
-        session
-            .screen
-            .note(&format!("The request {lease} could not be withdrawn, it ends by itself: {error}"));
-    }
+    let done = tokio::select! {
+        done = timeout(WITHDRAW, session.call("LeaseRelease", json!([lease]))) => done,
+        signal = signals.next() => Ok(Err(CliError::Interrupted(signal.to_string()))),
+    };
+    let why = match done {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("luxid does not answer within {} s", WITHDRAW.as_secs()),
+    };
+    session.screen.note(&format!(
+        "The request {lease} could not be withdrawn: {why}\nIt ends by itself; if it was granted, with its time or with \"{}\".",
+        session.typed("lease", &format!("release {lease}"))
+    ));
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ Example:
   gnt-lease exec 3f0c --env N=3 -- python3 -c 'import os; print(os.environ[\"N\"])'
 
 Exits as the command does; with 128 and the number of a signal that ended it; with 124 when it met a limit (wall \
-clock, memory, processes, room, output) and says which; with 125 when it was lost with its machine; with 130 when it \
+clock, CPU time, memory, processes, room, output) and says which; with 125 when it was lost with its machine; with 130 when it \
 was cancelled.
 Ctrl-C sends it INT; a second one, TERM or a closed terminal cancels it.";
 
@@ -81,8 +81,9 @@ fn variable(text: &str) -> Result<(String, String), String> {
 /// The command's exit code; the server's refusal.
 pub async fn run(session: &mut Session, exec: Exec) -> Result<(), CliError> {
     session.command = "exec".to_owned();
-    let mut signals = Signals::new()?;
     let stdin = exec.stdin.as_deref().map(read_stdin).transpose()?.unwrap_or_default();
+    // Not before: nothing runs yet that would have to be told, and who is asked for input may end this with Ctrl-C.
+    let mut signals = Signals::new()?;
     let mut request = LeaseExecRequest {
         lease: find(session, &exec.lease).await?,
         vm: exec.vm,

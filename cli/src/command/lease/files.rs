@@ -1,12 +1,13 @@
 //! `gnt-lease put` and `get`: files into a leased machine and out of it, as tar archives.
 
 use super::find;
-use crate::archive::{PackError, pack, sources, unpack};
+use crate::archive::{PackError, fits, pack, sources, unpack};
 use crate::error::CliError;
 use crate::output::text::counted;
 use crate::session::Session;
 use crate::spool;
 use crate::stream::{self, PIECE, broke, failed, piece};
+use gantry_model::path::join;
 use gantry_model::task::INPUT_BYTES_MAX;
 use gantry_proto::stream::{LeaseGet, LeaseGetReply, LeaseGetRequest, LeasePut, LeasePutRequest};
 use gantry_rpc::Event;
@@ -55,6 +56,9 @@ pub struct Get {
 pub async fn put(session: &mut Session, put: Put) -> Result<(), CliError> {
     session.command = "put".to_owned();
     let (paths, to) = places(&put)?;
+    if !to.is_empty() {
+        gantry_model::path::parts(&to).map_err(CliError::Usage)?;
+    }
     let mut all = Vec::new();
     for path in &paths {
         let name = path.canonicalize().ok().and_then(|full| Some(full.file_name()?.to_str()?.to_owned()));
@@ -63,6 +67,7 @@ pub async fn put(session: &mut Session, put: Put) -> Result<(), CliError> {
             path.file_name().and_then(|own| own.to_str()).map(str::to_owned).or(name).unwrap_or_default();
         sources(path, &name, put.follow, &mut all).map_err(|error| told(&error))?;
     }
+    all.iter().try_for_each(|one| fits(&one.path, &join(&to, &one.name))).map_err(|error| told(&error))?;
     let mut file = spool::file()?;
     let mut out = BufWriter::new(&mut file);
     let packed = pack(&all, put.follow, INPUT_BYTES_MAX, &mut out).map_err(|error| told(&error))?;

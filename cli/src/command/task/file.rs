@@ -1,6 +1,6 @@
 //! `gnt-task submit`: reads a task file, packs its input, uploads it, submits.
 
-use crate::archive::{Source, pack, sources};
+use crate::archive::{Source, fits, pack, sources};
 use crate::error::CliError;
 use crate::session::Session;
 use crate::{spool, stream};
@@ -290,6 +290,13 @@ fn spec(file: File, given: &Given, submit: &Submit, path: &Path) -> Result<TaskS
     Ok(spec)
 }
 
+/// A name as it stands in the archive: `./` in front and `/` at the end say nothing.
+fn plain(name: &str) -> &str {
+    // An absolute one stays so, to be refused: of "/" nothing would be left, which is the directory itself.
+    let name = if name.starts_with('/') { name } else { name.trim_start_matches("./").trim_end_matches('/') };
+    if name == "." { "" } else { name }
+}
+
 /// The files of the input, by their names in the machine's home directory.
 fn input_sources(path: &Path, input: Option<&Input>) -> Result<Vec<Source>, CliError> {
     let dir = match path.parent() {
@@ -306,18 +313,17 @@ fn input_sources(path: &Path, input: Option<&Input>) -> Result<Vec<Source>, CliE
             });
         }
         Some(Input::Dir(below)) => {
-            let top = dir.join(below);
-            if top.is_file() {
-                sources(&top, below, false, &mut all).map_err(failed)?;
-            } else {
-                // Checked as a name first: a directory elsewhere is refused like a file elsewhere.
-                sources(&top, below, false, &mut Vec::new()).map_err(failed)?;
-                sources(&top, "", false, &mut all).map_err(failed)?;
+            let (top, name) = (dir.join(below), plain(below));
+            if !name.is_empty() {
+                fits(&top, name).map_err(failed)?;
             }
+            // Of a directory what is in it is sent, of a file the file.
+            let name = if top.is_file() { name } else { "" };
+            sources(&top, name, false, &mut all).map_err(failed)?;
         }
         Some(Input::Names(names)) => {
             for name in names {
-                sources(&dir.join(name), name.trim_end_matches('/'), false, &mut all).map_err(failed)?;
+                sources(&dir.join(name), plain(name), false, &mut all).map_err(failed)?;
             }
             all.sort_by(|a, b| a.name.cmp(&b.name));
             all.dedup_by(|a, b| a.name == b.name);

@@ -61,6 +61,8 @@ pub struct State {
     pub lost_answers: VecDeque<Code>,
     /// What happens just before the next batch of a job.
     pub before_apply: Option<Meanwhile>,
+    /// wconfd says that no node answers.
+    pub lost: bool,
     /// What happens just after it.
     pub after_apply: Option<Meanwhile>,
     ids: u128,
@@ -351,6 +353,7 @@ impl Master {
             bad_hook: None,
             lost_answers: VecDeque::new(),
             before_apply: None,
+            lost: false,
             after_apply: None,
             ids: 0,
             now: 1e9,
@@ -501,7 +504,8 @@ impl Service for ConfigService {
                 wire::LockUpdate => |_request, _call| self.lock().await,
                 wire::LockFree => |_request, _call| Ok(()),
                 wire::NodeStates => |(), _call| {
-                    Ok(vec![NodeState { node: self.node, claimed: true, why: String::new() }])
+                    let claimed = !self.state.lock().unwrap().lost;
+                    Ok(vec![NodeState { node: self.node, claimed, why: String::new() }])
                 },
                 wire::Read => |keys, _call| self.read(&keys),
                 wire::ConfirmMaster => |(), _call| {

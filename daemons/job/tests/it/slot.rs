@@ -283,6 +283,38 @@ async fn one_that_changes_while_it_is_about_to_be_recycled_does_not_keep_the_oth
     assert_eq!(bed.states()[1], (SlotState::Clean, 3));
 }
 
+/// The overseer's job may be late: what changed since it looked is left alone, and keeps no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_job_of_the_overseer_breaks_no_living_lease() {
+    let mut bed = Bed::new().await;
+    bed.with_pool(3).await;
+    bed.on_all(CREATE, json!({})).await;
+    let before = entries(&bed);
+    bed.master.state().lease("py", LeaseUuid(uuid::Uuid::from_u128(7)));
+    let leased = bed.states().iter().position(|(state, _)| *state == SlotState::Leased).unwrap();
+    let words = |told: &Value| -> Vec<String> {
+        told.as_array().unwrap().iter().map(|row| row[1].as_str().unwrap().to_owned()).collect()
+    };
+    // For an older blueprint: a leased one of the lot does not keep the others.
+    let op = |slots: Vec<Value>, more: Value| with(op("OP_SLOT_RECYCLE", slots), more);
+    let told = bed.result(&op(before.clone(), json!({"why": "revision"}))).await;
+    let wanted: Vec<_> = (0..3).map(|at| if at == leased { "skipped" } else { "ok" }).collect();
+    assert_eq!(words(&told), wanted, "{told}");
+    // For a node that was lost: it is back.
+    let lost = json!({"force": true, "only_lost": true, "why": "node lost"});
+    let one = vec![before[leased].clone()];
+    let told = bed.result(&op(one.clone(), lost.clone())).await;
+    assert!(told[0][2].as_str().unwrap().contains("is not lost any more"), "{told}");
+    assert_eq!(bed.states()[leased].0, SlotState::Leased);
+    // It is lost, but when the overseer looked another VM was in the slot.
+    bed.master.state().lost = true;
+    let told = bed.result(&op(vec![json!([one[0][0], 0])], lost.clone())).await;
+    assert!(told[0][2].as_str().unwrap().contains("is in generation 1 now, not 0"), "{told}");
+    assert_eq!(bed.states()[leased].0, SlotState::Leased);
+    let told = bed.result(&op(one, lost)).await;
+    assert_eq!((words(&told), bed.states()[leased].0), (vec!["ok".to_owned()], SlotState::Dirty), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_slot_is_recycled_without_force() {
     let mut bed = Bed::new().await;

@@ -28,26 +28,32 @@ pub(super) async fn submit(api: &Api, spec: Value) -> Result<TaskId> {
 
 async fn admit(api: &Api, spec: &TaskSpec) -> Result<()> {
     admission::task(&api.config.snapshot(), spec)?;
-    input_exists(api, spec.input.clone()).await
+    match &spec.input {
+        Some(input) => input_fits(api, input, spec.limits.disk_mib << 20).await,
+        None => Ok(()),
+    }
 }
 
-/// The input must be in the body store before a record names it (P4.4).
-async fn input_exists(api: &Api, input: Option<BodyRef>) -> Result<()> {
-    let Some(input) = input else { return Ok(()) };
+/// The input must be in the body store before a record names it (P4.4), and be of use to a machine with so much room.
+async fn input_fits(api: &Api, input: &BodyRef, room: u64) -> Result<()> {
+    let broken = |error: std::io::Error| {
+        let text = format!("can't look into the body store: {error}; look at the disk of the master");
+        GanetiError::generic(text)
+    };
+    let BodyRef { digest, bytes } = input;
     // It stays long enough for the record to name it, however old it is.
-    match api.store.keep(&input.digest).await {
-        Ok(Some(bytes)) if bytes == input.bytes => return Ok(()),
-        Ok(_) => {}
-        Err(error) => {
-            let text = format!("can't look into the body store: {error}; look at the disk of the master");
-            return Err(GanetiError::generic(text));
-        }
+    if api.store.keep(digest).await.map_err(broken)? != Some(*bytes) {
+        let text = format!(
+            "input {digest} of {bytes} bytes is not in the body store; upload it first, then submit the task again"
+        );
+        return Err(GanetiError::prereq(text, Ecode::UnknownEntity));
     }
-    let text = format!(
-        "input {} of {} bytes is not in the body store; upload it first, then submit the task again",
-        input.digest, input.bytes
-    );
-    Err(GanetiError::prereq(text, Ecode::UnknownEntity))
+    let why = match api.store.inspect(digest).await.map_err(broken)? {
+        Ok(files) if files <= room => return Ok(()),
+        Ok(files) => format!("its files have {files} bytes, a machine has room for {room}: leave some out"),
+        Err(why) => format!("{why}; it is to be a plain tar archive of regular files and directories"),
+    };
+    Err(GanetiError::prereq(format!("input {digest}: {why}"), Ecode::WrongInput))
 }
 
 /// `CancelTask`.

@@ -173,6 +173,34 @@ fn what_can_never_run_is_refused_with_a_reason() {
     assert!(refused(with("limits", json!({"memory_mib": 9999}))).contains("blueprint small have 256"));
     let input = json!({"digest": "a".repeat(64), "bytes": 5});
     assert!(refused(with("input", input)).contains("upload it first"));
+    let stored = |digit: &str, body: &[u8]| {
+        let digest = digit.repeat(64);
+        let path = world.root.blob(&digest);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, body).unwrap();
+        with("input", json!({"digest": digest, "bytes": body.len()}))
+    };
+    let mut hostile = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..4].copy_from_slice(b"../x");
+    header.set_size(0);
+    header.set_cksum();
+    hostile.append(&header, &b""[..]).unwrap();
+    let hostile = stored("b", &hostile.into_inner().unwrap());
+    for _ in 0..2 {
+        assert!(refused(hostile.clone()).contains("the archive can't be used: '../x' is not a plain path"));
+    }
+    assert!(refused(stored("c", &[7; 700])).contains("plain tar archive"));
+    let mut large = tar::Builder::new(Vec::new());
+    header.as_old_mut().name[..4].copy_from_slice(b"file");
+    header.set_size(2 << 20);
+    header.set_cksum();
+    large.append(&header, &vec![0; 2 << 20][..]).unwrap();
+    let mut large = stored("d", &large.into_inner().unwrap());
+    large["limits"] = json!({"disk_mib": 1});
+    assert!(refused(large.clone()).contains("2097152 bytes, a machine has room for 1048576"));
+    large["limits"]["disk_mib"] = json!(2);
+    world.ask("SubmitTask", json!([large]));
     assert!(refused(with("colour", json!("red"))).contains("colour"));
     let run = json!({"OP_ID": "OP_TASK_RUN", "task": 1});
     let answer = world.client().ask("SubmitJob", json!([[run]])).unwrap_err();

@@ -3,103 +3,38 @@
 
 use super::home::{self, Home};
 use super::{Class, DriverError};
+use gantry_archive::{Unfit, plain, read, unreadable};
 use gantry_proto::noded::VmGetReply;
-use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use tar::{Archive, EntryType};
+use std::io::{self, Read, Write};
+use tar::EntryType;
 
-/// Most entries of an archive: as many as a listing looks at.
-pub const ENTRIES_MAX: usize = 10_000;
 /// Most bytes of all names that an answer tells: half a frame.
 const NAMES_BYTES_MAX: usize = 2 << 20;
 
-/// What a checked archive holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Content {
-    /// Files and directories.
-    pub entries: usize,
-    /// Bytes of its files.
-    pub bytes: u64,
-}
-
-fn bad(text: String) -> DriverError {
-    DriverError::new(Class::Refused, format!("the archive can't be used: {text}"))
-}
-
-fn unreadable(error: io::Error) -> DriverError {
-    bad(error.to_string())
-}
-
-/// One entry's plain path (empty for the root itself) and whether it is a directory.
-fn plain<R: Read>(entry: &tar::Entry<'_, R>, below: &str) -> Result<(String, bool), DriverError> {
-    let name = entry.path_bytes();
-    let shown = || String::from_utf8_lossy(&name).escape_debug().to_string();
-    let is_dir = match entry.header().entry_type() {
-        EntryType::Regular => false,
-        EntryType::Directory => true,
-        _ => return Err(bad(format!("'{}' is neither a regular file nor a directory", shown()))),
-    };
-    let name_text = std::str::from_utf8(&name).map_err(|_| bad(format!("'{}' is not UTF-8", shown())))?;
-    let path = name_text.strip_prefix("./").unwrap_or(name_text).trim_end_matches('/');
-    if path.is_empty() || path == "." {
-        return if is_dir && !name_text.starts_with('/') {
-            Ok((String::new(), true))
-        } else {
-            Err(bad("an entry without a name".to_owned()))
-        };
-    }
-    let odd = path.chars().any(char::is_control) || home::parts(&home::join(below, path)).is_err();
-    if odd {
-        Err(bad(format!("'{}' is not a plain relative path", shown())))
-    } else {
-        Ok((path.to_owned(), is_dir))
+impl From<Unfit> for DriverError {
+    fn from(why: Unfit) -> Self {
+        Self::new(Class::Refused, why.to_string())
     }
 }
 
-fn entries(file: &mut File) -> Result<Archive<BufReader<&mut File>>, DriverError> {
-    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
-    Ok(Archive::new(BufReader::new(file)))
-}
-
-/// Checks a whole archive that is to be unpacked in directory `below` of a home (empty = the home) with `room` bytes.
+/// Checks a whole archive that is to be unpacked in directory `below` of a home (empty = the home itself) of which `free`
+/// bytes are free. What it replaces comes free: a try that was cut short has left files where these belong.
 ///
 /// # Errors
-/// [`Class::Refused`] for links, devices, odd names, entries in each other's way and too many; [`Class::NoSpace`].
-pub fn check(file: &mut File, below: &str, room: u64) -> Result<Content, DriverError> {
-    if !below.is_empty() {
-        home::parts(below)?;
+/// [`Class::Refused`] for what [`gantry_archive::check`] refuses; [`Class::NoSpace`].
+pub fn check(file: &mut File, home: &Home, below: &str, free: u64) -> Result<(), DriverError> {
+    let content = gantry_archive::check(file, below)?;
+    if content.bytes <= free {
+        return Ok(());
     }
-    let length = file.metadata().map_err(unreadable)?.len();
-    let mut content = Content::default();
-    let (mut files, mut dirs) = (HashSet::new(), HashSet::new());
-    for entry in entries(file)?.entries().map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        let (path, is_dir) = plain(&entry, below)?;
-        let end = entry.raw_file_position().checked_add(entry.size());
-        if end.is_none_or(|end| end > length) {
-            return Err(bad(format!("it ends within '{path}'")));
-        }
-        content.entries += 1;
-        content.bytes = content.bytes.saturating_add(entry.size());
-        if content.entries > ENTRIES_MAX {
-            return Err(bad(format!("more than {ENTRIES_MAX} entries")));
-        }
-        if content.bytes > room {
-            let text = format!("files of more than {room} bytes, the room there is");
-            return Err(DriverError::new(Class::NoSpace, text));
-        }
-        dirs.extend(path.match_indices('/').map(|(at, _)| path[..at].to_owned()));
-        if is_dir {
-            dirs.insert(path)
-        } else {
-            files.insert(path)
-        };
+    let held = content.files.iter().map(|path| home.held(&home::join(below, path)));
+    let room = held.fold(free, u64::saturating_add);
+    if content.bytes > room {
+        let text = format!("files of {} bytes, there is room for {room}", content.bytes);
+        return Err(DriverError::new(Class::NoSpace, text));
     }
-    match files.intersection(&dirs).next() {
-        Some(path) => Err(bad(format!("'{path}' is a file and a directory"))),
-        None => Ok(content),
-    }
+    Ok(())
 }
 
 /// Unpacks a checked archive. What has a file's name is replaced.
@@ -110,7 +45,7 @@ pub fn unpack(file: &mut File, home: &Home, below: &str) -> Result<(), DriverErr
     if !below.is_empty() {
         home.make_dir(below)?;
     }
-    for entry in entries(file)?.entries().map_err(unreadable)? {
+    for entry in read(file)?.entries().map_err(unreadable)? {
         let mut entry = entry.map_err(unreadable)?;
         let (path, is_dir) = plain(&entry, below)?;
         let whole = home::join(below, &path);
@@ -174,4 +109,29 @@ fn append<W: Write>(builder: &mut tar::Builder<W>, path: &str, file: File, bytes
     header.set_mode(if executable { 0o755 } else { 0o644 });
     header.set_entry_type(EntryType::Regular);
     builder.append_data(&mut header, path, file.chain(io::repeat(0)).take(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As after a node that died while it unpacked: what lies there is no longer free, and is what shall lie there.
+    #[test]
+    fn an_archive_fits_where_its_own_first_files_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::at(dir.path(), nix::unistd::getuid().as_raw()).expect("a home");
+        let mut file = tempfile::tempfile().expect("a file");
+        let mut builder = tar::Builder::new(&mut file);
+        for name in ["a", "b"] {
+            append(&mut builder, name, tempfile::tempfile().expect("a file"), 1 << 20).expect("added");
+        }
+        builder.into_inner().expect("whole");
+        let mut class = |free: u64| check(&mut file, &home, "in", free).map_err(|why| why.class);
+        assert_eq!(class(2 << 20), Ok(()));
+        assert_eq!(class(1 << 20), Err(Class::NoSpace));
+        home.put("in/a", &vec![1; 1 << 20], false).expect("put");
+        assert_eq!(class(1 << 20), Ok(()));
+        home.put("in/other", &vec![1; 1 << 20], false).expect("put");
+        assert_eq!(class(1 << 19), Err(Class::NoSpace));
+    }
 }

@@ -3,6 +3,8 @@
 //! room is in vmd's mount namespace and is reached through `/proc/PID/root`.
 
 use super::{Class, DriverError};
+pub use gantry_model::path::join;
+use gantry_model::path::{self, DEPTH_MAX, ENTRIES_MAX};
 use gantry_proto::vmd::{UID_USER, place};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -14,12 +16,6 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Longest path within a home, bytes.
-const PATH_BYTES_MAX: usize = 1_024;
-/// Deepest path within a home: enough for source trees, too little to break a walker.
-const DEPTH_MAX: usize = 16;
-/// Most entries looked at in a listing.
-const ENTRIES_MAX: usize = 10_000;
 /// Where artifacts are.
 pub const OUT: &str = "out";
 
@@ -71,18 +67,9 @@ fn failed(what: &str) -> impl Fn(Errno) -> DriverError {
 /// The parts of a path that may be used within a home.
 ///
 /// # Errors
-/// [`Class::Refused`] when it is not plain and relative, too long or too deep.
+/// [`Class::Refused`] for others than [`path::parts`] takes.
 pub fn parts(path: &str) -> Result<Vec<&str>, DriverError> {
-    let parts: Vec<&str> = path.split('/').collect();
-    let plain = |part: &&str| !part.is_empty() && *part != "." && *part != ".." && !part.contains('\0');
-    if path.len() > PATH_BYTES_MAX || parts.len() > DEPTH_MAX || !parts.iter().all(plain) {
-        let text = format!(
-            "'{}' is not a plain path below the VM's home: without '..' and '/' in front, at most {DEPTH_MAX} deep and {PATH_BYTES_MAX} bytes long",
-            path.escape_default()
-        );
-        return Err(DriverError::new(Class::Refused, text));
-    }
-    Ok(parts)
+    path::parts(path).map_err(|why| DriverError::new(Class::Refused, why))
 }
 
 fn open(dir: impl AsFd, path: &str, flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
@@ -189,6 +176,23 @@ impl Home {
         Ok((File::from(file), size(&stat)))
     }
 
+    /// Bytes that come free when the plain file of that name is replaced; 0 when there is none.
+    #[must_use]
+    pub fn held(&self, path: &str) -> u64 {
+        let open = parts(path).ok().and_then(|_| open(&self.dir, path, OFlag::O_RDONLY, Mode::empty()).ok());
+        let stat = open.and_then(|file| fstat(file).ok()).filter(is_plain_file);
+        stat.map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
+    }
+
+    /// Size of the file system it is on, bytes: no archive that fits is larger, whatever is there already.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn size(&self) -> Result<u64, DriverError> {
+        let whole = nix::sys::statvfs::fstatvfs(&self.dir).map_err(failed("the VM's home"))?;
+        Ok(whole.blocks().saturating_mul(whole.fragment_size()))
+    }
+
     fn enter(&self, dir: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
         match mkdirat(dir, name, Mode::from_bits_truncate(0o755)) {
             Ok(()) => {
@@ -272,16 +276,6 @@ impl Home {
     }
 }
 
-/// A path below a directory; either may be empty.
-#[must_use]
-pub fn join(dir: &str, path: &str) -> String {
-    match (dir.is_empty(), path.is_empty()) {
-        (true, _) => path.to_owned(),
-        (_, true) => dir.to_owned(),
-        _ => format!("{dir}/{path}"),
-    }
-}
-
 /// Takes one directory's entries.
 fn look(
     dir: OwnedFd,
@@ -338,5 +332,20 @@ mod tests {
         }
         std::fs::create_dir(dir.path().join("empty")).expect("a directory");
         assert_eq!(class("empty"), Ok(Listing::default()));
+    }
+
+    #[test]
+    fn only_plain_files_hold_what_replacing_them_frees() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::at(dir.path(), nix::unistd::getuid().as_raw()).expect("a home");
+        home.put("d/f", &[7; 100_000], false).expect("put");
+        std::os::unix::fs::symlink("d/f", dir.path().join("link")).expect("a link");
+        assert!((100_000..200_000).contains(&home.held("d/f")), "{}", home.held("d/f"));
+        assert!(home.size().expect("a size") > home.held("d/f"));
+        for path in ["d", "link", "none", "../x"] {
+            assert_eq!(home.held(path), 0, "{path}");
+        }
+        std::fs::hard_link(dir.path().join("d/f"), dir.path().join("again")).expect("a name");
+        assert_eq!(home.held("d/f"), 0, "it stays under its other name");
     }
 }

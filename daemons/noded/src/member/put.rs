@@ -2,6 +2,7 @@
 
 use super::Member;
 use crate::core::slot::Need;
+use crate::driver::home::Home;
 use crate::driver::{CallKind, archive, bounded};
 use crate::error;
 use crate::io::uploads::Staged;
@@ -42,21 +43,23 @@ impl Member {
         if let Some(next) = staged.done() {
             return Ok(PieceReply { next, done: true });
         }
-        let room = self.free_bytes(&inside).await?;
+        let driver = &*inside.driver;
+        let home = bounded(driver, CallKind::Home, driver.home(&inside.vm)).await;
+        let home = home.map_err(|why| error::driver(&why))?;
         let (last, offset, bytes) = (request.last, request.offset, request.bytes);
-        let (staged, next, all) = blocking(move || {
-            let next = staged.append(offset, &bytes, room.saturating_add(HEADER_BYTES_MAX))?;
+        let (staged, home, next, all) = blocking(move || {
+            // Not what is free now: files of an earlier try may be in the place of these.
+            let most = home.size().map_err(|why| error::driver(&why))?.saturating_add(HEADER_BYTES_MAX);
+            let next = staged.append(offset, &bytes, most)?;
             let all = last && next == offset.saturating_add(bytes.len() as u64);
-            Ok((staged, next, all))
+            Ok((staged, home, next, all))
         })
         .await?;
         if !all {
             return Ok(PieceReply { next, done: false });
         }
-        let driver = &*inside.driver;
-        let home = bounded(driver, CallKind::Home, driver.home(&inside.vm)).await;
-        let home = home.map_err(|why| error::driver(&why))?;
-        blocking(move || unpack(&staged, &home, &request.path, room)).await?;
+        let free = self.free_bytes(&inside).await?;
+        blocking(move || unpack(&staged, &home, &request.path, free)).await?;
         Ok(PieceReply { next, done: true })
     }
 
@@ -71,9 +74,10 @@ impl Member {
     }
 }
 
-fn unpack(staged: &Staged, home: &crate::driver::home::Home, path: &str, room: u64) -> Result<(), Fail> {
+fn unpack(staged: &Staged, home: &Home, path: &str, free: u64) -> Result<(), Fail> {
     let mut file = staged.open()?;
-    let unpacked = archive::check(&mut file, path, room).and_then(|_| archive::unpack(&mut file, home, path));
+    let checked = archive::check(&mut file, home, path, free);
+    let unpacked = checked.and_then(|()| archive::unpack(&mut file, home, path));
     if let Err(why) = unpacked {
         // The same name may be used for a better one.
         staged.remove()?;

@@ -38,7 +38,7 @@ pub enum SlotWork {
     Drain(&'static str),
     /// Replace by new VMs.
     Recycle(&'static str),
-    /// The same, and end their leases: for VMs that nobody can reach any more.
+    /// The same, and end their leases: for VMs that nobody can reach any more, which the job looks at again.
     Break(&'static str),
 }
 
@@ -55,14 +55,15 @@ impl SlotWork {
 
     fn opcode(self, slots: &[Place]) -> (&'static str, Map<String, Value>) {
         let places: Vec<Value> = slots.iter().map(|slot| json!([slot.uuid, slot.generation])).collect();
-        let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
         let (id, params) = match self {
             Self::Create => ("OP_SLOT_CREATE", json!({"slots": places})),
             Self::Destroy => ("OP_SLOT_DESTROY", json!({"slots": places, "recreate": true})),
             Self::Verify => ("OP_SLOT_VERIFY", json!({"slots": places})),
             Self::Drain(why) => ("OP_SLOT_DRAIN", json!({"slots": places, "why": why})),
-            Self::Recycle(why) => ("OP_SLOT_RECYCLE", json!({"slots": names, "force": false, "why": why})),
-            Self::Break(why) => ("OP_SLOT_RECYCLE", json!({"slots": names, "force": true, "why": why})),
+            Self::Recycle(why) => ("OP_SLOT_RECYCLE", json!({"slots": places, "why": why})),
+            Self::Break(why) => {
+                ("OP_SLOT_RECYCLE", json!({"slots": places, "force": true, "only_lost": true, "why": why}))
+            }
         };
         let Value::Object(params) = params else { unreachable!("made as an object above") };
         (id, params)

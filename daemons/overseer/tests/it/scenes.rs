@@ -234,8 +234,9 @@ async fn leases_on_a_lost_node_are_broken_but_not_before() {
         .await;
     assert!(begun.elapsed().as_millis() >= 2_000);
     assert_eq!(
-        (&op["slots"], &op["force"], &op["why"]),
-        (&json!(["p-1"]), &json!(true), &json!("node lost"))
+        (&op["slots"][0][1], &op["force"], &op["only_lost"], &op["why"]),
+        (&json!(1), &json!(true), &json!(true), &json!("node lost")),
+        "{op:?}"
     );
 }
 

@@ -125,8 +125,11 @@ pub async fn drain(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
 }
 
 /// Makes slots DIRTY on an operator's word, and lets stuck ones be tried again. Result: `[[name, text], …]`; in error
-/// when nothing was done to any of them.
+/// when nothing was done to any of them. Slots by generation are the overseer's: see [`super::replace`].
 pub async fn recycle(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
+    if args.list("slots").iter().any(Value::is_array) {
+        return super::replace::replace(cx, args).await;
+    }
     let names = args.texts("slots");
     if names.is_empty() {
         return Err(OpFail::prereq("Please name at least one slot", Ecode::WrongInput));
@@ -164,7 +167,7 @@ pub async fn recycle(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> 
 
 /// What makes a slot dirty. Without force a CLEAN one may be leased at any moment and must then be left alone: draining
 /// makes only what is still CLEAN dirty.
-fn recycling(slot: &Slot, force: bool, why: &str) -> Vec<Command> {
+pub(super) fn recycling(slot: &Slot, force: bool, why: &str) -> Vec<Command> {
     let (uuid, generation) = (slot.uuid, slot.generation);
     let mut commands = vec![Command::SlotUnstick { slot: uuid }];
     match slot.state {

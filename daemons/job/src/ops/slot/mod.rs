@@ -8,6 +8,7 @@ mod check;
 mod destroy;
 mod image;
 mod make;
+mod replace;
 
 pub use check::{drain, recycle, verify};
 pub use destroy::tear_down;

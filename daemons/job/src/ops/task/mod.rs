@@ -126,7 +126,9 @@ pub async fn run(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     if let Some(why) = open(&node, at, &attempt).await? {
         let state =
             if first == TaskState::Compiling { TaskState::CompileFailed } else { TaskState::RunFailed };
-        return told(&RunReport { state, why: Some(format!("input: {why}")), result: TaskResult::default() });
+        // Cut: a report that is too long is refused, and would look like a failure of the job.
+        let why = Some(format!("input: {why:.1000}"));
+        return told(&RunReport { state, why, result: TaskResult::default() });
     }
     let mut runner = Runner { node, at, attempt: &attempt, room: Room::default(), bodies: 0 };
     let (state, why, steps) = runner.steps().await?;

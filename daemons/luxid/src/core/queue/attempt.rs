@@ -341,6 +341,8 @@ impl Queue {
 
     fn store_result(&mut self, now: Ts, id: TaskId, report: RunReport) {
         let RunReport { state, why, result } = report;
+        // It may quote what the user sent.
+        let why = why.map(super::task::cut);
         let Some(entry) = self.tasks.get_mut(&id) else { return };
         let outcome =
             if state == TaskState::Success { AttemptOutcome::UserOk } else { AttemptOutcome::UserFail };

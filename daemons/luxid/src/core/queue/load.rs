@@ -175,7 +175,7 @@ impl Queue {
         }
         if entry.task.state.is_final() {
             entry.stage = Stage::Over;
-            self.final_tasks.insert((entry.task.end.unwrap_or(now), id));
+            self.final_tasks.add(entry.task.end.unwrap_or(now), &entry.task);
             return;
         }
         self.spec_bytes += entry.bytes;

@@ -17,6 +17,7 @@ mod attempt;
 mod cancel;
 mod entry;
 mod event;
+mod final_tasks;
 mod keyed;
 mod lane;
 mod line;
@@ -43,6 +44,8 @@ pub use event::{
     Action, Answer, Ask, Change, Counts, Effects, Event, KillResult, Process, Request, STATUSES, Shown,
     Stock, Ticket,
 };
+use final_tasks::FinalTasks;
+pub use final_tasks::{FINAL_BYTES_MAX, FINAL_TASKS_MAX};
 pub use keyed::{KEY_BYTES_MAX, KEYS_MAX, KeyedJob};
 pub use lane::{RECONCILE_PER_NODE, RECONCILE_RUNNING_MAX};
 pub use load::{LoadError, StoredRow};
@@ -50,7 +53,7 @@ pub use news::{LeaseSeen, News};
 pub use request::{REQUEST_KEPT_S, REQUESTS_MAX, REQUESTS_OVER_MAX};
 pub use rules::Rules;
 pub use submit::{NewJob, SubmitError, prepare};
-pub use task::{FINAL_TASKS_MAX, SPEC_BYTES_MAX, SPECS_BYTES_MAX};
+pub use task::{SPEC_BYTES_MAX, SPECS_BYTES_MAX};
 
 use entry::Entry;
 use gantry_model::error::GanetiError;
@@ -147,7 +150,7 @@ pub struct Queue {
     ids: Box<dyn Ids>,
     tasks: BTreeMap<TaskId, TaskEntry>,
     /// Those that are final, by their end.
-    final_tasks: BTreeSet<(Ts, TaskId)>,
+    final_tasks: FinalTasks,
     /// Key → task (C1).
     task_keys: BTreeMap<String, TaskId>,
     last_task: u64,
@@ -217,7 +220,7 @@ impl Queue {
             keys: BTreeMap::new(),
             ids,
             tasks: BTreeMap::new(),
-            final_tasks: BTreeSet::new(),
+            final_tasks: FinalTasks::default(),
             task_keys: BTreeMap::new(),
             last_task: 0,
             task_serial_rev: 0,

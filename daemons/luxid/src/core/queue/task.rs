@@ -20,13 +20,11 @@ use gantry_model::task::{AttemptOutcome, Task, TaskSpec, TaskState, WAITING_TASK
 use gantry_model::time::Ts;
 use std::sync::Arc;
 
-/// Final tasks that are kept; beyond that the oldest are removed, and their bodies with them.
-pub const FINAL_TASKS_MAX: usize = 10_000;
 /// Largest specification, in bytes of JSON: it travels in an opcode, and a job's opcodes may take 1 MiB.
 pub const SPEC_BYTES_MAX: usize = 512 << 10;
 /// Most bytes of all specifications that wait or run together: all of them are in memory.
 pub const SPECS_BYTES_MAX: usize = 512 << 20;
-/// Longest text kept of why an attempt failed, in bytes: a task has one for each attempt, and is one row of the log.
+/// Longest text kept of why an attempt ended, in bytes: a task has one for each attempt, and is one row of the log.
 const WHY_BYTES_MAX: usize = 1024;
 /// First and longest pause after an infrastructure failure, in milliseconds.
 pub(super) const BACKOFF_MS: (u64, u64) = (200, 10_000);
@@ -97,6 +95,12 @@ fn backoff(now: Ts, attempt: u32) -> Ts {
     let ms = BACKOFF_MS.0.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(BACKOFF_MS.1);
     let micros = u64::from(now.1) + ms * 1000;
     Ts(now.0 + micros / 1_000_000, u32::try_from(micros % 1_000_000).expect("below a million"))
+}
+
+/// A reason as it is stored.
+pub(super) fn cut(mut why: String) -> String {
+    why.truncate(why.floor_char_boundary(WHY_BYTES_MAX));
+    why
 }
 
 impl Queue {
@@ -220,8 +224,8 @@ impl Queue {
     }
 
     /// The current attempt failed, and not for what the user wrote: again later, or given up (I17).
-    pub(super) fn retry(&mut self, now: Ts, id: TaskId, mut why: String) {
-        why.truncate(why.floor_char_boundary(WHY_BYTES_MAX));
+    pub(super) fn retry(&mut self, now: Ts, id: TaskId, why: String) {
+        let why = cut(why);
         self.end_attempt(now, id, AttemptOutcome::InfraFail, Some(why.clone()));
         let Some(entry) = self.tasks.get_mut(&id) else { return };
         let attempts = u32::try_from(entry.task.attempts.len()).unwrap_or(u32::MAX);
@@ -246,12 +250,12 @@ impl Queue {
         entry.stage = Stage::Over;
         let task = entry.task_mut();
         task.state = state;
-        task.why = why;
+        task.why = why.map(cut);
         task.not_before = None;
         task.end = Some(now);
         self.spec_bytes -= entry.bytes;
         self.dirty_tasks.insert(id);
-        self.final_tasks.insert((now, id));
+        self.final_tasks.add(now, &entry.task);
         self.drop_final_tasks();
     }
 
@@ -267,8 +271,7 @@ impl Queue {
 
     /// Removes the oldest final tasks beyond what is kept.
     pub(super) fn drop_final_tasks(&mut self) {
-        while self.final_tasks.len() > FINAL_TASKS_MAX {
-            let Some((_, id)) = self.final_tasks.pop_first() else { return };
+        while let Some(id) = self.final_tasks.take_beyond() {
             let Some(entry) = self.tasks.remove(&id) else { continue };
             if let Some(key) = &entry.task.spec.key {
                 self.task_keys.remove(key);
@@ -294,7 +297,7 @@ impl Queue {
         }
         let Some(attempt) = entry.task_mut().attempts.last_mut() else { return };
         attempt.outcome = Some(outcome);
-        attempt.why = why;
+        attempt.why = why.map(cut);
         attempt.end = Some(now);
         let (lease, job) = (attempt.lease, attempt.job);
         self.dirty_tasks.insert(id);

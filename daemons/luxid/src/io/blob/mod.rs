@@ -5,6 +5,7 @@
 //! A body is durable before anybody is told so: flushed, renamed, its directory flushed. A crash leaves a partial file,
 //! which the next start removes, or a whole body that nothing names, which the sweep removes ([`sweep`]).
 
+mod inspect;
 mod partial;
 pub mod sweep;
 
@@ -42,6 +43,8 @@ struct Inner {
     /// Held while a body is found and made young, and while the sweep looks at one and removes it: who was told that a
     /// body is there has it for [`sweep::AGE_MIN`].
     gate: Mutex<()>,
+    /// Held while an archive is looked at.
+    verdicts: tokio::sync::Mutex<inspect::Verdicts>,
 }
 
 impl Store {
@@ -50,8 +53,12 @@ impl Store {
     /// # Errors
     /// What the system says.
     pub fn open(root: &Root) -> io::Result<Self> {
-        let store =
-            Self(Arc::new(Inner { root: root.clone(), partial: Mutex::default(), gate: Mutex::default() }));
+        let store = Self(Arc::new(Inner {
+            root: root.clone(),
+            partial: Mutex::default(),
+            gate: Mutex::default(),
+            verdicts: tokio::sync::Mutex::default(),
+        }));
         for dir in [root.blob_dir(), store.partial_dir()] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }

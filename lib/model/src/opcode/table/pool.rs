@@ -2,7 +2,7 @@
 //! the big lock or a node's lock: revisions, generations and leases guard what they change (DESIGN §5).
 
 use crate::opcode::Relevance::A;
-use crate::opcode::Type::{Bool, List, OneName, Pos, Text, Tuple, Uint};
+use crate::opcode::Type::{Bool, List, OneName, OneOf, Pos, Text, Tuple, Uint};
 use crate::opcode::named::{OBJECT, TEXTS};
 use crate::opcode::{Fill, OpcodeSpec, def, opt, req};
 
@@ -127,15 +127,17 @@ pub(super) const SPECS: &[OpcodeSpec] = &[
         needs_bgl: false,
         params: &[req("slots", SLOTS), def("why", Text, Fill::Str("drained"))],
     },
-    // By name; a leased one only with force, which breaks its lease.
+    // By name, or by slot and generation: then others of the lot that changed are left alone. A leased one only with force,
+    // which breaks its lease, and with `only_lost` only while its node is lost.
     OpcodeSpec {
         id: "OP_SLOT_RECYCLE",
         relevance: A,
         summary: None,
         needs_bgl: false,
         params: &[
-            req("slots", TEXTS),
+            req("slots", OneOf(&[TEXTS, SLOTS])),
             def("force", Bool, Fill::Bool(false)),
+            def("only_lost", Bool, Fill::Bool(false)),
             def("why", Text, Fill::Str("recycled by operator")),
         ],
     },

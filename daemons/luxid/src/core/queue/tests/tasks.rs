@@ -206,6 +206,22 @@ fn a_cancelled_task_never_becomes_a_success() {
 }
 
 #[test]
+fn of_a_long_reason_the_beginning_is_stored() {
+    let mut b = Bench::new();
+    b.clean(1, 1);
+    let id = b.task(json!({}));
+    let owner = b.begin(id, 2);
+    let mut last = report(owner, 9, &[Status::Success]);
+    let why = Some("\u{e4}".repeat(1 << 18));
+    last.ops[0].result =
+        json!(RunReport { state: TaskState::RunFailed, why: why.clone(), result: TaskResult::default() });
+    b.reported(last);
+    let task = b.stored(id);
+    assert_eq!(task.why.as_ref().map(String::len), Some(1024));
+    assert_eq!(task.attempts[0].why, task.why);
+}
+
+#[test]
 fn no_more_is_asked_for_than_is_clean() {
     let mut b = Bench::new();
     b.clean(1, 2);
