@@ -8,6 +8,7 @@ use crate::core::reply::{Heard, open};
 use crate::core::request::{Kind, Query, Request};
 use crate::core::wire::{Form, Mac, Outer, REPLY_BYTES_MAX, seal_request};
 use gantry_rt::clock;
+use gantry_rt::secret::SecretError;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -27,6 +28,9 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// The key's file.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The key.
     #[error("{} is no key", path.display())]
     Key {

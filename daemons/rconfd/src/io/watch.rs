@@ -138,9 +138,10 @@ impl Watch {
             // Made anew when the last that had it open is gone; watching it twice is watching it once.
             let _ = self.inotify.add_watch(&self.root.lib().join(name), AddWatchFlags::IN_MODIFY);
         }
+        let no_key = self.no_key.clone();
         let keys = self.look_at_keys();
         let config = self.look_at_config();
-        let changed = keys.is_some() || config;
+        let changed = keys.is_some() || config || no_key != self.no_key;
         let old = self.shared.serving();
         let snapshot = self.snapshot.clone().filter(|_| self.keep.may_serve(clock::millis()));
         let silent_s = self.look_at_clock();
@@ -157,7 +158,7 @@ impl Watch {
         let nodes = nodes.filter_map(|node| node.primary_ip.parse::<IpAddr>().ok()).collect();
         let keys = keys.unwrap_or_else(|| Arc::clone(&old.keys));
         let why = match (&snapshot, &self.bad, keys.is_empty()) {
-            (_, _, true) => "answers nobody: this node has no hmac.key".to_owned(),
+            (_, _, true) => format!("answers nobody: {}", self.no_key.as_deref().unwrap_or("no key was read")),
             _ if silent_s > 0 => {
                 format!(
                     "answers nobody for {silent_s} s: requests of that time may have been answered before (the clock was set \
