@@ -3,6 +3,7 @@
 use super::shared::Shared;
 use crate::core::admit::Dropped;
 use gantry_confd::{Form, Kind};
+use gantry_rt::clock;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -39,7 +40,7 @@ impl Collector for RconfdMetrics {
         }
         self.families(&mut encoder)?;
         let serving = self.0.serving();
-        let snapshot = serving.snapshot.as_ref();
+        let snapshot = self.0.current(&serving, clock::millis());
         let remembered = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner).remembered() as u64;
         for (name, help, value) in [
             ("rconfd_config_serial", "Serial of what is served", snapshot.map_or(0, |s| s.config_serial())),
