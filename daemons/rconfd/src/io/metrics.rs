@@ -29,11 +29,11 @@ impl Collector for RconfdMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let counts = &self.0.counts;
         for (name, help, value) in [
-            ("rconfd_received", "Datagrams received", get(&counts.received)),
-            ("rconfd_bytes", "Bytes of answers", get(&counts.bytes)),
-            ("rconfd_too_long", "Answers too long for any datagram", get(&counts.long)),
-            ("rconfd_loads", "Readings of the whole configuration", get(&counts.loads)),
-            ("rconfd_follows", "Readings of what changed in it", get(&counts.follows)),
+            ("confd_received", "Datagrams received", get(&counts.received)),
+            ("confd_bytes", "Bytes of answers", get(&counts.bytes)),
+            ("confd_too_long", "Answers too long for any datagram", get(&counts.long)),
+            ("confd_loads", "Readings of the whole configuration", get(&counts.loads)),
+            ("confd_follows", "Readings of what changed in it", get(&counts.follows)),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
@@ -43,10 +43,10 @@ impl Collector for RconfdMetrics {
         let snapshot = self.0.current(&serving, clock::millis());
         let remembered = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner).remembered() as u64;
         for (name, help, value) in [
-            ("rconfd_config_serial", "Serial of what is served", snapshot.map_or(0, |s| s.config_serial())),
-            ("rconfd_config_index", "Log index of what is served", snapshot.map_or(0, |s| s.index)),
-            ("rconfd_keys", "Keys that count", serving.keys.len() as u64),
-            ("rconfd_remembered", "Requests that are remembered", remembered),
+            ("confd_config_serial", "Serial of what is served", snapshot.map_or(0, |s| s.config_serial())),
+            ("confd_config_index", "Log index of what is served", snapshot.map_or(0, |s| s.index)),
+            ("confd_keys", "Keys that count", serving.keys.len() as u64),
+            ("confd_remembered", "Requests that are remembered", remembered),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
@@ -59,7 +59,7 @@ impl RconfdMetrics {
     fn families(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let counts = &self.0.counts;
         let kind = ConstCounter::new(0_u64).metric_type();
-        let mut family = encoder.encode_descriptor("rconfd_answered", "Answers", None, kind)?;
+        let mut family = encoder.encode_descriptor("confd_answered", "Answers", None, kind)?;
         for form in [Form::Legacy, Form::Second] {
             for (what, _, name) in
                 Kind::ALL.into_iter().filter(|(_, number, _)| Kind::of(u64::from(*number), form).is_some())
@@ -68,18 +68,42 @@ impl RconfdMetrics {
                 ConstCounter::new(get(counts.answered(form, what))).encode(family.encode_family(&labels)?)?;
             }
         }
-        let mut family = encoder.encode_descriptor("rconfd_dropped", "Datagrams not answered", None, kind)?;
+        let mut family = encoder.encode_descriptor("confd_dropped", "Datagrams not answered", None, kind)?;
         for (why, name) in Dropped::ALL {
             let labels = [("reason", name)];
             ConstCounter::new(get(counts.dropped(why))).encode(family.encode_family(&labels)?)?;
         }
         let help = "Answers in the legacy form; when none come any more, confd_digest may be sha256";
-        let mut family = encoder.encode_descriptor("rconfd_legacy", help, None, kind)?;
+        let mut family = encoder.encode_descriptor("confd_legacy", help, None, kind)?;
         for (from, count) in counts.legacy_sources() {
             let from = from.to_string();
             let labels = [("source", from.as_str())];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::gate::{Gate, Limits, Now, Rate};
+
+    #[test]
+    fn names_are_those_of_the_specification() {
+        let rate = Rate { per_s: 1, burst: 1 };
+        let limits = Limits { replays: 1, requests: rate, bytes: rate };
+        let gate = Gate::new(limits, Now { ms: 0, s: 0 });
+        let shared = Arc::new(Shared::new(gate, Vec::new(), "\"n\"".to_owned(), 300));
+        shared.counts.legacy("192.0.2.7".parse().expect("an address"));
+        let mut registry = Registry::with_prefix("gantry");
+        register(&mut registry, shared);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encoded");
+        let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert!(names.iter().all(|name| name.starts_with("gantry_confd_")) && names.len() > 10, "{names:?}");
+        for wanted in ["gantry_confd_legacy_total{source=\"192.0.2.7\"} 1", "gantry_confd_received_total 0"] {
+            assert!(text.lines().any(|line| line == wanted), "{wanted} is not in\n{text}");
+        }
     }
 }
