@@ -113,7 +113,16 @@ fn own(cluster: &VirtualCluster) -> Result<()> {
         ensure!(said.contains(wanted), "{asked:?} does not say {wanted}: {said}");
     }
     let (code, said) = cluster.refused(&["debug", "confd", "config", "/cluster/nosuch"])?;
-    ensure!(code == 1 && said.contains("the query can't be used"), "{said}");
+    ensure!(code == 1 && said.contains("nothing at that place"), "{said}");
+    for (asked, wanted) in [
+        (&["slots"][..], "slots wants the name of a pool"),
+        (&["config", "cluster"], "config wants a JSON pointer"),
+        (&["ping", "x"], "ping wants no query, not 'x'"),
+        (&["pools", "--digest", "sha1"], "no type pools in the form plj0"),
+    ] {
+        let (_, said) = cluster.refused(&[&["debug", "confd"], asked].concat())?;
+        ensure!(said.contains(wanted), "{asked:?} is not explained by {wanted:?}: {said}");
+    }
     let (code, said) = cluster.refused(&["debug", "confd", "nosuch"])?;
     ensure!(code == 2 && said.contains("candidate-ips"), "{said}");
     Ok(())
