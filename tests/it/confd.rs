@@ -21,6 +21,12 @@ fn confd_answers_as_long_as_one_candidate_is_there() {
     step("something to ask about", || instance(&cluster));
     step("every type by Ganeti's client", || ganeti(&cluster, INSTANCE, 0, &all(&cluster)).map(drop));
     step("and by Gantry's", || own(&cluster));
+    step("verify names who asked in Ganeti's form", || {
+        let said = cluster.run(&["cluster", "verify"])?;
+        let wanted = format!("WARNING: node {}: ConfD is asked in Ganeti's form (SHA-1) by 127.", cluster.nodes[1].name);
+        ensure!(said.contains(&wanted), "{said}");
+        Ok(())
+    });
     step("the newest answer wins", || stale(&cluster));
     step("a renewed key", || renewed(&cluster));
     step("a form that is switched off", || digest(&cluster));

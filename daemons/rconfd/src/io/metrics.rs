@@ -3,6 +3,7 @@
 use super::shared::Shared;
 use crate::core::admit::Dropped;
 use gantry_confd::{Form, Kind};
+use gantry_model::config::confd;
 use gantry_rt::clock;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -75,10 +76,19 @@ impl RconfdMetrics {
         }
         let help = "Answers in the legacy form; when none come any more, confd_digest may be sha256";
         let mut family = encoder.encode_descriptor("confd_legacy", help, None, kind)?;
-        for (from, count) in counts.legacy_sources() {
+        let sources = counts.legacy_sources();
+        for (from, seen) in &sources {
             let from = from.to_string();
             let labels = [("source", from.as_str())];
-            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            ConstCounter::new(seen.count).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "When the last answer in the legacy form was";
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let mut family = encoder.encode_descriptor(confd::LEGACY_LAST, help, None, kind)?;
+        for (from, seen) in &sources {
+            let from = from.to_string();
+            let last = ConstGauge::new(i64::try_from(seen.last_s).unwrap_or(i64::MAX));
+            last.encode(family.encode_family(&[("source", from.as_str())])?)?;
         }
         Ok(())
     }
@@ -95,14 +105,19 @@ mod tests {
         let limits = Limits { replays: 1, requests: rate, bytes: rate };
         let gate = Gate::new(limits, Now { ms: 0, s: 0 });
         let shared = Arc::new(Shared::new(gate, Vec::new(), "\"n\"".to_owned(), 300));
-        shared.counts.legacy("192.0.2.7".parse().expect("an address"));
+        shared.counts.legacy("192.0.2.7".parse().expect("an address"), 1_700_000_000);
         let mut registry = Registry::with_prefix("gantry");
         register(&mut registry, shared);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("encoded");
         let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         assert!(names.iter().all(|name| name.starts_with("gantry_confd_")) && names.len() > 10, "{names:?}");
-        for wanted in ["gantry_confd_legacy_total{source=\"192.0.2.7\"} 1", "gantry_confd_received_total 0"] {
+        for wanted in [
+            "gantry_confd_received_total 0",
+            "gantry_confd_legacy_total{source=\"192.0.2.7\"} 1",
+            // NodeD looks for it.
+            &format!("gantry_{}{{source=\"192.0.2.7\"}} 1700000000", confd::LEGACY_LAST),
+        ] {
             assert!(text.lines().any(|line| line == wanted), "{wanted} is not in\n{text}");
         }
     }

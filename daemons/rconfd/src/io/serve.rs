@@ -172,7 +172,7 @@ impl Worker {
         let counts = &self.shared.counts;
         counts.answered(one.form, one.request.kind).fetch_add(1, Ordering::Relaxed);
         if one.form == Form::Legacy {
-            counts.legacy(from.ip().to_canonical());
+            counts.legacy(from.ip().to_canonical(), now.s);
         }
         let snapshot = self.shared.current(serving, now.ms);
         let answer = match snapshot {

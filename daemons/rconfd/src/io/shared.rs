@@ -96,7 +96,16 @@ pub struct Counts {
     answered: [[AtomicU64; Kind::ALL.len()]; 2],
     dropped: [AtomicU64; Dropped::ALL.len()],
     quiet: [Quiet; Dropped::ALL.len()],
-    legacy: Mutex<BTreeMap<IpAddr, u64>>,
+    legacy: Mutex<BTreeMap<IpAddr, Legacy>>,
+}
+
+/// Answers in the legacy form to one source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Legacy {
+    /// How many.
+    pub count: u64,
+    /// When the last was, seconds since 1970.
+    pub last_s: u64,
 }
 
 #[derive(Debug, Default)]
@@ -135,19 +144,21 @@ impl Counts {
         None
     }
 
-    /// Counts an answer in the legacy form by who asked.
-    pub fn legacy(&self, from: IpAddr) {
+    /// Counts an answer in the legacy form by who asked. When there are too many, the one that asked longest ago makes room.
+    pub fn legacy(&self, from: IpAddr, now_s: u64) {
         let mut all = self.legacy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(&from) {
-            *count += 1;
-        } else if all.len() < SOURCES_MAX {
-            all.insert(from, 1);
+        if !all.contains_key(&from) && all.len() >= SOURCES_MAX {
+            let oldest = all.iter().min_by_key(|(_, seen)| seen.last_s).map(|(ip, _)| *ip);
+            oldest.map(|ip| all.remove(&ip));
         }
+        let seen = all.entry(from).or_default();
+        seen.count += 1;
+        seen.last_s = now_s;
     }
 
-    /// Who asked in the legacy form, how often.
+    /// Who asked in the legacy form, how often and when.
     #[must_use]
-    pub fn legacy_sources(&self) -> BTreeMap<IpAddr, u64> {
+    pub fn legacy_sources(&self) -> BTreeMap<IpAddr, Legacy> {
         self.legacy.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
