@@ -8,7 +8,7 @@ pub use crate::vmd::{CommandEnd, Stream, Why};
 use gantry_model::ids::{ClusterUuid, Fence, Generation, InstanceUuid, LeaseUuid, NodeUuid};
 use gantry_model::role::Role;
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Protocol name in the hello.
 pub const PROTOCOL: &str = "noded";
@@ -115,6 +115,17 @@ verbs! {
     46 HooksRun(effects::HooksRunRequest) as Vec<effects::HookEnd>;
     /// Whether this machine has an address. Changes nothing.
     47 AddressLook(Ipv4Addr) as effects::AddressLookReply;
+    /// Who asked this node's ConfD in the legacy form; nobody, if it has none. Changes nothing.
+    48 ConfdLegacy(()) as Vec<LegacySource>;
+}
+
+/// Somebody who asked ConfD in the legacy form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacySource {
+    /// From where.
+    pub ip: IpAddr,
+    /// How long ago last, seconds.
+    pub ago_s: u64,
 }
 
 /// SHA-256 of a certificate's DER: what people and jobs call a CA by.

@@ -13,7 +13,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Client, socket, server. `job/` stands for any job's socket, `admin/` for any daemon's.
-const ARROWS: [(&str, &str, &str); 14] = [
+const ARROWS: [(&str, &str, &str); 15] = [
     ("gantry-luxid", "wconfd.sock", "gantry-wconfd"),
     ("gantry-luxid", "job/", "gantry-job"),
     ("gantry-job", "wconfd.sock", "gantry-wconfd"),
@@ -28,6 +28,7 @@ const ARROWS: [(&str, &str, &str); 14] = [
     ("gantry", "boot.sock", "gantry-boot"),
     ("gantry-boot", "admin/", "any"),
     ("gantry-mond", "admin/", "any"),
+    ("gantry-noded", "admin/", "gantry-rconfd"),
 ];
 /// Who may call a node's noded.
 const NODED_CALLERS: [&str; 3] = ["gantry-wconfd", "gantry-luxid", "gantry-job"];

@@ -21,6 +21,12 @@ fn confd_answers_as_long_as_one_candidate_is_there() {
     step("something to ask about", || instance(&cluster));
     step("every type by Ganeti's client", || ganeti(&cluster, INSTANCE, 0, &all(&cluster)).map(drop));
     step("and by Gantry's", || own(&cluster));
+    step("verify names who asked in Ganeti's form", || {
+        let said = cluster.run(&["cluster", "verify"])?;
+        let wanted = format!("WARNING: node {}: ConfD is asked in Ganeti's form (SHA-1) by 127.", cluster.nodes[1].name);
+        ensure!(said.contains(&wanted), "{said}");
+        Ok(())
+    });
     step("the newest answer wins", || stale(&cluster));
     step("a renewed key", || renewed(&cluster));
     step("a form that is switched off", || digest(&cluster));
@@ -113,7 +119,16 @@ fn own(cluster: &VirtualCluster) -> Result<()> {
         ensure!(said.contains(wanted), "{asked:?} does not say {wanted}: {said}");
     }
     let (code, said) = cluster.refused(&["debug", "confd", "config", "/cluster/nosuch"])?;
-    ensure!(code == 1 && said.contains("the query can't be used"), "{said}");
+    ensure!(code == 1 && said.contains("nothing at that place"), "{said}");
+    for (asked, wanted) in [
+        (&["slots"][..], "slots wants the name of a pool"),
+        (&["config", "cluster"], "config wants a JSON pointer"),
+        (&["ping", "x"], "ping wants no query, not 'x'"),
+        (&["pools", "--digest", "sha1"], "no type pools in the form plj0"),
+    ] {
+        let (_, said) = cluster.refused(&[&["debug", "confd"], asked].concat())?;
+        ensure!(said.contains(wanted), "{asked:?} is not explained by {wanted:?}: {said}");
+    }
     let (code, said) = cluster.refused(&["debug", "confd", "nosuch"])?;
     ensure!(code == 2 && said.contains("candidate-ips"), "{said}");
     Ok(())

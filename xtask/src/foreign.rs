@@ -28,6 +28,8 @@ const IPROUTE: (&str, &str) = ("/usr/sbin/ip", "iproute2");
 const PROMTOOL: (&str, &str) = ("/usr/bin/promtool", "prometheus");
 /// Shows the daemons of a test another time.
 const FAKETIME: (&str, &str) = ("/usr/bin/faketime", "faketime");
+/// Builds the fuzzer, which is written in C++.
+const CXX: (&str, &str) = ("/usr/bin/g++", "g++");
 /// Only for comparison, in the benches.
 const PODMAN: (&str, &str) = ("/usr/bin/podman", "podman");
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -55,6 +57,11 @@ pub fn for_vms() -> Result<()> {
 pub fn for_benches() -> Result<()> {
     for_vms()?;
     missing(&[PODMAN], "compared with in the bench, otherwise not used")
+}
+
+/// Installs what fuzz targets are built with.
+pub fn for_fuzzing() -> Result<()> {
+    missing(&[CXX], "builds the fuzzer of the fuzz targets")
 }
 
 fn in_vms() -> Result<()> {

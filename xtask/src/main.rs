@@ -1,8 +1,9 @@
-//! The doors of the project: `cargo xtask quickstart|build|test|soak|ci|dev-cluster|bench|man|tidy`. What people and CI run is the same.
+//! The doors of the project: `cargo xtask quickstart|build|test|fuzz|soak|ci|dev-cluster|bench|man|tidy`. What people and CI run is the same.
 
 mod build;
 mod dev_cluster;
 mod foreign;
+mod fuzz;
 mod quickstart;
 mod run;
 mod soak;
@@ -42,6 +43,14 @@ enum Door {
     Test {
         /// Only tests whose names contain this
         filter: Option<String>,
+    },
+    /// Feed what reads strangers' bytes with made-up ones; prints a table, ends with 1 when a target crashed
+    Fuzz {
+        /// Only this target
+        target: Option<String>,
+        /// How long each, in seconds
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+        seconds: u32,
     },
     /// The tests of copies, failover and storms with larger numbers, round after round
     Soak {
@@ -91,6 +100,7 @@ fn open(door: Door) -> Result<()> {
         Door::Quickstart { keep, .. } => quickstart::run(keep),
         Door::Build { release } => build::all(release).map(|_| ()),
         Door::Test { filter } => test::all(filter.as_deref()),
+        Door::Fuzz { target, seconds } => fuzz::run_for(target.as_deref(), seconds),
         Door::Soak { minutes, seed } => soak::run_for(minutes, seed),
         Door::Ci => test::ci(),
         Door::DevCluster { nodes } => dev_cluster::run(nodes),

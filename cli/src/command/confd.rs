@@ -13,7 +13,8 @@ pub struct Confd {
     /// instances, disks, config, collectors, pools, slots, leases, or a number
     #[arg(value_name = "TYPE")]
     kind: Kind,
-    /// About what: a name, an address, a link, a JSON pointer
+    /// About what: node-role, drbd-minors and instances want a node, disks an instance, node-by-instance-ip an address,
+    /// instance-ips a link (default: the cluster's), config a JSON pointer, slots a pool, leases a lease (default: all)
     query: Option<String>,
     /// Link of the instance's address (node-by-instance-ip)
     #[arg(long, value_name = "LINK")]
@@ -35,6 +36,15 @@ fn form(text: &str) -> Result<Form, String> {
 }
 
 impl Confd {
+    /// What can't be answered is not asked.
+    fn check(&self) -> Result<(), CliError> {
+        if self.link.is_some() && self.kind != Kind::NodeByInstanceIp {
+            let text = format!("--link is for node-by-instance-ip alone, {} has none", self.kind.name());
+            return Err(CliError::Usage(text));
+        }
+        self.kind.check(&self.query()).map_err(|why| CliError::Usage(why.to_string()))
+    }
+
     fn query(&self) -> Query {
         match (self.kind, &self.query) {
             (Kind::NodeByInstanceIp, ip) => {
@@ -52,6 +62,7 @@ impl Confd {
 /// # Errors
 /// Nobody answers, or the answer is that there is none.
 pub async fn run(session: &Session, confd: &Confd) -> Result<(), CliError> {
+    confd.check()?;
     let client = files::client(&session.root).map_err(|why| told(&why))?;
     let client = match confd.digest {
         Some(form) => client.in_form(form),
@@ -63,7 +74,7 @@ pub async fn run(session: &Session, confd: &Confd) -> Result<(), CliError> {
         return Err(CliError::plain(format!(
             "ConfD on {} has no answer: {}",
             answer.from,
-            why(&answer.reply.answer)
+            why(confd.kind, &answer.reply.answer)
         )));
     }
     let text =
@@ -92,12 +103,15 @@ fn notes(session: &Session, confd: &Confd, answer: &Answer) {
 }
 
 /// The numbers that stand for errors (`spec/confd.md` §3), and texts as they are.
-fn why(answer: &Value) -> String {
+fn why(kind: Kind, answer: &Value) -> String {
     match answer {
         Value::Number(code) => match code.as_u64() {
             Some(0) => "there is no such entry".to_owned(),
             Some(1) => "an internal error, or the answer is longer than a datagram".to_owned(),
-            Some(2) => "the query can't be used with this type".to_owned(),
+            Some(2) if kind == Kind::Config => {
+                "there is nothing at that place of the configuration".to_owned()
+            }
+            Some(2) => format!("the query is wrong: {} wants {}", kind.name(), kind.wants()),
             _ => format!("error {code}"),
         },
         Value::String(text) => text.clone(),

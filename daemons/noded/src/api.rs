@@ -64,6 +64,7 @@ impl Api {
             wire::MasterIp => |request, _call| member.master_ip(request).await,
             wire::HooksRun => |request, _call| member.hooks_run(request).await,
             wire::AddressLook => |ip, _call| member.address_look(ip).await,
+            wire::ConfdLegacy => |(), _call| Ok(member.confd_legacy().await),
             wire::JoinProve => |_request, _call| Err(self.joined()),
             wire::JoinFinish => |_request, _call| Err(self.joined()),
         })

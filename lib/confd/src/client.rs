@@ -6,8 +6,9 @@ use crate::core::collect::{ASKED_MAX, Collect, Step};
 use crate::core::keys::{KeyError, Keys};
 use crate::core::reply::{Heard, open};
 use crate::core::request::{Kind, Query, Request};
-use crate::core::wire::{Form, Mac, Outer, REPLY_BYTES_MAX, seal_request};
+use crate::core::wire::{Form, Mac, Outer, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, seal_request};
 use gantry_rt::clock;
+use gantry_rt::secret::SecretError;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -27,6 +28,9 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// The key's file.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The key.
     #[error("{} is no key", path.display())]
     Key {
@@ -42,9 +46,22 @@ pub enum ClientError {
         /// The file.
         path: PathBuf,
     },
-    /// A query that no server takes.
-    #[error("the query is too long")]
-    Query(#[from] TooLong),
+    /// A request that no server takes.
+    #[error(
+        "the request would be longer than the {REQUEST_BYTES_MAX} bytes that servers take: ask with a shorter query"
+    )]
+    Long(#[from] TooLong),
+    /// A type that Ganeti's form has not.
+    #[error(
+        "there is no type {} in the form {}: it is Gantry's own, which only the second form has (confd_digest both or sha256)",
+        kind.name(), form.as_str()
+    )]
+    Kind {
+        /// The type.
+        kind: Kind,
+        /// The form.
+        form: Form,
+    },
     /// No socket.
     #[error("can't open a UDP socket")]
     Socket(#[source] io::Error),
@@ -123,6 +140,10 @@ impl Client {
     /// # Errors
     /// Nobody answered, or nobody could be asked. A reply that says what is wrong is an [`Answer`] too.
     pub async fn ask(&self, kind: Kind, query: Query) -> Result<Answer, ClientError> {
+        // Silence would be the answer.
+        if Kind::of(u64::from(kind.number()), self.form).is_none() {
+            return Err(ClientError::Kind { kind, form: self.form });
+        }
         // Which six is by chance, so that no candidate is forgotten.
         let mut peers = self.peers.clone();
         peers.sort_by_cached_key(|_| Uuid::new_v4());
@@ -178,6 +199,10 @@ impl Client {
         let request = Request { kind, query: query.clone(), rsalt: rsalt.clone(), dst };
         let message = request.message(self.form)?;
         let (datagram, mac) = seal_request(self.form, &self.keys, &seconds().to_string(), &message);
+        // Quotes of the message are doubled in it, and servers drop what is too long without a word.
+        if datagram.len() > REQUEST_BYTES_MAX {
+            return Err(TooLong(REQUEST_BYTES_MAX).into());
+        }
         let gone = match sockets.of(addr) {
             Some(socket) => socket.send_to(&datagram, addr).await.is_ok(),
             None => false,
@@ -226,5 +251,45 @@ impl Sockets {
             }
             (None, None) => Err(io::ErrorKind::NotConnected.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::keys::tests::FILE;
+
+    /// Asks a peer that never answers; how many bytes it was sent, or why none.
+    fn ask(form: Form, kind: Kind, query: &str) -> Result<usize, ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let client = Client::new(Keys::new(FILE).unwrap(), form, vec![peer.local_addr().unwrap()]);
+            let mut buffer = [0; 2 * REQUEST_BYTES_MAX];
+            tokio::select! {
+                bytes = peer.recv(&mut buffer) => Ok(bytes.unwrap()),
+                answer = client.ask(kind, Query::Text(query.to_owned())) => Err(answer.unwrap_err()),
+            }
+        })
+    }
+
+    #[test]
+    fn a_request_longer_than_servers_take_is_refused_and_not_sent() {
+        for form in [Form::Legacy, Form::Second] {
+            let rest = ask(form, Kind::Config, "").unwrap();
+            let of = |bytes: usize| ask(form, Kind::Config, &"/".repeat(bytes - rest));
+            assert_eq!(of(REQUEST_BYTES_MAX).unwrap(), REQUEST_BYTES_MAX);
+            for bytes in [REQUEST_BYTES_MAX + 1, 2 * REQUEST_BYTES_MAX] {
+                let said = of(bytes).unwrap_err().to_string();
+                assert!(said.contains("longer than the 4096 bytes"), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_type_that_the_form_has_not_is_refused_and_not_sent() {
+        let said = ask(Form::Legacy, Kind::Slots, "p").unwrap_err().to_string();
+        assert!(said.contains("no type slots in the form plj0"), "{said}");
+        assert!(ask(Form::Second, Kind::Slots, "p").is_ok());
     }
 }

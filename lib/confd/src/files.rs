@@ -5,6 +5,7 @@ use crate::core::keys::Keys;
 use crate::core::wire::Form;
 use gantry_model::root::Root;
 use gantry_rt::node_toml::{self, CONFD_PORT};
+use gantry_rt::secret;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -43,9 +44,9 @@ fn read(path: PathBuf) -> Result<String, ClientError> {
 /// The keys of a key file.
 ///
 /// # Errors
-/// It can't be read, or is too short.
+/// It can't be read, others could read or change it, or it is too short.
 pub fn keys(path: &Path) -> Result<Keys, ClientError> {
-    let bytes = fs::read(path).map_err(|source| ClientError::File { path: path.to_owned(), source })?;
+    let bytes = secret::read(path)?;
     Keys::new(&bytes).map_err(|source| ClientError::Key { path: path.to_owned(), source })
 }
 
@@ -104,7 +105,11 @@ mod tests {
         assert!(client(&root).unwrap_err().to_string().contains("master_candidates_ips"));
         fs::write(root.ssconf("master_candidates_ips"), "127.0.0.1\n::1\n").unwrap();
         assert!(client(&root).unwrap_err().to_string().contains("hmac.key"));
-        fs::write(root.hmac_key(), "0123456789abcdef\n").unwrap();
+        let key =
+            |mode| gantry_rt::files::atomic_write(&root.hmac_key(), b"0123456789abcdef\n", mode).unwrap();
+        key(0o644);
+        assert!(client(&root).unwrap_err().to_string().contains("chmod 0640"));
+        key(0o640);
         client(&root).unwrap();
         assert_eq!(form(&root).unwrap(), Form::Second);
         fs::write(root.ssconf("confd_digest"), "sha1\n").unwrap();

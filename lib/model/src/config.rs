@@ -150,6 +150,9 @@ pub mod confd {
     pub const LEGACY_NETWORKS: &str = "confd_legacy_networks";
     /// Types of requests that the legacy form may have, by number.
     pub const LEGACY_TYPES: &str = "confd_legacy_types";
+    /// RConfD's metric that says for each `source` when it last used the legacy form: seconds since 1970. Without the prefix
+    /// that all metrics have.
+    pub const LEGACY_LAST: &str = "confd_legacy_last_timestamp_seconds";
 }
 
 /// The cluster (`spec/config.md` §2). Fields Gantry decides by are typed, the rest is in `extra`

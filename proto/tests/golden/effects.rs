@@ -6,7 +6,7 @@ use gantry_proto::effects::{
     AddressLookReply, HookEnd, HookPhase, HookStatus, HooksRunRequest, MasterIpOrder, MasterIpReply,
     MasterIpRequest,
 };
-use gantry_proto::noded::{AddressLook, HooksRun, MasterIp};
+use gantry_proto::noded::{AddressLook, ConfdLegacy, HooksRun, LegacySource, MasterIp};
 use std::net::Ipv4Addr;
 
 pub fn samples(sheet: &mut Sheet) {
@@ -25,6 +25,9 @@ pub fn samples(sheet: &mut Sheet) {
         stack: "b1 net:[7]".to_owned(),
     });
     sheet.verb::<AddressLook>(&["192.0.2.1".parse().expect("an address")], &[], &seen);
+    let sources = ["192.0.2.7", "2001:db8::7"]
+        .map(|ip| LegacySource { ip: ip.parse().expect("an address"), ago_s: 300 });
+    sheet.verb::<ConfdLegacy>(&[()], &[], &[Vec::new(), sources.to_vec()]);
     let run = |phase| HooksRunRequest {
         fence: ids::FENCE,
         path: "node-add".to_owned(),

@@ -231,12 +231,48 @@ fn collector(name: &str) -> Result<&'static Collector, OpFail> {
     })
 }
 
+/// Requests have microseconds, people type seconds: both are said.
 fn check_interval(name: &str, value: &Value) -> Result<(), OpFail> {
     if value.as_u64().is_some_and(|us| (INTERVAL_US_MIN..=INTERVAL_US_MAX).contains(&us)) {
         return Ok(());
     }
+    let (least, most) = (seconds(INTERVAL_US_MIN), seconds(INTERVAL_US_MAX));
+    let given = value.as_f64().map_or_else(|| value.to_string(), |us| format!("{} ({value})", us / 1e6));
     let text = format!(
-        "the interval of data collector '{name}' must be {INTERVAL_US_MIN} to {INTERVAL_US_MAX} microseconds, not {value}"
+        "the interval of data collector '{name}' must be {least} to {most} seconds \
+         ({INTERVAL_US_MIN} to {INTERVAL_US_MAX} microseconds in requests), not {given}"
     );
     Err(OpFail::prereq(text, Ecode::WrongInput))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_refused_in_the_unit_that_was_typed() {
+        let refused = |value: Value| match check_interval("diskstats", &value) {
+            Ok(()) => String::new(),
+            Err(OpFail::Error(why)) => why.to_string(),
+            Err(_) => panic!("not an error of the input"),
+        };
+        for good in [100_000, 5_000_000, 86_400_000_000_u64] {
+            assert_eq!(refused(json!(good)), "");
+        }
+        for (bad, given) in [
+            (json!(0), "not 0 (0)"),
+            (json!(50_000), "not 0.05 (50000)"),
+            (json!(90_000_000_000_u64), "not 90000 (90000000000)"),
+            (json!("5"), "not \"5\""),
+        ] {
+            let said = refused(bad);
+            let wanted = "must be 0.1 to 86400 seconds (100000 to 86400000000 microseconds in requests), ";
+            assert!(said.contains(&format!("{wanted}{given}")), "{said}");
+        }
+    }
 }

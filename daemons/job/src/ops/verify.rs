@@ -2,17 +2,18 @@
 
 use crate::core::address;
 use crate::core::candidates::Pool;
+use crate::core::confd_legacy;
 use crate::core::crypto::{self, Expected};
 use crate::core::hooks::Hooks;
 use crate::core::renew::hex;
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
 use crate::ops::{Args, Cx, Locks, renew};
-use gantry_model::config::{AdminState, Cluster, Group, Instance, Node, Slot, SlotState};
+use gantry_model::config::{AdminState, Cluster, Group, Instance, Node, Slot, SlotState, confd};
 use gantry_model::master_ip::MasterAddress;
 use gantry_model::time;
 use gantry_proto::effects::AddressLookReply;
-use gantry_proto::noded::{AddressLook, Crypto, NodeInfo, NodeInfoReply};
+use gantry_proto::noded::{AddressLook, ConfdLegacy, Crypto, NodeInfo, NodeInfoReply};
 use gantry_proto::wconfd::{CopyStatus, Want};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -189,6 +190,22 @@ async fn crypto_findings(
     Ok(wrong.into_iter().map(|text| ("node", node.name.clone(), text)).collect())
 }
 
+/// What is to be known before the legacy form of ConfD is given up: who uses it still (`spec/confd.md` §7.3). No finding, since
+/// the cluster says that both forms are spoken.
+async fn legacy_warning(cx: &Cx<'_>, node: &Node, cluster: &Cluster) -> Result<Option<String>, OpFail> {
+    let digest = cluster.extra.get(confd::DIGEST).and_then(Value::as_str);
+    let answers = node.master_candidate || node.uuid == cx.go().master;
+    if !answers || digest.is_some_and(|digest| digest != confd::BOTH) {
+        return Ok(None);
+    }
+    match cx.nodes.call::<ConfdLegacy>(node, &(), CALL).await {
+        Ok(sources) => Ok(confd_legacy::warning(&node.name, &sources)),
+        // A noded of before can't say.
+        Err(OpFail::Error(_)) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
 /// Copies of either log that do not count, do not answer, or are far behind.
 fn copy_findings(copies: &Value) -> Result<Vec<(&'static str, String, String)>, OpFail> {
     let mut found = Vec::new();
@@ -295,6 +312,7 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let cluster = cx.master.cluster().await?;
     let address = Address::look(cx, &cluster).await?;
     let mut clean = true;
+    let mut legacy = Vec::new();
     for node in nodes.iter().filter(|node| !node.offline) {
         let found = match cx.nodes.call::<NodeInfo>(node, &(), CALL).await {
             Ok(facts) => {
@@ -302,6 +320,7 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
                 let mut found = node_findings(node, &facts, &instances, &slots);
                 found.extend(crypto_findings(cx, node, expected).await?);
                 found.extend(address.finding(cx, node).await?);
+                legacy.extend(legacy_warning(cx, node, &cluster).await?);
                 found
             }
             Err(OpFail::Error(why)) => {
@@ -318,6 +337,9 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.say("* Other Notes");
     if offline > 0 {
         cx.say(format!("  - NOTICE: {offline} offline node(s) found."));
+    }
+    for warning in legacy {
+        cx.say(warning);
     }
     let hooks = Hooks::cluster(args.id(), "cluster-verify", &cluster.cluster_name).after_on(&nodes);
     let failed = cx.hooks_after(&hooks).await?;

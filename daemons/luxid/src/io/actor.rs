@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 /// Events that may wait for the queue. Senders wait for a place: reports and clients are slowed down, none is lost.
 const INBOX_MAX: usize = 4096;
@@ -42,6 +43,9 @@ const OWNERS_MAX: usize = 16;
 const UNKNOWN_AFTER: Duration = Duration::from_secs(10);
 /// Longest wait for a time of the wall clock before it is looked at again.
 const CLOCK_LOOK_MS: u64 = 5_000;
+/// How long what nobody waits for waits for a batch of something else, before it has one of its own. Much longer than a process
+/// takes to start, and short for who looks on.
+const ALONE_AFTER: Duration = Duration::from_millis(50);
 /// What is counted for a change beside its body.
 const CHANGE_BYTES: usize = 128;
 
@@ -224,6 +228,8 @@ pub struct Actor {
     desks: HashMap<JobOwner, Arc<Desk>>,
     /// Who asked for the owners, and how many messages came before and are not taken yet.
     asked_for_owners: Vec<(usize, Owners)>,
+    /// When what waits for a batch has one of its own; by the clock that nobody sets.
+    alone_at: Option<Instant>,
 }
 
 impl Actor {
@@ -242,6 +248,7 @@ impl Actor {
             answers: HashMap::new(),
             desks: HashMap::new(),
             asked_for_owners: Vec::new(),
+            alone_at: None,
         }
     }
 
@@ -263,9 +270,12 @@ impl Actor {
         let mut lot = Vec::with_capacity(LOT_MAX);
         loop {
             let due = self.queue.due();
+            let waits = self.queue.waits_for_batch();
+            self.alone_at = waits.then(|| self.alone_at.unwrap_or_else(|| Instant::now() + ALONE_AFTER));
             let takes = self.parked.len() < PARKED_MAX;
             tokio::select! {
                 () = until(due), if takes => lot.push(Message::Event(Event::Tick)),
+                () = alone(self.alone_at), if takes => lot.push(Message::Event(Event::NoBatch)),
                 got = self.mailbox.messages.recv_many(&mut lot, LOT_MAX), if takes => {
                     if got == 0 { return Ok(()) }
                     self.asked_for_owners.iter_mut().for_each(|(before, _)| *before = before.saturating_sub(got));
@@ -477,6 +487,14 @@ async fn until(due: Option<Ts>) {
     let left = micros(due).saturating_sub(micros(now));
     let wait = Duration::from_micros(u64::try_from(left).unwrap_or(u64::MAX));
     tokio::time::sleep(wait.min(Duration::from_millis(CLOCK_LOOK_MS))).await;
+}
+
+/// Waits until then; for ever when that is None.
+async fn alone(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Cuts changes into batches that fit a row of the log each. A removal stays with the change before it.

@@ -1,7 +1,7 @@
 //! Which collectors are on and how often they look, as the cluster says, or as built in (`spec/mond.md` §4).
 
 use super::catalogue::Index;
-use gantry_model::collector::{COLLECTORS, INTERVAL_US, INTERVAL_US_MAX, INTERVAL_US_MIN};
+use gantry_model::collector::{COLLECTORS, INTERVAL_US, interval_us};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ impl Settings {
             if let Some(active) = given["active"].as_bool() {
                 setting.active = active;
             }
-            if let Some(us) = number(&given["interval"]) {
-                setting.interval_us = us.clamp(INTERVAL_US_MIN, INTERVAL_US_MAX);
+            if let Some(us) = interval_us(&given["interval"]) {
+                setting.interval_us = us;
             }
         }
         all
@@ -63,17 +63,11 @@ impl Settings {
     }
 }
 
-/// A whole number, also one written as a float, as Ganeti does.
-fn number(value: &Value) -> Option<u64> {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded before")]
-    let whole = |float: f64| (1.0..1e15).contains(&float).then_some(float as u64);
-    value.as_u64().or_else(|| whole(value.as_f64()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::catalogue::index;
+    use gantry_model::collector::INTERVAL_US_MIN;
     use serde_json::json;
 
     #[test]

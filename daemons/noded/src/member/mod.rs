@@ -14,6 +14,7 @@ mod crypto;
 mod effects;
 pub mod gate;
 mod images;
+mod legacy;
 mod node;
 mod office;
 mod put;

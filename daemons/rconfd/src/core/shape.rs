@@ -1,6 +1,7 @@
 //! Objects as ConfD shows them: in Ganeti's shape (`spec/confd.md` §4, `spec/config.md` §2 to §5), without what is secret,
 //! and for the second form with what only Gantry has.
 
+use gantry_model::collector::{INTERVAL_US, interval_us};
 use gantry_model::config::{Cluster, Disk, Group, Instance, Nic, Node, Params, RENEWED_CA, confd};
 use gantry_model::defaults;
 use serde_json::{Map, Value, json};
@@ -11,8 +12,6 @@ const HYPERVISORS: [&str; 6] = ["chroot", "fake", "kvm", "lxc", "xen-hvm", "xen-
 const XEN: [&str; 2] = ["xen-hvm", "xen-pvm"];
 /// Its name.
 const XEN_COLLECTOR: &str = "inst-status-xen";
-/// Interval of a collector that says none, microseconds.
-const INTERVAL_US: u64 = 5_000_000;
 /// Values that leave the machine empty: objects.
 const SECRET_OBJECTS: [&str; 2] = ["osparams_private_cluster", "candidate_certs"];
 /// Values that leave the machine empty: texts.
@@ -192,7 +191,7 @@ pub fn collectors(cluster: &Cluster) -> Value {
     let xen = cluster.enabled_hypervisors.iter().any(|name| XEN.contains(&name.as_str()));
     let one = |(name, set): (String, Value)| {
         let active = set["active"].as_bool().unwrap_or(true) && (name != XEN_COLLECTOR || xen);
-        let interval = set["interval"].as_u64().unwrap_or(INTERVAL_US);
+        let interval = interval_us(&set["interval"]).unwrap_or(INTERVAL_US);
         (name, json!({"active": active, "interval": interval}))
     };
     Value::Object(all.into_iter().map(one).collect::<Map<_, _>>())

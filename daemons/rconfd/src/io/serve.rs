@@ -187,16 +187,17 @@ impl Worker {
         let counts = &self.shared.counts;
         counts.answered(one.form, one.request.kind).fetch_add(1, Ordering::Relaxed);
         if one.form == Form::Legacy {
-            counts.legacy(from.ip().to_canonical());
+            counts.legacy(from.ip().to_canonical(), now.s);
         }
-        let answer = match &serving.snapshot {
+        let snapshot = self.shared.current(serving, now.ms);
+        let answer = match snapshot {
             None => Arc::new(Answer::none()),
             Some(_) if one.request.kind == Kind::Config && !tells(serving, from.ip(), self.own.ip()) => {
                 Arc::new(Answer::untold())
             }
             Some(snapshot) => self.cache.answer(snapshot, one.form, one.request.kind, &one.request.query),
         };
-        let config_serial = serving.snapshot.as_ref().map_or(0, |snapshot| snapshot.config_serial());
+        let config_serial = snapshot.map_or(0, |snapshot| snapshot.config_serial());
         let said = Said { ok: answer.ok, answer: &answer.text, serial: answer.serial };
         let server = Server { time: now.s, config_serial, node: &self.shared.node };
         let keys = &serving.keys[one.key];

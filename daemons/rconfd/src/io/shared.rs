@@ -20,13 +20,13 @@ const QUIET_MS: u64 = 10_000;
 /// What is served. Replaced as a whole.
 #[derive(Debug, Clone, Default)]
 pub struct Serving {
-    /// The configuration; None = there is none.
+    /// The last configuration there was; None = there was none. Ask [`Shared::current`] whether it may be served.
     pub snapshot: Option<Arc<Snapshot>>,
     /// What the cluster says: of the last configuration there was.
     pub options: Options,
     /// Keys that count, the newest first.
     pub keys: Arc<Vec<Keys>>,
-    /// Addresses of the cluster's nodes.
+    /// Addresses of the cluster's nodes: of the last configuration there was, so that they are told when it is too old.
     pub nodes: Arc<HashSet<IpAddr>>,
 }
 
@@ -34,6 +34,9 @@ pub struct Serving {
 #[derive(Debug)]
 pub struct Shared {
     serving: RwLock<Arc<Serving>>,
+    /// Until when its configuration may be served, ms. Beside it, since each good look moves it, and obeyed by who answers,
+    /// so that it holds also while no look ends.
+    until: AtomicU64,
     /// Who is let in.
     pub gate: Mutex<Gate>,
     /// What happened.
@@ -50,8 +53,8 @@ impl Shared {
     /// Serves nothing yet.
     #[must_use]
     pub fn new(gate: Gate, near: Vec<Network>, node: String, clock_s: u64) -> Self {
-        let (serving, counts) = (RwLock::default(), Counts::default());
-        Self { serving, gate: Mutex::new(gate), counts, near, node, clock_s }
+        let (serving, until, counts) = (RwLock::default(), AtomicU64::new(0), Counts::default());
+        Self { serving, until, gate: Mutex::new(gate), counts, near, node, clock_s }
     }
 
     /// What is served now.
@@ -63,6 +66,17 @@ impl Shared {
     /// Serves this from now on.
     pub fn serve(&self, serving: Serving) {
         *self.serving.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(serving);
+    }
+
+    /// What is served may be served until then.
+    pub fn good_until(&self, ms: u64) {
+        self.until.store(ms, Ordering::Relaxed);
+    }
+
+    /// The configuration that answers come from now; None = there is none, or it is too old.
+    #[must_use]
+    pub fn current<'a>(&self, serving: &'a Serving, now_ms: u64) -> Option<&'a Arc<Snapshot>> {
+        serving.snapshot.as_ref().filter(|_| now_ms < self.until.load(Ordering::Relaxed))
     }
 }
 
@@ -82,7 +96,16 @@ pub struct Counts {
     answered: [[AtomicU64; Kind::ALL.len()]; 2],
     dropped: [AtomicU64; Dropped::ALL.len()],
     quiet: [Quiet; Dropped::ALL.len()],
-    legacy: Mutex<BTreeMap<IpAddr, u64>>,
+    legacy: Mutex<BTreeMap<IpAddr, Legacy>>,
+}
+
+/// Answers in the legacy form to one source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Legacy {
+    /// How many.
+    pub count: u64,
+    /// When the last was, seconds since 1970.
+    pub last_s: u64,
 }
 
 #[derive(Debug, Default)]
@@ -121,19 +144,21 @@ impl Counts {
         None
     }
 
-    /// Counts an answer in the legacy form by who asked.
-    pub fn legacy(&self, from: IpAddr) {
+    /// Counts an answer in the legacy form by who asked. When there are too many, the one that asked longest ago makes room.
+    pub fn legacy(&self, from: IpAddr, now_s: u64) {
         let mut all = self.legacy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(&from) {
-            *count += 1;
-        } else if all.len() < SOURCES_MAX {
-            all.insert(from, 1);
+        if !all.contains_key(&from) && all.len() >= SOURCES_MAX {
+            let oldest = all.iter().min_by_key(|(_, seen)| seen.last_s).map(|(ip, _)| *ip);
+            oldest.map(|ip| all.remove(&ip));
         }
+        let seen = all.entry(from).or_default();
+        seen.count += 1;
+        seen.last_s = now_s;
     }
 
-    /// Who asked in the legacy form, how often.
+    /// Who asked in the legacy form, how often and when.
     #[must_use]
-    pub fn legacy_sources(&self) -> BTreeMap<IpAddr, u64> {
+    pub fn legacy_sources(&self) -> BTreeMap<IpAddr, Legacy> {
         self.legacy.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -35,9 +35,10 @@ pub struct Watch {
     inotify: Inotify,
     loader: Loader,
     keep: Keep,
-    /// The last configuration there was, and why there is no newer one.
+    /// The last configuration there was, why there is no newer one, and whether it is too old to be served.
     snapshot: Option<Arc<Snapshot>>,
     bad: Option<String>,
+    over: bool,
     /// What the key files held; None = there was no key.
     files: Option<keys::Files>,
     /// Why there is none, once it was said.
@@ -82,6 +83,7 @@ impl Watch {
             keep,
             snapshot,
             bad,
+            over: false,
             files,
             no_key,
             silent: false,
@@ -104,17 +106,24 @@ impl Watch {
         let mut written = true;
         while !self.stop.is_cancelled() {
             let now = clock::millis();
-            if pace.due() <= now {
+            let due = pace.due().min(self.end());
+            if due <= now {
                 self.look();
                 pace.looked(clock::millis(), std::mem::take(&mut written));
                 continue;
             }
-            if self.wait((pace.due() - now).min(STOP_MS)).context("the watch of the copy broke")? {
+            if self.wait((due - now).min(STOP_MS)).context("the watch of the copy broke")? {
                 written = true;
                 pace.event(clock::millis());
             }
         }
         Ok(())
+    }
+
+    /// When the health must say that what was served is too old, if it comes to that.
+    fn end(&self) -> u64 {
+        let ends = self.bad.is_some() && self.snapshot.is_some() && !self.over;
+        if ends { self.keep.until() } else { u64::MAX }
     }
 
     /// Waits for an event; whether there was one.
@@ -138,26 +147,30 @@ impl Watch {
             // Made anew when the last that had it open is gone; watching it twice is watching it once.
             let _ = self.inotify.add_watch(&self.root.lib().join(name), AddWatchFlags::IN_MODIFY);
         }
+        let no_key = self.no_key.clone();
         let keys = self.look_at_keys();
         let config = self.look_at_config();
-        let changed = keys.is_some() || config;
+        let over = !self.keep.may_serve(clock::millis());
+        let aged = std::mem::replace(&mut self.over, over) != over;
+        let changed = keys.is_some() || config || aged || no_key != self.no_key;
         let old = self.shared.serving();
-        let snapshot = self.snapshot.clone().filter(|_| self.keep.may_serve(clock::millis()));
         let silent_s = self.look_at_clock();
         let clock_news = silent_s > 0 || self.silent;
         self.silent = silent_s > 0;
-        if !changed && !clock_news && snapshot.is_some() == old.snapshot.is_some() {
+        if !changed && !clock_news {
             return;
         }
         let options = match &self.snapshot {
             Some(snapshot) => snapshot.options(),
             None => Options::spoken(self.digest().as_deref()),
         };
-        let nodes = snapshot.iter().flat_map(|snapshot| snapshot.nodes.values());
+        let nodes = self.snapshot.iter().flat_map(|snapshot| snapshot.nodes.values());
         let nodes = nodes.filter_map(|node| node.primary_ip.parse::<IpAddr>().ok()).collect();
         let keys = keys.unwrap_or_else(|| Arc::clone(&old.keys));
-        let why = match (&snapshot, &self.bad, keys.is_empty()) {
-            (_, _, true) => "answers nobody: this node has no hmac.key".to_owned(),
+        let why = match (self.snapshot.as_ref().filter(|_| !over), &self.bad, keys.is_empty()) {
+            (_, _, true) => {
+                format!("answers nobody: {}", self.no_key.as_deref().unwrap_or("no key was read"))
+            }
             _ if silent_s > 0 => {
                 format!(
                     "answers nobody for {silent_s} s: requests of that time may have been answered before (the clock was set \
@@ -172,6 +185,7 @@ impl Watch {
             }
         };
         self.ready.set(true, why);
+        let snapshot = self.snapshot.clone();
         self.shared.serve(Serving { snapshot, options, keys, nodes: Arc::new(nodes) });
     }
 
@@ -228,9 +242,11 @@ impl Watch {
     /// Whether the configuration, or what is known of it, is another now.
     fn look_at_config(&mut self) -> bool {
         let counts = &self.shared.counts;
+        let began = clock::millis();
         match self.loader.look() {
             Ok(look) => {
-                self.keep.good();
+                self.keep.good(began);
+                self.shared.good_until(self.keep.until());
                 let healed = self.bad.take().is_some();
                 match look {
                     Look::Same => return healed,
@@ -250,7 +266,7 @@ impl Watch {
             }
             Err(why) => {
                 let why = format!("{:#}", anyhow::Error::from(why));
-                if self.keep.bad(clock::millis()) {
+                if self.keep.bad() {
                     tracing::warn!(error = why, "no new configuration");
                 }
                 let news = self.bad.as_ref() != Some(&why);

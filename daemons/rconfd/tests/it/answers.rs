@@ -278,6 +278,14 @@ fn collectors_are_told_exactly() {
     assert!(ganetis.iter().all(|name| names.contains(name)));
     assert_eq!(all["cpu-avg-load"], json!({"active": true, "interval": 5_000_000}));
     assert_eq!(all["inst-status-xen"]["active"], false, "there is no Xen");
+    // Ganeti writes floats; what is no number is the default.
+    let mut rows = rows();
+    let set = json!({"lv": {"active": false, "interval": 2.5e6}, "drbd": {"interval": 1}, "diskstats": {"interval": "x"}});
+    rows[1] = changed(&rows[1], "data_collectors", set);
+    let (_, all, _) = of(&snapshot(&rows), Legacy, Kind::Collectors, &Query::Null);
+    assert_eq!(all["lv"], json!({"active": false, "interval": 2_500_000}));
+    assert_eq!(all["drbd"]["interval"], 100_000, "what nobody can do is cut to what can be done");
+    assert_eq!(all["diskstats"], json!({"active": true, "interval": 5_000_000}));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a test ends it")]
 
 mod admit;
+mod age;
 mod answers;
 mod gate;
 mod history;

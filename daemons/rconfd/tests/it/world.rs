@@ -58,7 +58,7 @@ impl World {
         gantry_rt::files::make_dirs(&root).unwrap();
         let text = format!("name = \"node1.example.test\"\naddress = \"{ip}\"\n[confd]\n{settings}\n");
         fs::write(root.node_toml(), text).unwrap();
-        fs::write(root.hmac_key(), KEY).unwrap();
+        gantry_rt::files::atomic_write(&root.hmac_key(), KEY.as_bytes(), 0o640).unwrap();
         Self { _dir: dir, root, addr: SocketAddr::new(ip, PORT), daemon: None, writer: None }
     }
 

@@ -5,4 +5,5 @@ pub mod collect;
 pub mod keys;
 pub mod reply;
 pub mod request;
+pub mod wants;
 pub mod wire;

@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 /// Deepest nesting of a request's JSON.
 pub const DEPTH_MAX: usize = 32;
-/// Fewest bytes of an rsalt of the second form: 128 bits, however they are written.
-pub const RSALT_BYTES_MIN: usize = 16;
+/// Fewest hex digits of an rsalt of the second form: 128 bits, as plain hex or as a UUID with its dashes.
+pub const RSALT_DIGITS_MIN: usize = 32;
 
 /// What is asked for. From [`Kind::Pools`] on only in the second form: Ganeti has no such types, and its numbers end at 11.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -198,7 +198,7 @@ impl Request {
             Form::Second => {
                 let Second { protocol, r#type, query, rsalt, dst } =
                     serde_json::from_str(msg).map_err(bad)?;
-                if rsalt.len() < RSALT_BYTES_MIN || rsalt.contains('\0') {
+                if !is_random(&rsalt) {
                     return Err(RequestError::Malformed);
                 }
                 (protocol, r#type, query, rsalt, Some(dst))
@@ -228,6 +228,13 @@ impl Request {
         }
         ascii::to_string(&all, REQUEST_BYTES_MAX)
     }
+}
+
+/// Whether an rsalt may have the bits it must have.
+fn is_random(rsalt: &str) -> bool {
+    let digits = rsalt.bytes().filter(u8::is_ascii_hexdigit).count();
+    let dashes = rsalt.bytes().filter(|byte| *byte == b'-').count();
+    digits >= RSALT_DIGITS_MIN && digits + dashes == rsalt.len()
 }
 
 /// A whole number, also when it is written as `0.0`.
@@ -350,6 +357,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// 128 bits.
+    const RSALT: &str = "0123456789abcdef0123456789abcdef";
+
+    fn second(msg: &str) -> Result<Request, RequestError> {
+        Request::parse(Form::Second, msg)
+    }
+
     fn legacy(msg: &str) -> Result<Request, RequestError> {
         Request::parse(Form::Legacy, msg)
     }
@@ -413,16 +427,11 @@ mod tests {
 
     #[test]
     fn keys_are_closed_in_the_legacy_form_and_open_in_the_second() {
-        let more = r#"{"protocol":1,"type":0,"rsalt":"0123456789abcdef","dst":"::1","more":1}"#;
-        assert_eq!(legacy(more), Err(RequestError::Malformed));
-        assert_eq!(Request::parse(Form::Second, more).unwrap().dst.as_deref(), Some("::1"));
-        for bad in [
-            r#"{"protocol":2,"type":0,"rsalt":"0123456789abcdef"}"#,
-            r#"{"protocol":2,"type":0,"rsalt":"0123456789abcde","dst":""}"#,
-            r#"{"protocol":2,"type":0,"rsalt":"0123456789abcdef\u0000","dst":""}"#,
-        ] {
-            assert_eq!(Request::parse(Form::Second, bad), Err(RequestError::Malformed), "{bad}");
-        }
+        let more = format!(r#"{{"protocol":1,"type":0,"rsalt":"{RSALT}","dst":"::1","more":1}}"#);
+        assert_eq!(legacy(&more), Err(RequestError::Malformed));
+        assert_eq!(second(&more).unwrap().dst.as_deref(), Some("::1"));
+        let bad = format!(r#"{{"protocol":2,"type":0,"rsalt":"{RSALT}"}}"#);
+        assert_eq!(second(&bad), Err(RequestError::Malformed), "without dst");
         for bad in [
             r#"{"protocol":1,"type":0}"#,
             r#"{"type":0,"rsalt":""}"#,
@@ -433,8 +442,26 @@ mod tests {
         ] {
             assert_eq!(legacy(bad), Err(RequestError::Malformed), "{bad}");
         }
-        let pools = r#"{"protocol":2,"type":100,"rsalt":"0123456789abcdef","dst":"::1"}"#;
-        assert_eq!(Request::parse(Form::Second, pools).unwrap().kind, Kind::Pools);
+        let pools = format!(r#"{{"protocol":2,"type":100,"rsalt":"{RSALT}","dst":"::1"}}"#);
+        assert_eq!(second(&pools).unwrap().kind, Kind::Pools);
+    }
+
+    #[test]
+    fn an_rsalt_of_the_second_form_has_128_bits() {
+        let takes = |rsalt: &str| {
+            second(&format!(r#"{{"protocol":2,"type":0,"rsalt":"{rsalt}","dst":"::1"}}"#)).is_ok()
+        };
+        let uuid = "00000000-0000-4000-8000-00000000000a";
+        for good in [RSALT, &RSALT.to_uppercase(), uuid, &"0".repeat(40)] {
+            assert!(takes(good), "{good}");
+        }
+        let not_hex = format!("{}g", &RSALT[1..]);
+        let nul = format!("{RSALT}\\u0000");
+        for bad in ["", "0123456789abcdef", &RSALT[1..], &uuid[1..], &not_hex, &nul, &format!("{{{uuid}}}")] {
+            assert!(!takes(bad), "{bad}");
+        }
+        // Ganeti's form says nothing of it.
+        assert!(legacy(r#"{"protocol":1,"type":0,"rsalt":""}"#).is_ok());
     }
 
     #[test]
@@ -442,9 +469,9 @@ mod tests {
         let deep = |depth: usize| {
             let (open, close) = ("[".repeat(depth), "]".repeat(depth));
             let msg = format!(
-                r#"{{"protocol":2,"type":0,"rsalt":"0123456789abcdef","dst":"[[[[\"[[","more":{open}{close}}}"#
+                r#"{{"protocol":2,"type":0,"rsalt":"{RSALT}","dst":"[[[[\"[[","more":{open}{close}}}"#
             );
-            Request::parse(Form::Second, &msg).is_ok()
+            second(&msg).is_ok()
         };
         assert!(deep(DEPTH_MAX - 1) && !deep(DEPTH_MAX) && !deep(1000));
     }
@@ -462,7 +489,7 @@ mod tests {
         fn what_is_written_is_read(number in 0..15usize, text in any::<String>(), ips in prop::collection::vec(any::<String>(), 0..3)) {
             let selection = Selection { link: Some(text.clone()), ip: None, ips, fields: vec![MasterField::ClusterIp] };
             for query in [Query::Null, Query::Text(text.clone()), Query::Object(selection)] {
-                let rsalt = "0123456789abcdef".to_owned();
+                let rsalt = RSALT.to_owned();
                 let asked = Request { kind: Kind::ALL[number].0, query, rsalt, dst: Some("127.0.0.1".to_owned()) };
                 let Ok(msg) = asked.message(Form::Second) else { continue };
                 prop_assert_eq!(Request::parse(Form::Second, &msg), Ok(asked));

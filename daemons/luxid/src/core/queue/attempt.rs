@@ -246,7 +246,7 @@ impl Queue {
             Ok(_) => {
                 self.last_id = job.0;
                 self.keys.extend(key.map(|key| (key, job)));
-                self.store_later(now, job, id);
+                self.store_later(job, id);
             }
             Err(why) => {
                 if let Some(attempt) = self.tasks.get_mut(&id).and_then(|e| e.task_mut().attempts.last_mut())

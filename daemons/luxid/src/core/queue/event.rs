@@ -90,6 +90,8 @@ pub enum Event {
     News(Box<News>),
     /// The time of [`super::Queue::due`] has come.
     Tick,
+    /// No batch came for a while since [`super::Queue::waits_for_batch`]: what waits has one of its own.
+    NoBatch,
     /// Jobs of an earlier run are adopted or dead, wconfd knows the owners: start jobs from now on (P4.7).
     Open,
 }

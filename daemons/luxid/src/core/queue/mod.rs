@@ -121,8 +121,6 @@ enum Timer {
     Request(LeaseUuid),
     /// A line that was told to wait asks again.
     Pool(String),
-    /// What waited for another batch to be stored with gets one of its own.
-    Unhurried,
 }
 
 /// The queue. See the module.
@@ -275,7 +273,7 @@ impl Queue {
             Event::Forget(ask) => self.forget(ask),
             Event::Ready(owner, process) => self.ready(owner, process),
             Event::StartFailed(owner, why) => self.start_failed(now, owner, &why),
-            Event::Reported(report) if self.is_unhurried(&report) => self.keep_report(now, *report),
+            Event::Reported(report) if self.is_unhurried(&report) => self.keep_report(*report),
             Event::Reported(report) => self.reported(now, &report),
             Event::Dead(owner, spool) => {
                 // What it said before comes first.
@@ -296,6 +294,7 @@ impl Queue {
             Event::LeaseEnded(lease) => self.lease_ended(now, lease),
             Event::News(news) => self.news(now, *news),
             Event::Tick => {}
+            Event::NoBatch => self.no_batch(now),
             Event::Open => {
                 self.open = true;
                 self.stirred.extend(self.lines.keys().cloned());
@@ -338,7 +337,6 @@ impl Queue {
                 Some(Timer::Task(id)) => self.task_due(id),
                 Some(Timer::Request(lease)) => self.request_due(now, lease),
                 Some(Timer::Pool(pool)) => self.pool_due(pool),
-                Some(Timer::Unhurried) => self.unhurried_due(now),
                 None => return,
             }
         }

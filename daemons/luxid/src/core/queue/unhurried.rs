@@ -1,19 +1,17 @@
 //! What nobody waits for is stored with the next batch that there is anyway, and has one of its own only when none comes
-//! for a while: each batch is a flush.
+//! for a while: each batch is a flush. How long a while is, by a clock that nobody sets, is the shell's to know: it is told
+//! whether anything waits, and says [`super::Event::NoBatch`].
 //!
 //! * A new job of an attempt and what the attempt says of it. Its start needs no commit (P4.1), and `running` is stored
 //!   before it is told to go (P4.2): with that row these go. A luxid that dies before has the attempt with its lease
 //!   uuid, and the same grant makes another job (P1.13).
 //! * The last word of an attempt's job whose result is stored: its process waits for the answer.
 
-use super::{Queue, Timer};
+use super::Queue;
 use gantry_model::ids::{JobId, TaskId};
 use gantry_model::job::{Outcome, Report};
 use gantry_model::time::Ts;
 use std::collections::BTreeMap;
-
-/// How long it may take. Much longer than a process takes to start, and short for who looks on.
-const WAIT_MICROS: u32 = 50_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -22,30 +20,20 @@ pub(super) struct Unhurried {
     jobs: BTreeMap<JobId, TaskId>,
     /// Last words.
     reports: Vec<Report>,
-    /// When they are stored at the latest; None when there are none.
-    due: Option<Ts>,
-}
-
-fn later(now: Ts) -> Ts {
-    let micros = now.1 + WAIT_MICROS;
-    Ts(now.0 + u64::from(micros / 1_000_000), micros % 1_000_000)
 }
 
 impl Queue {
-    fn wait_for_a_batch(&mut self, now: Ts) {
-        if self.unhurried.due.is_none() {
-            let due = later(now);
-            self.unhurried.due = Some(due);
-            self.timers.insert((due, Timer::Unhurried));
-        }
+    /// Whether anything waits for a batch. If none comes for a while, [`super::Event::NoBatch`] is wanted.
+    #[must_use]
+    pub fn waits_for_batch(&self) -> bool {
+        !self.unhurried.jobs.is_empty() || !self.unhurried.reports.is_empty()
     }
 
     /// A job that was just made, and its task, need no batch of their own.
-    pub(super) fn store_later(&mut self, now: Ts, job: JobId, task: TaskId) {
+    pub(super) fn store_later(&mut self, job: JobId, task: TaskId) {
         self.dirty.remove(&job);
         self.dirty_tasks.remove(&task);
         self.unhurried.jobs.insert(job, task);
-        self.wait_for_a_batch(now);
     }
 
     /// Somebody is told of this job: it is stored before the answer goes out.
@@ -60,9 +48,8 @@ impl Queue {
             && self.may_turn_over(report.owner.job)
     }
 
-    pub(super) fn keep_report(&mut self, now: Ts, report: Report) {
+    pub(super) fn keep_report(&mut self, report: Report) {
         self.unhurried.reports.push(report);
-        self.wait_for_a_batch(now);
     }
 
     /// Whether there are last words that no batch came for yet.
@@ -79,8 +66,7 @@ impl Queue {
     }
 
     /// No batch came.
-    pub(super) fn unhurried_due(&mut self, now: Ts) {
-        self.unhurried.due = None;
+    pub(super) fn no_batch(&mut self, now: Ts) {
         self.store_jobs(|_, _, _| true);
         self.hear_kept(now);
     }
@@ -96,12 +82,6 @@ impl Queue {
             || !self.changes.is_empty();
         if batch {
             self.hear_kept(now);
-        }
-        if self.unhurried.jobs.is_empty()
-            && self.unhurried.reports.is_empty()
-            && let Some(due) = self.unhurried.due.take()
-        {
-            self.timers.remove(&(due, Timer::Unhurried));
         }
     }
 

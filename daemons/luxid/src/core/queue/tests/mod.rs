@@ -118,7 +118,9 @@ impl Bench {
 
     fn step(&mut self, event: Event) {
         self.now += 1;
-        let effects = self.queue.step(Ts(self.now, 0), [event]);
+        // A second is a while.
+        let alone = self.queue.waits_for_batch().then_some(Event::NoBatch);
+        let effects = self.queue.step(Ts(self.now, 0), [event].into_iter().chain(alone));
         self.perform(effects);
     }
 

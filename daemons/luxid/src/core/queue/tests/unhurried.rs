@@ -57,7 +57,7 @@ fn a_new_attempt_is_stored_with_the_row_that_says_it_runs() {
     assert!(b.is_stored(kind::JOB, owner.job) && !b.went(owner));
     b.commit();
     assert!(b.went(owner));
-    assert_eq!(b.queue.due(), None, "nothing is left to be stored");
+    assert!(!b.queue.waits_for_batch(), "nothing is left to be stored");
 }
 
 #[test]
@@ -107,12 +107,21 @@ fn a_job_that_somebody_is_told_of_is_stored_first() {
 fn what_no_batch_comes_for_has_one_of_its_own() {
     let mut b = Bench::new();
     let (id, owner, _) = b.granted();
-    let due = b.queue.due().expect("it is stored soon");
-    assert!(due <= Ts(b.now, 100_000), "{due:?}");
-    b.step(Event::Tick);
+    assert!(b.queue.waits_for_batch());
+    b.at_once(Event::NoBatch);
     assert_eq!((b.tickets.len(), b.stored(id).attempts[0].job), (1, Some(owner.job)));
     b.commit();
-    assert_eq!(b.queue.due(), None);
+    assert!(!b.queue.waits_for_batch());
+}
+
+#[test]
+fn a_clock_that_is_set_back_holds_nothing_up() {
+    let mut b = Bench::new();
+    let (id, owner, _) = b.granted();
+    b.now -= 5;
+    assert!(b.queue.waits_for_batch() && b.queue.due().is_none(), "no time of that clock is waited for");
+    b.at_once(Event::NoBatch);
+    assert_eq!((b.tickets.len(), b.stored(id).attempts[0].job), (1, Some(owner.job)));
 }
 
 #[test]

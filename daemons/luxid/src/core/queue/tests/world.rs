@@ -213,7 +213,9 @@ impl World {
     fn feed(&mut self, event: Event) {
         self.now += 1;
         let Some(queue) = &mut self.queue else { return };
-        let effects = queue.step(Ts(self.now, 0), [event]);
+        // A second is a while.
+        let alone = queue.waits_for_batch().then_some(Event::NoBatch);
+        let effects = queue.step(Ts(self.now, 0), [event].into_iter().chain(alone));
         self.perform(effects);
         self.check_order();
     }
