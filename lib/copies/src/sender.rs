@@ -24,7 +24,7 @@ use gantry_store::core::copy::Refusal;
 use gantry_store::core::list::Member;
 use gantry_store::core::row::{Index, Position, Row};
 use gantry_store::core::snapshot::{Feed, feed};
-use gantry_store::core::token::{Connect, Token, connect, may_give};
+use gantry_store::core::token::{Connect, Suspicion, Token, connect, may_give};
 use gantry_store::{Shipment, StoreError};
 use std::path::Path;
 use std::sync::Arc;
@@ -164,6 +164,9 @@ impl<L: Link> Session<'_, L> {
             return Err(End::Lost("it has no such log".to_owned()));
         };
         let facts = answer.map_err(|why| refused(wire::to_refusal(why)))?;
+        if facts.damaged.is_some() && facts.copy_id.is_nil() {
+            return Err(End::Suspect(Suspicion::Damaged.to_string()));
+        }
         if facts.copy_id != self.member.copy_id {
             return Err(End::Lost(format!("the node holds another copy, {}", facts.copy_id)));
         }
