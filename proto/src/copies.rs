@@ -389,6 +389,18 @@ pub struct BodyGetReply {
     pub bytes: Vec<u8>,
 }
 
+/// Names in one [`AsideReply`].
+pub const ASIDE_MAX: usize = 8;
+
+/// See [`crate::noded::CopyAside`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsideReply {
+    /// How many files there are.
+    pub count: u64,
+    /// The newest [`ASIDE_MAX`], the newest first.
+    pub newest: Vec<String>,
+}
+
 /// See [`crate::noded::CopyAlone`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AloneRequest {

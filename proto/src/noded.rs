@@ -115,6 +115,9 @@ verbs! {
     46 HooksRun(effects::HooksRunRequest) as Vec<effects::HookEnd>;
     /// Whether this machine has an address. Changes nothing.
     47 AddressLook(Ipv4Addr) as effects::AddressLookReply;
+    /// Rows of this node's copies that a change of masters cut off (P1.9): the files they were put into. A noded of before
+    /// does not know it.
+    49 CopyAside(()) as copies::AsideReply;
 }
 
 /// SHA-256 of a certificate's DER: what people and jobs call a CA by.

@@ -306,6 +306,7 @@ impl TestLink {
             StepDown => |request| copies.step_down(request);
             Deposed => |request| copies.deposed(caller, request);
             CopyAlone => |request| copies.alone(caller, request);
+            CopyAside => |_request| copies.aside();
         }
     }
 
