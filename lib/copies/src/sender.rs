@@ -10,7 +10,7 @@
 //! to the promise, since the copy at its end may be another one then.
 
 use crate::bodies::{PIECE_MS, piece, settle, turns_max};
-use crate::handle::{Entry, Shared, blocking};
+use crate::handle::{Entry, SILENT_MS, Shared, blocking};
 use crate::heard;
 use crate::link::{Link, LinkError};
 use crate::wire;
@@ -20,6 +20,7 @@ use gantry_proto::copies::{
     SnapshotPutReply, SnapshotPutRequest, TokenRequest,
 };
 use gantry_proto::noded;
+use gantry_rt::clock;
 use gantry_store::core::copy::Refusal;
 use gantry_store::core::list::Member;
 use gantry_store::core::row::{Index, Position, Row};
@@ -97,7 +98,10 @@ pub async fn run<L: Link>(shared: Arc<Shared<L>>, member: Member, stop: Cancella
         match end {
             End::Lost(why) => {
                 tracing::debug!(log = ?shared.log, node = shared.name(member.node), why, "a copy is not reached");
-                shared.note(member, |entry| entry.why = why);
+                shared.note(member, |entry| {
+                    entry.why = why;
+                    entry.lost(clock::millis());
+                });
             }
             End::Suspect(why) => {
                 tracing::error!(
@@ -357,6 +361,10 @@ impl<L: Link> Session<'_, L> {
         let (mut offset, mut turns) = (0, 0_u64);
         loop {
             let bytes = piece(path.to_owned(), offset).await.map_err(|why| End::Lost(why.to_string()))?;
+            // With the last piece it takes the whole over before it answers.
+            let last = offset + bytes.len() as u64 >= of.bytes;
+            let patience = if last { PIECE_MS } else { SILENT_MS };
+            self.shared.takes_snapshot(self.member, Index(of.at.idx), patience);
             let request = SnapshotPutRequest {
                 log: wire::log(self.shared.log),
                 claim: wire::claim(&self.shared.claim),
@@ -382,6 +390,24 @@ impl<L: Link> Session<'_, L> {
 }
 
 impl Entry {
+    /// After which row it will be sent rows, if it is alive: what it has, or the end of a snapshot on its way to it. That a copy
+    /// takes pieces of one is an answer, though none by which rows can be committed.
+    #[must_use]
+    pub fn goes_on_after(&self, now: u64) -> Option<Index> {
+        if self.suspect.is_some() {
+            return None;
+        }
+        match self.snapshot {
+            Some((at, until)) if now <= until => Some(at),
+            Some(_) | None => (self.silent_ms(now) <= SILENT_MS).then_some(self.matched),
+        }
+    }
+
+    /// Its session ended, maybe just after it took a snapshot whole: it has a while to come back.
+    fn lost(&mut self, now: u64) {
+        self.snapshot = self.snapshot.map(|(at, until)| (at, until.min(now + SILENT_MS)));
+    }
+
     /// How long ago it last answered, ms.
     #[must_use]
     pub fn silent_ms(&self, now: u64) -> u64 {

@@ -4,7 +4,7 @@ use crate::world::*;
 use gantry_proto::copies::Log;
 use gantry_store::core::list::{List, Member};
 use gantry_store::core::row::Index;
-use gantry_store::{Batch, Change, LogKind, Shipment};
+use gantry_store::{Batch, Change, LogKind, Shipment, Writer};
 use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,28 +45,34 @@ fn long() -> Vec<u8> {
     format!("\"{}\"", "x".repeat(2_000)).into_bytes()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_late_copy_of_a_compacted_log_gets_a_snapshot_and_can_lead() {
-    let world = World::new(3).await;
-    let leader = world.lead(0, LogKind::W).await.unwrap();
-    world.cut(2);
-    // More rows than a log keeps behind its slowest copy.
-    let writer = leader.started.writer.clone();
+/// More rows than a log keeps behind its slowest copy, of so many objects. The last one, committed.
+async fn fill(writer: &Writer, objects: u64) -> Index {
     let mut last = Index(0);
     for n in 0..15_000 {
-        let change = Change { kind: "k".into(), key: format!("k{}", n % 2_000), rev: n, body: Some(long()) };
+        let key = format!("k{}", n % objects);
+        let change = Change { kind: "k".into(), key, rev: n, body: Some(long()) };
         loop {
             match writer.append(Batch { changes: vec![change.clone()], ..Batch::default() }) {
                 Ok(idx) => {
                     last = idx;
                     break;
                 }
-                Err(gantry_store::StoreError::Full) => assert!(committed(&writer, last).await),
+                Err(gantry_store::StoreError::Full) => assert!(committed(writer, last).await),
                 Err(why) => panic!("{why}"),
             }
         }
     }
-    assert!(committed(&writer, last).await);
+    assert!(committed(writer, last).await);
+    last
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_copy_of_a_compacted_log_gets_a_snapshot_and_can_lead() {
+    let world = World::new(3).await;
+    let leader = world.lead(0, LogKind::W).await.unwrap();
+    world.cut(2);
+    let writer = leader.started.writer.clone();
+    let last = fill(&writer, 2_000).await;
     until("compaction", || {
         writer.compact(last);
         matches!(writer.batch_after(Index(1_000), 1, 1), Ok(Shipment::Compacted(_)))
@@ -123,4 +129,38 @@ async fn a_master_whose_best_copy_has_compacted_recovers_by_a_snapshot() {
     let next = world.lead(2, LogKind::W).await.unwrap();
     assert_eq!(next.started.objects.iter().filter(|o| o.key.starts_with('k')).count(), 500);
     next.put("after").await;
+}
+
+/// Taking the pieces of a snapshot is an answer: the rows after it are kept, or the next one would be needed when it is there
+/// (P3.1).
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_after_a_snapshot_are_kept_while_a_copy_takes_it() {
+    let world = World::new(3).await;
+    let leader = world.lead(0, LogKind::W).await.unwrap();
+    world.cut(2);
+    let writer = leader.started.writer.clone();
+    let last = fill(&writer, 5_000).await;
+    until("compaction", || {
+        writer.compact(last);
+        matches!(writer.batch_after(Index(1_000), 1, 1), Ok(Shipment::Compacted(_)))
+    })
+    .await;
+    let committed = || writer.progress().borrow().committed;
+    until("the silence of the one that is cut off", || leader.handle.slowest() == committed()).await;
+    // Ten pieces or more, each of which takes a while.
+    world.late(2, 300);
+    world.heal();
+    let mut n = 0;
+    while leader.handle.slowest() == committed() {
+        leader.put(&format!("more{n}")).await;
+        n += 1;
+    }
+    assert!(leader.handle.slowest() >= last);
+    assert_eq!(world.facts(2, Log::W).await.base.idx, 0, "it has not taken it over yet");
+    let lag = || leader.handle.status().iter().find(|c| c.node == world.nodes[2].uuid).map(|c| c.lag);
+    until("the late copy", || lag() == Some(0)).await;
+    assert!(world.facts(2, Log::W).await.base.idx > 1_000);
+    // One that is lost holds nothing up for long.
+    world.cut(2);
+    until("silence", || leader.handle.slowest() == committed()).await;
 }
