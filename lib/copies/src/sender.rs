@@ -69,6 +69,15 @@ struct Gift {
     new: Token,
 }
 
+/// Looks for a row that writer and copy have in common: back from the last refused one, twice as far each time, without rows.
+/// What it has after the row that is found it is sent again, at most as many as were stepped over.
+struct Search {
+    /// The row before which the rows were refused last.
+    refused: Index,
+    /// How far the next step goes.
+    step: u64,
+}
+
 /// One session with one copy.
 pub(crate) struct Session<'a, L> {
     pub shared: &'a Shared<L>,
@@ -82,6 +91,10 @@ pub(crate) struct Session<'a, L> {
     unrecorded: Option<Facts>,
     /// When rows, or none, were sent last.
     sent: tokio::time::Instant,
+    /// Up to here it has applied rows: they are committed, so they are the writer's too.
+    sure: Index,
+    /// It refused rows: what is looked for.
+    search: Option<Search>,
     /// Bodies that rows name and that are not here any more.
     pub absent: Vec<Digest>,
 }
@@ -130,8 +143,18 @@ pub async fn run<L: Link>(shared: Arc<Shared<L>>, member: Member, stop: Cancella
 
 async fn session<L: Link>(shared: &Shared<L>, member: Member) -> End {
     let (after, told, sent) = (Index(0), Index(0), tokio::time::Instant::now());
-    let mut session =
-        Session { shared, member, after, told, gift: None, unrecorded: None, sent, absent: Vec::new() };
+    let mut session = Session {
+        shared,
+        member,
+        after,
+        told,
+        gift: None,
+        unrecorded: None,
+        sent,
+        sure: Index(0),
+        search: None,
+        absent: Vec::new(),
+    };
     match session.connect().await {
         Ok(()) => tokio::select! {
             end = session.feed() => end,
@@ -175,6 +198,7 @@ impl<L: Link> Session<'_, L> {
             return Err(End::Lost(format!("the node holds another copy, {}", facts.copy_id)));
         }
         let last = Index(facts.last.idx);
+        self.sure = Index(facts.applied);
         self.record(&facts).await?;
         self.shared.note(self.member, |entry| entry.why.clear());
         // Whether rows that far back are still there is told when they are asked for.
@@ -279,10 +303,17 @@ impl<L: Link> Session<'_, L> {
 
     /// Sends the next rows; none are sent only when `even_none`. Whether anything was sent.
     async fn send(&mut self, even_none: bool) -> Result<bool, End> {
-        let (writer, after) = (self.shared.writer.clone(), self.after);
-        let ship = blocking(move || writer.batch_after(after, APPEND_BYTES_MAX, APPEND_ROWS_MAX)).await;
+        let (writer, after, searching) = (self.shared.writer.clone(), self.after, self.search.is_some());
+        let (bytes, count) = if searching { (1, 1) } else { (APPEND_BYTES_MAX, APPEND_ROWS_MAX) };
+        let ship = blocking(move || writer.batch_after(after, bytes, count)).await;
         let (prev, rows, commit) = match ship {
+            Ok(Shipment::Rows { prev, commit, .. }) if searching => (prev, Vec::new(), commit),
             Ok(Shipment::Rows { prev, rows, commit }) => (prev, rows, commit),
+            // Stepped too far: the first row that is still here may be common.
+            Ok(Shipment::Compacted(base)) if self.search.as_ref().is_some_and(|s| base.idx < s.refused) => {
+                self.after = base.idx;
+                return Ok(true);
+            }
             Ok(Shipment::Compacted(_)) => {
                 self.snapshot().await?;
                 return Ok(true);
@@ -292,7 +323,7 @@ impl<L: Link> Session<'_, L> {
                 return Err(End::Lost(why.chain()));
             }
         };
-        if rows.is_empty() && !even_none {
+        if rows.is_empty() && !even_none && !searching {
             return Ok(false);
         }
         self.append(prev, rows, commit).await?;
@@ -313,6 +344,7 @@ impl<L: Link> Session<'_, L> {
         match self.call::<noded::CopyAppend>(request, APPEND_MS).await? {
             AppendReply::Matched(matched) => {
                 self.shared.answered(self.member, round);
+                self.search = None;
                 self.after = Index(matched);
                 self.told = commit.min(self.after);
                 self.shared.matched(self.member, self.after);
@@ -333,13 +365,16 @@ impl<L: Link> Session<'_, L> {
             let text = format!("it ends at row {last}, but has confirmed row {confirmed}");
             return Err(End::Suspect(text));
         }
-        match feed(last, tried, Index(0)) {
-            Feed::After(idx) => {
-                self.after = idx;
-                Ok(())
-            }
-            Feed::Snapshot => self.snapshot().await,
-        }
+        let step = self.search.as_ref().map_or(1, |search| search.step);
+        self.search = Some(Search { refused: tried, step: step.saturating_mul(2) });
+        let next = Index(tried.0.saturating_sub(step - 1));
+        let idx = match feed(last, next, Index(0)) {
+            Feed::After(idx) => idx,
+            Feed::Snapshot if next < tried => Index(0),
+            Feed::Snapshot => return self.snapshot().await,
+        };
+        self.after = if self.sure < tried { idx.max(self.sure) } else { idx };
+        Ok(())
     }
 
     /// Sends a snapshot; the copy goes on after it.
@@ -378,6 +413,7 @@ impl<L: Link> Session<'_, L> {
                 SnapshotPutReply::Taken(last) => {
                     // What it has after S may be others' rows: they are found by their terms, from S on.
                     self.after = Index(of.at.idx.min(last.idx));
+                    self.search = None;
                     return Ok(());
                 }
             }
