@@ -136,7 +136,7 @@ pub struct Facts {
     pub cluster: ClusterUuid,
     /// Its history.
     pub history: Uuid,
-    /// Which copy it is.
+    /// Which copy it is; nil when it is so damaged that nobody can tell. Only `damaged` says something then.
     pub copy_id: Uuid,
     /// The token it holds.
     pub token: Option<Bits>,
@@ -261,8 +261,8 @@ pub struct MakeRequest {
     pub claims: Vec<(Log, Claim)>,
     /// The new copies' id.
     pub copy_id: Uuid,
-    /// The copies they replace, as the node told of them; none for a log that it has no copy of. A request that comes
-    /// late finds others, and touches nothing.
+    /// The copies they replace, as the node told of them; none for a log that it has no copy of, or one of which nothing can
+    /// be read. A request that comes late finds others, and touches nothing.
     pub instead_of: Vec<(Log, Uuid)>,
 }
 
@@ -387,6 +387,18 @@ pub struct BodyGetReply {
     /// At most [`crate::noded::PIECE_BYTES_MAX`]; none at its end.
     #[serde(with = "crate::codec::raw")]
     pub bytes: Vec<u8>,
+}
+
+/// Names in one [`AsideReply`].
+pub const ASIDE_MAX: usize = 8;
+
+/// See [`crate::noded::CopyAside`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsideReply {
+    /// How many files there are.
+    pub count: u64,
+    /// The newest [`ASIDE_MAX`], the newest first.
+    pub newest: Vec<String>,
 }
 
 /// See [`crate::noded::CopyAlone`].

@@ -117,6 +117,9 @@ verbs! {
     47 AddressLook(Ipv4Addr) as effects::AddressLookReply;
     /// Who asked this node's ConfD in the legacy form; nobody, if it has none. Changes nothing.
     48 ConfdLegacy(()) as Vec<LegacySource>;
+    /// Rows of this node's copies that a change of masters cut off (P1.9): the files they were put into. A noded of before
+    /// does not know it.
+    49 CopyAside(()) as copies::AsideReply;
 }
 
 /// Somebody who asked ConfD in the legacy form.

@@ -189,7 +189,8 @@ async fn recover(daemon: &Daemon, role: &RoleFile) -> anyhow::Result<(Started, C
     }
     let me = started.members.iter().find(|member| member.node == role.node.0).copied();
     let me = me.context("the newest list of queue.data does not name this node")?;
-    let copies = Copies::new(root.clone(), started.writer.clone(), handle, me);
+    let asks = TlsLink::of_dir(root.secrets(), role.cluster, "gantry-luxid", Peers::of_dir(&root.lib()));
+    let copies = Copies::new(started.writer.clone(), handle, me, asks);
     Ok((started, copies))
 }
 

@@ -61,6 +61,7 @@ impl Api {
             wire::StepDown => |epoch, _call| member.step_down(epoch).await,
             wire::Deposed => |heard, call| member.copies().deposed(call.peer.node, heard).await,
             wire::CopyAlone => |request, call| member.alone(call.peer.node, request).await,
+            wire::CopyAside => |(), _call| member.copies().aside().await,
             wire::MasterIp => |request, _call| member.master_ip(request).await,
             wire::HooksRun => |request, _call| member.hooks_run(request).await,
             wire::AddressLook => |ip, _call| member.address_look(ip).await,

@@ -65,6 +65,9 @@ pub struct Entry {
     pub round: u64,
     /// Why it does not answer; empty when it does.
     pub why: String,
+    /// A snapshot on its way to it: what it holds, and until when that is kept without another piece taken
+    /// ([`clock::millis`]).
+    pub snapshot: Option<(Index, u64)>,
 }
 
 /// A copy as it is shown.
@@ -203,7 +206,13 @@ impl<L: Link> Shared<L> {
             entry.answered = true;
             entry.why.clear();
             entry.round = round;
+            entry.snapshot = None;
         });
+    }
+
+    /// A copy is alive and takes a snapshot that ends at `at`: the rows after it are kept for it so many ms more.
+    pub fn takes_snapshot(&self, member: Member, at: Index, ms: u64) {
+        self.note(member, |entry| entry.snapshot = Some((at, clock::millis() + ms)));
     }
 
     /// A copy has flushed all rows up to `idx`.
@@ -306,6 +315,12 @@ impl<L: Link> CopiesHandle<L> {
             why: String::new(),
         };
         std::iter::once(own).chain(self.status().into_iter().map(Into::into)).collect()
+    }
+
+    /// The rows after this one are kept for a copy that answers (P3.1).
+    #[must_use]
+    pub fn slowest(&self) -> Index {
+        slowest(&self.0)
     }
 
     /// Told whenever something in [`CopiesHandle::status`] changed.
@@ -457,7 +472,7 @@ async fn look_out<L: Link>(shared: Arc<Shared<L>>) {
         }
         looks += 1;
         if looks.is_multiple_of(COMPACT_LOOKS) {
-            shared.writer.compact(slowest(&shared, shared.writer.progress().borrow().committed));
+            shared.writer.compact(slowest(&shared));
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -501,6 +516,7 @@ fn fit_senders<L: Link>(shared: &Arc<Shared<L>>, members: &BTreeMap<Uuid, Member
                 answered: false,
                 round: 0,
                 why: "not reached yet".to_owned(),
+                snapshot: None,
             };
             Sender { entry, stop }
         });
@@ -536,12 +552,11 @@ fn silent<L: Link>(shared: &Shared<L>, members: &BTreeMap<Uuid, Member>) -> (Vec
 }
 
 /// The least that a copy which answers has; what it lacks is kept.
-fn slowest<L>(shared: &Shared<L>, committed: Index) -> Index {
-    let now = clock::millis();
+fn slowest<L>(shared: &Shared<L>) -> Index {
+    let (now, committed) = (clock::millis(), shared.writer.progress().borrow().committed);
     let senders = lock(&shared.senders);
-    let answering = senders.values().map(|sender| &sender.entry);
-    let answering = answering.filter(|e| e.suspect.is_none() && e.silent_ms(now) <= SILENT_MS);
-    answering.map(|entry| entry.matched).min().unwrap_or(committed).min(committed)
+    let places = senders.values().filter_map(|sender| sender.entry.goes_on_after(now));
+    places.min().unwrap_or(committed).min(committed)
 }
 
 /// Tells the own noded of a higher epoch, and the writer that it may take nothing more.

@@ -11,6 +11,7 @@
 //! so. It knows nothing of what objects mean.
 
 pub mod advice;
+pub mod aside;
 mod bodies;
 pub mod elect;
 mod error;

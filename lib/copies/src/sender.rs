@@ -10,7 +10,7 @@
 //! to the promise, since the copy at its end may be another one then.
 
 use crate::bodies::{PIECE_MS, piece, settle, turns_max};
-use crate::handle::{Entry, Shared, blocking};
+use crate::handle::{Entry, SILENT_MS, Shared, blocking};
 use crate::heard;
 use crate::link::{Link, LinkError};
 use crate::wire;
@@ -20,11 +20,12 @@ use gantry_proto::copies::{
     SnapshotPutReply, SnapshotPutRequest, TokenRequest,
 };
 use gantry_proto::noded;
+use gantry_rt::clock;
 use gantry_store::core::copy::Refusal;
 use gantry_store::core::list::Member;
 use gantry_store::core::row::{Index, Position, Row};
 use gantry_store::core::snapshot::{Feed, feed};
-use gantry_store::core::token::{Connect, Token, connect, may_give};
+use gantry_store::core::token::{Connect, Suspicion, Token, connect, may_give};
 use gantry_store::{Shipment, StoreError};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +69,15 @@ struct Gift {
     new: Token,
 }
 
+/// Looks for a row that writer and copy have in common: back from the last refused one, twice as far each time, without rows.
+/// What it has after the row that is found it is sent again, at most as many as were stepped over.
+struct Search {
+    /// The row before which the rows were refused last.
+    refused: Index,
+    /// How far the next step goes.
+    step: u64,
+}
+
 /// One session with one copy.
 pub(crate) struct Session<'a, L> {
     pub shared: &'a Shared<L>,
@@ -81,6 +91,10 @@ pub(crate) struct Session<'a, L> {
     unrecorded: Option<Facts>,
     /// When rows, or none, were sent last.
     sent: tokio::time::Instant,
+    /// Up to here it has applied rows: they are committed, so they are the writer's too.
+    sure: Index,
+    /// It refused rows: what is looked for.
+    search: Option<Search>,
     /// Bodies that rows name and that are not here any more.
     pub absent: Vec<Digest>,
 }
@@ -97,7 +111,10 @@ pub async fn run<L: Link>(shared: Arc<Shared<L>>, member: Member, stop: Cancella
         match end {
             End::Lost(why) => {
                 tracing::debug!(log = ?shared.log, node = shared.name(member.node), why, "a copy is not reached");
-                shared.note(member, |entry| entry.why = why);
+                shared.note(member, |entry| {
+                    entry.why = why;
+                    entry.lost(clock::millis());
+                });
             }
             End::Suspect(why) => {
                 tracing::error!(
@@ -126,8 +143,18 @@ pub async fn run<L: Link>(shared: Arc<Shared<L>>, member: Member, stop: Cancella
 
 async fn session<L: Link>(shared: &Shared<L>, member: Member) -> End {
     let (after, told, sent) = (Index(0), Index(0), tokio::time::Instant::now());
-    let mut session =
-        Session { shared, member, after, told, gift: None, unrecorded: None, sent, absent: Vec::new() };
+    let mut session = Session {
+        shared,
+        member,
+        after,
+        told,
+        gift: None,
+        unrecorded: None,
+        sent,
+        sure: Index(0),
+        search: None,
+        absent: Vec::new(),
+    };
     match session.connect().await {
         Ok(()) => tokio::select! {
             end = session.feed() => end,
@@ -164,10 +191,14 @@ impl<L: Link> Session<'_, L> {
             return Err(End::Lost("it has no such log".to_owned()));
         };
         let facts = answer.map_err(|why| refused(wire::to_refusal(why)))?;
+        if facts.damaged.is_some() && facts.copy_id.is_nil() {
+            return Err(End::Suspect(Suspicion::Damaged.to_string()));
+        }
         if facts.copy_id != self.member.copy_id {
             return Err(End::Lost(format!("the node holds another copy, {}", facts.copy_id)));
         }
         let last = Index(facts.last.idx);
+        self.sure = Index(facts.applied);
         self.record(&facts).await?;
         self.shared.note(self.member, |entry| entry.why.clear());
         // Whether rows that far back are still there is told when they are asked for.
@@ -272,10 +303,17 @@ impl<L: Link> Session<'_, L> {
 
     /// Sends the next rows; none are sent only when `even_none`. Whether anything was sent.
     async fn send(&mut self, even_none: bool) -> Result<bool, End> {
-        let (writer, after) = (self.shared.writer.clone(), self.after);
-        let ship = blocking(move || writer.batch_after(after, APPEND_BYTES_MAX, APPEND_ROWS_MAX)).await;
+        let (writer, after, searching) = (self.shared.writer.clone(), self.after, self.search.is_some());
+        let (bytes, count) = if searching { (1, 1) } else { (APPEND_BYTES_MAX, APPEND_ROWS_MAX) };
+        let ship = blocking(move || writer.batch_after(after, bytes, count)).await;
         let (prev, rows, commit) = match ship {
+            Ok(Shipment::Rows { prev, commit, .. }) if searching => (prev, Vec::new(), commit),
             Ok(Shipment::Rows { prev, rows, commit }) => (prev, rows, commit),
+            // Stepped too far: the first row that is still here may be common.
+            Ok(Shipment::Compacted(base)) if self.search.as_ref().is_some_and(|s| base.idx < s.refused) => {
+                self.after = base.idx;
+                return Ok(true);
+            }
             Ok(Shipment::Compacted(_)) => {
                 self.snapshot().await?;
                 return Ok(true);
@@ -285,7 +323,7 @@ impl<L: Link> Session<'_, L> {
                 return Err(End::Lost(why.chain()));
             }
         };
-        if rows.is_empty() && !even_none {
+        if rows.is_empty() && !even_none && !searching {
             return Ok(false);
         }
         self.append(prev, rows, commit).await?;
@@ -306,6 +344,7 @@ impl<L: Link> Session<'_, L> {
         match self.call::<noded::CopyAppend>(request, APPEND_MS).await? {
             AppendReply::Matched(matched) => {
                 self.shared.answered(self.member, round);
+                self.search = None;
                 self.after = Index(matched);
                 self.told = commit.min(self.after);
                 self.shared.matched(self.member, self.after);
@@ -326,13 +365,16 @@ impl<L: Link> Session<'_, L> {
             let text = format!("it ends at row {last}, but has confirmed row {confirmed}");
             return Err(End::Suspect(text));
         }
-        match feed(last, tried, Index(0)) {
-            Feed::After(idx) => {
-                self.after = idx;
-                Ok(())
-            }
-            Feed::Snapshot => self.snapshot().await,
-        }
+        let step = self.search.as_ref().map_or(1, |search| search.step);
+        self.search = Some(Search { refused: tried, step: step.saturating_mul(2) });
+        let next = Index(tried.0.saturating_sub(step - 1));
+        let idx = match feed(last, next, Index(0)) {
+            Feed::After(idx) => idx,
+            Feed::Snapshot if next < tried => Index(0),
+            Feed::Snapshot => return self.snapshot().await,
+        };
+        self.after = if self.sure < tried { idx.max(self.sure) } else { idx };
+        Ok(())
     }
 
     /// Sends a snapshot; the copy goes on after it.
@@ -354,6 +396,10 @@ impl<L: Link> Session<'_, L> {
         let (mut offset, mut turns) = (0, 0_u64);
         loop {
             let bytes = piece(path.to_owned(), offset).await.map_err(|why| End::Lost(why.to_string()))?;
+            // With the last piece it takes the whole over before it answers.
+            let last = offset + bytes.len() as u64 >= of.bytes;
+            let patience = if last { PIECE_MS } else { SILENT_MS };
+            self.shared.takes_snapshot(self.member, Index(of.at.idx), patience);
             let request = SnapshotPutRequest {
                 log: wire::log(self.shared.log),
                 claim: wire::claim(&self.shared.claim),
@@ -367,6 +413,7 @@ impl<L: Link> Session<'_, L> {
                 SnapshotPutReply::Taken(last) => {
                     // What it has after S may be others' rows: they are found by their terms, from S on.
                     self.after = Index(of.at.idx.min(last.idx));
+                    self.search = None;
                     return Ok(());
                 }
             }
@@ -379,6 +426,24 @@ impl<L: Link> Session<'_, L> {
 }
 
 impl Entry {
+    /// After which row it will be sent rows, if it is alive: what it has, or the end of a snapshot on its way to it. That a copy
+    /// takes pieces of one is an answer, though none by which rows can be committed.
+    #[must_use]
+    pub fn goes_on_after(&self, now: u64) -> Option<Index> {
+        if self.suspect.is_some() {
+            return None;
+        }
+        match self.snapshot {
+            Some((at, until)) if now <= until => Some(at),
+            Some(_) | None => (self.silent_ms(now) <= SILENT_MS).then_some(self.matched),
+        }
+    }
+
+    /// Its session ended, maybe just after it took a snapshot whole: it has a while to come back.
+    fn lost(&mut self, now: u64) {
+        self.snapshot = self.snapshot.map(|(at, until)| (at, until.min(now + SILENT_MS)));
+    }
+
     /// How long ago it last answered, ms.
     #[must_use]
     pub fn silent_ms(&self, now: u64) -> u64 {

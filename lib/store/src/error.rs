@@ -150,6 +150,12 @@ pub enum StoreError {
     },
 }
 
+/// SQLite does not find the tables that were made, or can't have made the file itself: our statements are sound.
+fn strange(source: &rusqlite::Error) -> bool {
+    const SQLITE_ERROR: i32 = 1;
+    source.sqlite_error().is_some_and(|error| error.extended_code == SQLITE_ERROR)
+}
+
 /// What a file of a format that is not read needs.
 fn wants(format: u64, min_reader: u64) -> String {
     if format < OLDEST {
@@ -191,7 +197,7 @@ impl StoreError {
         match self {
             StoreError::Damaged { .. } | StoreError::Ahead { .. } | StoreError::Batch(_) => true,
             StoreError::Sql { source, .. } => match source.sqlite_error_code() {
-                Some(code) => matches!(code, DatabaseCorrupt | NotADatabase),
+                Some(code) => matches!(code, DatabaseCorrupt | NotADatabase) || strange(source),
                 // No failure of SQLite's, but a value of another type than ours.
                 None => true,
             },

@@ -40,6 +40,7 @@ pub use crate::core::row::{
 pub use crate::core::rules::Rule;
 pub use error::StoreError;
 pub use io::alone::{Alone, go_alone};
+pub use io::aside::ASIDE;
 pub use io::backup::{End, Rebirth, backup, end_of, rebirth, snapshot_objects, writer_runs};
 pub use io::copy::{Copy, CopyOptions, EmptyCopy};
 pub use io::create::{Birth, create};

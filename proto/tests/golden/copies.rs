@@ -2,13 +2,13 @@
 
 use crate::sheet::{Sheet, ids};
 use gantry_proto::copies::{
-    AloneRequest, AppendReply, AppendRequest, BodyGetReply, BodyGetRequest, BodyPutRequest, Claim, Facts,
-    FetchReply, FetchRequest, List, Log, LookReply, MakeReply, MakeRequest, Member, Place, PromiseReply,
-    PromiseRequest, Refusal, Row, RowKind, SnapshotGetReply, SnapshotGetRequest, SnapshotId,
+    AloneRequest, AppendReply, AppendRequest, AsideReply, BodyGetReply, BodyGetRequest, BodyPutRequest,
+    Claim, Facts, FetchReply, FetchRequest, List, Log, LookReply, MakeReply, MakeRequest, Member, Place,
+    PromiseReply, PromiseRequest, Refusal, Row, RowKind, SnapshotGetReply, SnapshotGetRequest, SnapshotId,
     SnapshotPutReply, SnapshotPutRequest, StepDownReply, Term, TokenRecord, TokenRequest,
 };
 use gantry_proto::noded::{
-    BodyGet, BodyHave, BodyPut, CopyAlone, CopyAppend, CopyFetch, CopyLook, CopyMake, CopyPromise,
+    BodyGet, BodyHave, BodyPut, CopyAlone, CopyAppend, CopyAside, CopyFetch, CopyLook, CopyMake, CopyPromise,
     CopySnapshotGet, CopySnapshotPut, CopyToken, Deposed, Elected, PieceReply, StepDown,
 };
 
@@ -113,6 +113,7 @@ pub fn samples(sheet: &mut Sheet) {
         list_n: 4,
     };
     sheet.verb::<CopyAlone>(&[alone], &[], &[()]);
+    sheet.verb::<CopyAside>(&[()], &[], &[AsideReply { count: 300, newest: vec!["W-5-12".to_owned()] }]);
 }
 
 fn snapshots(sheet: &mut Sheet) {

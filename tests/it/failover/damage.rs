@@ -149,6 +149,13 @@ fn a_copy_that_is_not_what_it_was_counts_no_more_until_it_is_fed_anew() {
     };
     hurt(&cluster, &mut told, ("flipped log", "config", damaged), flipped("wconf.log", b"first"));
     hurt(&cluster, &mut told, ("flipped objects", "config", damaged), flipped("config.data", b"first"));
+    hurt(
+        &cluster,
+        &mut told,
+        ("flipped header", "config", damaged),
+        flipped("wconf.log", b"SQLite format 3"),
+    );
+    hurt(&cluster, &mut told, ("flipped format", "queue", damaged), flipped("queue.data", b"queue.data"));
     hurt(&cluster, &mut told, ("flipped queue", "queue", damaged), flipped("queue.data", b"OP_TAGS_SET"));
     step("an image is made", || {
         cluster.kill_node(HURT)?;

@@ -10,12 +10,11 @@ use super::wconfd::Config;
 use crate::core::queue::bodies_of;
 use crate::core::single;
 use crate::error::LuxidError;
-use gantry_copies::CopiesHandle;
 use gantry_copies::link::TlsLink;
+use gantry_copies::{CopiesHandle, SILENT_MS, aside};
 use gantry_model::config as model;
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::NodeUuid;
-use gantry_model::root::Root;
 use gantry_proto::wconfd::{CopyStatus, LearnerInQ, ListInQRequest, MembersReply};
 use gantry_rpc::CallError;
 use gantry_rt::crash;
@@ -23,6 +22,7 @@ use gantry_store::core::settle::{Members as Object, NextQ, SeenQ, next_q};
 use gantry_store::{Member, Writer};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -30,16 +30,15 @@ use uuid::Uuid;
 
 /// Between two words on how a learner stands, and before a word that failed is said again.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Names of files with rows put aside that one answer has at most.
-const ASIDE_MAX: usize = 100;
 
 /// Q's copies, as the rest of luxid reaches them. Clones share them.
 #[derive(Clone)]
 pub struct Copies {
-    root: Root,
     writer: Writer,
     handle: CopiesHandle<TlsLink>,
     me: Member,
+    /// Not the senders': see [`gantry_copies::aside`].
+    link: Arc<TlsLink>,
 }
 
 /// What was said to wconfd, and by which connection.
@@ -52,8 +51,8 @@ struct Said {
 impl Copies {
     /// Those of a log that is led.
     #[must_use]
-    pub fn new(root: Root, writer: Writer, handle: CopiesHandle<TlsLink>, me: Member) -> Self {
-        Self { root, writer, handle, me }
+    pub fn new(writer: Writer, handle: CopiesHandle<TlsLink>, me: Member, link: TlsLink) -> Self {
+        Self { writer, handle, me, link: Arc::new(link) }
     }
 
     /// Adds their numbers to the daemon's.
@@ -226,7 +225,8 @@ impl Copies {
         let away = |why| GanetiError::generic(format!("can't ask wconfd for its copies: {why}"));
         let MembersReply { n, settled, copies } = config.members().await.map_err(away)?;
         let queue = self.status(&config.snapshot());
-        Ok(json!({ "n": n, "settled": settled, "config": copies, "queue": queue, "aside": self.aside() }))
+        let aside = self.aside(&queue).await;
+        Ok(json!({ "n": n, "settled": settled, "config": copies, "queue": queue, "aside": aside }))
     }
 
     /// Q's copies, the own one first.
@@ -236,14 +236,14 @@ impl Copies {
         self.handle.shown(name)
     }
 
-    /// Files with rows that a change of masters cut off; kept for people.
-    fn aside(&self) -> Vec<String> {
-        let dir = std::fs::read_dir(self.root.lib().join("aside"));
-        let names = dir.into_iter().flatten().flatten().map(|entry| entry.file_name());
-        let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-        names.sort_unstable();
-        names.truncate(ASIDE_MAX);
-        names
+    /// Files with rows that a change of masters cut off, on whichever node they lie; kept for people. Who is known to be
+    /// silent is not asked: that would hold everybody up.
+    async fn aside(&self, queue: &[CopyStatus]) -> Vec<String> {
+        let silent = |copy: &CopyStatus| copy.answered_ms_ago.is_none_or(|ms| ms > SILENT_MS);
+        let asked = queue.iter().filter(|copy| copy.suspect.is_some() || !silent(copy));
+        let names: BTreeMap<NodeUuid, &str> = asked.map(|copy| (copy.node, &*copy.name)).collect();
+        let told = aside::aside(&*self.link, names.keys().copied().collect()).await;
+        told.iter().flat_map(|(node, reply)| aside::lines(names[node], reply)).collect()
     }
 }
 

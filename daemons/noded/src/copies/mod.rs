@@ -9,7 +9,9 @@
 //! | `bodies`, `snapshot` | bytes that come in pieces |
 //! | `role` | who runs here |
 //! | `office` | elected, stepping down, deposed, alone |
+//! | `aside` | which rows were put aside |
 
+mod aside;
 pub mod bodies;
 mod log;
 mod office;
@@ -27,11 +29,13 @@ use gantry_store::LogKind;
 use log::LogThread;
 use role::Roles;
 use std::io;
+use std::path::PathBuf;
 
 /// All copies of one node. Clones share them.
 #[derive(Clone)]
 pub struct Copies {
     node: NodeUuid,
+    lib: PathBuf,
     roles: Roles,
     bodies: Bodies,
     w: LogThread,
@@ -54,7 +58,7 @@ impl Copies {
         let bodies = Bodies::open(&root)?;
         let thread = |log| LogThread::new(log, root.clone(), bodies.clone());
         let (w, q) = (thread(LogKind::W), thread(LogKind::Q));
-        Ok(Self { node: roles.current().node, roles, bodies, w, q })
+        Ok(Self { node: roles.current().node, lib: root.lib(), roles, bodies, w, q })
     }
 
     /// This node.

@@ -123,7 +123,8 @@ impl Copies {
     }
 
     /// Makes empty copies with a new id instead of those the caller was told of, which go aside. Copies of the new id
-    /// stay as they are.
+    /// stay as they are. One of which not even the vote can be read is nobody's, and goes aside like none: it counts for
+    /// nothing, so nobody is robbed of what it has promised.
     ///
     /// # Errors
     /// `Denied` on a master; the store's.
@@ -220,7 +221,8 @@ fn make(
     copy_id: Uuid,
     really: bool,
 ) -> Result<Result<(), MakeRefusal>, Fail> {
-    let here = seat.try_with(|copy| copy.look())?.map(|look| look.vote);
+    let here = seat.try_with(|copy| copy.look())?.and_then(|look| look.readable_vote().cloned());
+    let instead_of = instead_of.filter(|copy_id| !copy_id.is_nil());
     let vote = match copy::make(here.as_ref(), claim, instead_of, copy_id, Rules::ALL) {
         Ok(vote) => vote,
         Err(why) => return Ok(Err(why)),

@@ -33,8 +33,13 @@ impl Round {
         let own = replies.get(&me)?;
         let me = heard::member(me, facts(own, Log::W)?);
         // Copies of another history are strangers: neither their votes nor their lists say anything about ours.
-        let ours =
-            |reply: &LookReply| [Log::W, Log::Q].iter().all(|log| history(reply, *log) == history(own, *log));
+        // One of which nothing can be read is none: it is suspect.
+        let unread = Some((ClusterUuid(Uuid::nil()), Uuid::nil()));
+        let same = |reply: &LookReply, log| {
+            let (theirs, ours) = (history(reply, log), history(own, log));
+            theirs == ours || theirs == unread || ours == unread
+        };
+        let ours = |reply: &LookReply| same(reply, Log::W) && same(reply, Log::Q);
         let heard = heard(replies.iter().filter(|(_, reply)| ours(reply)));
         let there = heard.iter().any(|h| h.w.answer.member == me);
         there.then_some(Self { replies, heard, me })

@@ -1,9 +1,11 @@
 //! Copies that are not what they were (P1.11), and bodies that rows name (P3.4).
 
 use crate::world::*;
+use gantry_copies::wire;
 use gantry_model::root::Root;
-use gantry_proto::copies::Log;
-use gantry_store::{Batch, LogKind};
+use gantry_proto::copies::{Log, MakeReply, MakeRequest};
+use gantry_store::core::list::List;
+use gantry_store::{Batch, LogKind, Member};
 use std::path::Path;
 
 fn files(root: &Root) -> Vec<std::path::PathBuf> {
@@ -64,6 +66,77 @@ async fn an_old_image_is_suspect_and_counts_no_more() {
     assert!(leader.started.writer.progress().borrow().committed < idx);
     world.heal();
     assert!(committed(&leader.started.writer, idx).await);
+}
+
+/// Changes one byte wherever a file holds `text`.
+fn flip(path: &Path, text: &[u8]) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let found: Vec<usize> =
+        (0..bytes.len() - text.len()).filter(|at| bytes[*at..].starts_with(text)).collect();
+    assert!(!found.is_empty(), "{} does not hold {text:?}", path.display());
+    found.into_iter().for_each(|at| bytes[at] ^= 0x15);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A log's header, vote or format: the copy is suspect, the other log of its node is not, and both commands of the cure work.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_which_nothing_can_be_read_is_suspect_and_made_anew() {
+    for (log, kind, file) in [(Log::W, LogKind::W, "wconf.log"), (Log::Q, LogKind::Q, "queue.data")] {
+        let other = if log == Log::W { Log::Q } else { Log::W };
+        for what in ["header", "vote", "format"] {
+            let world = World::new(3).await;
+            let (w, q) = (world.lead(0, LogKind::W).await.unwrap(), world.lead(0, LogKind::Q).await.unwrap());
+            for leader in [&w, &q] {
+                leader.put("one").await;
+                until("all", || leader.handle.status().iter().all(|copy| copy.lag == 0)).await;
+            }
+            let leader = if log == Log::W { &w } else { &q };
+            let history = world.history.to_string();
+            let text = match what {
+                "header" => b"SQLite format 3".as_slice(),
+                "vote" => history.as_bytes(),
+                _ => file.as_bytes(),
+            };
+            world.nodes[1].restart(|root| flip(&root.lib().join(file), text)).await;
+            let why = || {
+                let copy =
+                    leader.handle.status().into_iter().find(|c| c.node == world.nodes[1].uuid).unwrap();
+                copy.suspect
+            };
+            until("suspicion", || why().is_some_and(|why| why.contains("its files are damaged"))).await;
+            let facts = world.facts(1, log).await;
+            assert!(facts.copy_id.is_nil() && facts.damaged.unwrap().contains("damaged"), "{what} of {file}");
+            let sound = world.facts(1, other).await;
+            assert_eq!((sound.damaged, sound.copy_id), (None, world.members[1].copy_id));
+            // It can't be master, and says why.
+            assert!(world.elect(1).await.unwrap_err().contains("damaged"), "{what} of {file}");
+            // Out, and in again as a new one.
+            let rest = vec![world.members[0], world.members[2]];
+            let writer = &leader.started.writer;
+            let at = writer.append_list(List { n: 2, prev: 1, members: rest }).unwrap();
+            assert!(committed(writer, at).await);
+            let learner = Member { copy_id: uuid::Uuid::new_v4(), ..world.members[1] };
+            let claim = |leader: &Leader| wire::claim(&leader.handle.claim());
+            let request = MakeRequest {
+                claims: vec![(Log::W, claim(&w)), (Log::Q, claim(&q))],
+                copy_id: learner.copy_id,
+                instead_of: vec![(other, world.members[1].copy_id)],
+            };
+            let noded = world.nodes[1].copies();
+            assert_eq!(noded.make(request.clone()).await.unwrap(), MakeReply::Made);
+            assert_eq!(noded.make(request).await.unwrap(), MakeReply::Made, "repeated");
+            assert!(world.nodes[1].root.lib().join(format!("aside/{kind:?}-copy/{file}")).exists());
+            leader.handle.add_learner(learner);
+            until("the new copy", || {
+                leader
+                    .handle
+                    .status()
+                    .iter()
+                    .any(|c| c.copy_id == learner.copy_id && c.answered_ms_ago.is_some() && c.lag == 0)
+            })
+            .await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -242,3 +242,31 @@ async fn a_master_whose_daemons_hang_is_not_waited_for_to_their_end() {
     let fenced = soon("the news", w.handle.deposed()).await;
     assert!(matches!(fenced, CopiesError::Deposed { .. }), "{fenced}");
 }
+
+/// What a master wrote alone lies on its own disk when it comes back, and another is asked about it (P1.9).
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_put_aside_are_named_by_whoever_leads_now() {
+    let world = World::new(3).await;
+    let (leader, q) = (world.lead(0, LogKind::W).await.unwrap(), world.lead(0, LogKind::Q).await.unwrap());
+    leader.put("kept").await;
+    world.cut(0);
+    let lost = leader.started.writer.append(batch("lost", 1)).unwrap();
+    let flushed = || async { world.facts(0, Log::W).await.last.idx >= lost.0 };
+    while !flushed().await {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    leader.end().await;
+    q.end().await;
+    world.elect(1).await.unwrap();
+    let next = world.lead(1, LogKind::W).await.unwrap();
+    let nodes = || world.nodes.iter().map(|node| node.uuid).collect();
+    let link = world.link(1);
+    let told = gantry_copies::aside::aside(&link, nodes()).await;
+    assert!(told.len() == 2 && told.iter().all(|(_, reply)| reply.count == 0), "{told:?}");
+    world.heal();
+    next.put("instead").await;
+    until("all", || next.handle.status().iter().all(|copy| copy.lag == 0)).await;
+    let told = gantry_copies::aside::aside(&link, nodes()).await;
+    let of_old = told.iter().find(|(node, _)| *node == world.nodes[0].uuid).map(|(_, reply)| reply).unwrap();
+    assert_eq!((told.len(), of_old.count, &*of_old.newest[0]), (3, 1, &*format!("W-1-{lost}")));
+}

@@ -53,6 +53,8 @@ struct Weather {
     still: BTreeSet<usize>,
     /// Nodes that answer late, ms.
     late: BTreeMap<usize, u64>,
+    /// Appends that arrived at a node, and their bytes.
+    appends: BTreeMap<usize, (u64, u64)>,
     seed: u64,
 }
 
@@ -193,6 +195,11 @@ impl World {
         self.weather.lock().unwrap().late.insert(node, ms);
     }
 
+    /// Appends that arrived at the node, and their bytes.
+    pub fn appends(&self, node: usize) -> (u64, u64) {
+        self.weather.lock().unwrap().appends.get(&node).copied().unwrap_or_default()
+    }
+
     pub fn heal(&self) {
         self.weather.lock().unwrap().cut.clear();
     }
@@ -306,6 +313,7 @@ impl TestLink {
             StepDown => |request| copies.step_down(request);
             Deposed => |request| copies.deposed(caller, request);
             CopyAlone => |request| copies.alone(caller, request);
+            CopyAside => |_request| copies.aside();
         }
     }
 
@@ -345,6 +353,11 @@ impl Link for TestLink {
         }
         if lost {
             return Err(LinkError::Connect("no way".to_owned()));
+        }
+        if V::ID == <wire::CopyAppend as Verb>::ID {
+            let mut weather = self.weather.lock().unwrap();
+            let (calls, bytes) = weather.appends.entry(to).or_default();
+            (*calls, *bytes) = (*calls + 1, *bytes + body.len() as u64);
         }
         let served = tokio::time::timeout(deadline, self.serve(to, V::ID, &body)).await;
         let (lost, delay) = self.fate(to, self.from);

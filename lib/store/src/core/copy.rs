@@ -31,6 +31,16 @@ pub struct Vote {
     pub token: Option<[u8; 16]>,
 }
 
+impl Vote {
+    /// What stands for a vote that can't be read: of no copy, and nothing is promised.
+    #[must_use]
+    pub fn nobodys() -> Vote {
+        let (promised, ballot, nonce) = (Term::default(), [0; 16], [0; 16]);
+        let (cluster, history, copy_id) = (Uuid::nil(), Uuid::nil(), Uuid::nil());
+        Vote { promised, ballot, nonce, cluster, history, copy_id, token: None }
+    }
+}
+
 /// Who wants to write, as every promise and every append says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Claim {

@@ -226,6 +226,10 @@ fn one(log: LogName, me: &Member, answers: &[Answer], rules: Rules) -> Result<()
         Choice::Ready { .. } => Ok(()),
         Choice::NotMember => Err(Refused::NotMember(log)),
         Choice::Suspect => Err(Refused::Suspect(log)),
+        // Where nobody counts, the own copy is what to tell of.
+        Choice::Short { .. } if answers.iter().any(|a| a.member.node == me.node && !a.counts()) => {
+            Err(Refused::Suspect(log))
+        }
         Choice::Short { have, need } => {
             let best = answers.iter().max_by_key(|a| a.last);
             let members = best.map_or(&[][..], |a| &a.list.members);

@@ -53,10 +53,17 @@ pub struct Copy {
 
 enum State {
     Sound(Box<Disk>),
-    /// Only the vote could be read. It says so when it is asked, and takes nothing.
+    /// Only the vote could be read, or not even that ([`Look::vote`] is nobody's then). It says so when it is asked, and
+    /// takes nothing.
     Damaged {
         vote: Box<Vote>,
         why: String,
+    },
+    /// A file is of a format that this program does not read: it may be sound for another one.
+    Format {
+        file: &'static str,
+        format: u64,
+        min_reader: u64,
     },
 }
 
@@ -71,10 +78,10 @@ type Answer<T> = Result<Result<T, Refusal>, StoreError>;
 
 impl Copy {
     /// Opens the copy. `None`: there is no such log here. Everything in it is checked first; what is damaged is
-    /// told in [`Look::damaged`] as long as the vote can be read.
+    /// told in [`Look::damaged`], also where not even the vote can be read.
     ///
     /// # Errors
-    /// The vote itself is unreadable, or another process holds a file for too long.
+    /// Another process holds a file for too long, or the disk's.
     pub fn open(dir: &Path, opts: CopyOptions) -> Result<Option<Copy>, StoreError> {
         let opened = Disk::open(dir, opts.log, opts.rules);
         let checked = opened.and_then(|disk| disk.map(|d| d.verify().map(|()| d)).transpose());
@@ -82,10 +89,12 @@ impl Copy {
             Ok(None) => return Ok(None),
             Ok(Some(disk)) => State::Sound(Box::new(disk)),
             Err(e) if e.is_damage() || matches!(e, StoreError::Missing { .. }) => {
-                let Some(log) = open_log(dir, opts.log)? else { return Ok(None) };
-                let vote = Box::new(log::vote(&log.conn, log.spec.name)?);
+                let Some(vote) = readable_vote(dir, opts.log)? else { return Ok(None) };
                 tracing::error!(log = ?opts.log, why = e.chain(), "the copy is damaged");
-                State::Damaged { vote, why: e.chain() }
+                State::Damaged { vote: Box::new(vote), why: e.chain() }
+            }
+            Err(StoreError::Format { file, format, min_reader }) => {
+                State::Format { file, format, min_reader }
             }
             Err(e) => return Err(e),
         };
@@ -108,6 +117,9 @@ impl Copy {
         match &mut self.state {
             State::Sound(disk) => Ok(disk),
             State::Damaged { why, .. } => Err(StoreError::Damaged { file: "the copy", what: why.clone() }),
+            &mut State::Format { file, format, min_reader } => {
+                Err(StoreError::Format { file, format, min_reader })
+            }
         }
     }
 
@@ -119,6 +131,10 @@ impl Copy {
         match &self.state {
             State::Sound(disk) => disk.look(),
             State::Damaged { vote, why } => Ok(damaged_look((**vote).clone(), why.clone())),
+            &State::Format { file, format, min_reader } => {
+                let why = StoreError::Format { file, format, min_reader }.chain();
+                Ok(damaged_look(Vote::nobodys(), why))
+            }
         }
     }
 
@@ -126,11 +142,11 @@ impl Copy {
     /// says of itself tells why.
     ///
     /// # Errors
-    /// It cannot be written, or not now.
+    /// It cannot be written, or not now; this program does not read its format.
     pub fn promise(&mut self, claim: &Claim) -> Answer<Look> {
-        match &mut self.state {
-            State::Sound(disk) => disk.promise(claim),
+        match self.state {
             State::Damaged { .. } => self.look().map(Ok),
+            State::Sound(_) | State::Format { .. } => self.sound()?.promise(claim),
         }
     }
 
@@ -218,6 +234,21 @@ impl Copy {
     /// The file is damaged ([`StoreError::Damaged`] of "snapshot"; the copy is as before), or it cannot be written.
     pub fn snapshot_in(&mut self, claim: &Claim, path: &Path) -> Answer<Position> {
         install::install(self.sound()?, claim, path)
+    }
+}
+
+/// The vote of a damaged copy; [`Vote::nobodys`] when that is damaged too. None: there is no copy.
+fn readable_vote(dir: &Path, kind: LogKind) -> Result<Option<Vote>, StoreError> {
+    let read = || {
+        let Some(log) = open_log(dir, kind)? else { return Ok(None) };
+        log::vote(&log.conn, log.spec.name).map(Some)
+    };
+    match read() {
+        Err(e) if e.is_damage() => {
+            tracing::error!(log = ?kind, why = e.chain(), "nothing of the copy can be read");
+            Ok(Some(Vote::nobodys()))
+        }
+        other => other,
     }
 }
 

@@ -22,11 +22,18 @@ pub struct Look {
     pub applied: Index,
     /// The newest token record of each copy that its log knows.
     pub tokens: Records,
-    /// What of it is damaged. The other fields but `vote` say nothing then, and the copy counts for nothing.
+    /// What of it is damaged. The other fields but `vote` say nothing then, and the copy counts for nothing. Where the
+    /// vote can't be read either, it is [`Vote::nobodys`].
     pub damaged: Option<String>,
 }
 
 impl Look {
+    /// Its vote, if it can be read.
+    #[must_use]
+    pub fn readable_vote(&self) -> Option<&Vote> {
+        Some(&self.vote).filter(|vote| !vote.copy_id.is_nil())
+    }
+
     /// What it shows to be judged by (P1.11).
     #[must_use]
     pub fn shown(&self) -> Shown {

@@ -2,7 +2,7 @@
 
 mod admit;
 pub mod alone;
-mod aside;
+pub mod aside;
 pub mod backup;
 mod compact;
 pub mod copy;

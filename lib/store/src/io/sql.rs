@@ -78,6 +78,15 @@ pub fn damaged(file: &'static str, what: impl Into<String>) -> StoreError {
     StoreError::Damaged { file, what: what.into() }
 }
 
+/// An error in reading what every file begins with, by the word that people look for: it is damage, if SQLite says so in
+/// whatever terms.
+fn told<T>(spec: &FileSpec, done: Result<T, StoreError>) -> Result<T, StoreError> {
+    done.map_err(|error| match error {
+        StoreError::Sql { .. } if error.is_damage() => damaged(spec.name, error.chain()),
+        other => other,
+    })
+}
+
 impl Db {
     /// Makes the tables of a file that holds nothing yet.
     pub fn make(spec: &FileSpec, path: &Path) -> Result<Db, StoreError> {
@@ -99,16 +108,25 @@ impl Db {
     pub fn open(spec: &FileSpec, path: &Path) -> Result<Db, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Db::connect(spec, path, flags)?;
-        db.check_meta()?;
-        db.tune()?;
+        let disk_is_read_only = db.is_read_only()?;
+        told(spec, db.check_meta())?;
+        if !disk_is_read_only && db.is_read_only()? {
+            return Err(damaged(spec.name, "its header says that it must not be written"));
+        }
+        told(spec, db.tune())?;
         Ok(db)
+    }
+
+    /// Before anything is read: by the disk. After: also by the header.
+    fn is_read_only(&self) -> Result<bool, StoreError> {
+        self.conn.is_readonly("main").map_err(failed(self.spec.name, "open"))
     }
 
     /// Opens a file for reading, beside its writer.
     pub fn open_read(spec: &FileSpec, path: &Path) -> Result<Db, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Db::connect(spec, path, flags)?;
-        db.check_meta()?;
+        told(spec, db.check_meta())?;
         Ok(db)
     }
 

@@ -286,7 +286,7 @@ impl Shared {
         let own = own.map_err(|why| failed("this node's gantry-noded does not answer", why.to_string()))?;
         let of = |log| own.copies.iter().find(|(of, _)| *of == log).map(|(_, facts)| facts);
         let claim = |log| {
-            let facts = of(log)?;
+            let facts = of(log).filter(|facts| !facts.copy_id.is_nil())?;
             let term = Term { epoch: facts.promised.epoch, run: facts.promised.run };
             let (cluster, history, ballot, nonce) = (facts.cluster, facts.history, facts.ballot, facts.nonce);
             Some((log, Claim { cluster, history, term, ballot, nonce }))
@@ -299,7 +299,9 @@ impl Shared {
         let there = self.ask::<noded::CopyLook>(wish.node, ()).await;
         let there =
             there.map_err(|why| failed(&format!("{} can't make copies", wish.name), why.to_string()))?;
-        let instead_of = there.copies.iter().map(|(log, facts)| (*log, facts.copy_id)).collect();
+        // One of which nothing can be read has no id, and is in nobody's way.
+        let known = there.copies.iter().filter(|(_, facts)| !facts.copy_id.is_nil());
+        let instead_of = known.map(|(log, facts)| (*log, facts.copy_id)).collect();
         let request = MakeRequest { claims, copy_id, instead_of };
         let made = self.ask::<noded::CopyMake>(wish.node, request).await;
         match made.map_err(|why| failed(&format!("{} can't make copies", wish.name), why.to_string()))? {

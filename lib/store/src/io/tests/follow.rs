@@ -273,7 +273,7 @@ fn an_empty_copy_takes_the_place_of_an_old_one() {
     }
 }
 
-/// Any byte of any file, changed: the copy then says that it is damaged, or fails, or says what it said before.
+/// Any byte of any file, changed: the copy then says that it is damaged, or says what it said before.
 #[test]
 fn a_flipped_byte_never_makes_another_history() {
     for log in BOTH {
@@ -304,10 +304,69 @@ fn a_flipped_byte_never_makes_another_history() {
     }
 }
 
+/// Whatever is damaged, down to the header, the tables' names, the format and the vote: the copy can be looked at, and
+/// gives way to a new one (docs/FAILOVER.md, the cure).
+#[test]
+fn a_copy_of_which_nothing_can_be_read_says_so_and_gives_way() {
+    for log in BOTH {
+        let (dir, mut copy) = made(log, 7);
+        send(&mut copy, 1, at(0, 0), vec![row(1, 1, &node(1))], 1).unwrap();
+        let sound = copy.look().unwrap();
+        drop(copy);
+        let path = log.log_file().path(dir.path());
+        let whole = std::fs::read(&path).unwrap();
+        let find = |text: &str| {
+            let at = whole.windows(text.len()).rposition(|bytes| bytes == text.as_bytes()).unwrap();
+            at.saturating_sub(90)..at + text.len()
+        };
+        let history = Uuid::from_u128(2).to_string();
+        let first_page = (0..100).chain((100..4_096.min(whole.len())).step_by(11));
+        let places = first_page.chain(find(log.log_file().name)).chain(find(&history));
+        let (mut unreadable, mut damaged) = (0, 0);
+        for place in places {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 0x15;
+            std::fs::write(&path, &bytes).unwrap();
+            let look = open(dir.path(), log).look().unwrap();
+            match look.damaged {
+                None => assert_eq!(look, sound, "byte {place}"),
+                Some(_) if look.readable_vote().is_none() => unreadable += 1,
+                Some(_) => damaged += 1,
+            }
+        }
+        assert!(unreadable > 60, "{unreadable} of {damaged}");
+        std::fs::write(&path, [0x15; 4_096]).unwrap();
+        let mut copy = open(dir.path(), log);
+        let told = copy.promise(&claim(1, 1)).unwrap().unwrap();
+        assert!(judge(&told.shown(), None, Index(0)).is_err() && told.readable_vote().is_none());
+        drop(copy);
+        Copy::make(dir.path(), log, &empty(8)).unwrap();
+        assert_eq!(open(dir.path(), log).look().unwrap().vote.copy_id, member(8).copy_id);
+        assert_eq!(
+            std::fs::read(dir.path().join(format!("aside/{log:?}-copy/{}", log.log_file().name))).unwrap(),
+            [0x15; 4_096]
+        );
+    }
+}
+
+/// A file of a newer program is no damage: nothing is promised, and the copy is no suspect either.
+#[test]
+fn a_copy_of_a_newer_format_promises_nothing_but_gives_way() {
+    let (dir, copy) = made(LogKind::W, 7);
+    drop(copy);
+    sqlite(dir.path(), "wconf.log").execute("UPDATE meta SET format = 9, min_reader = 9", []).unwrap();
+    let mut copy = open(dir.path(), LogKind::W);
+    let look = copy.look().unwrap();
+    assert!(look.readable_vote().is_none() && look.damaged.unwrap().contains("format 9"));
+    assert!(matches!(copy.promise(&claim(1, 1)), Err(StoreError::Format { .. })));
+    drop(copy);
+    Copy::make(dir.path(), LogKind::W, &empty(8)).unwrap();
+    assert_eq!(open(dir.path(), LogKind::W).look().unwrap().vote.copy_id, member(8).copy_id);
+}
+
 /// `false` when the copy noticed; panics when it tells another history.
 fn same(dir: &Path, log: LogKind, sound: &crate::io::look::Look, rows: &[Row]) -> bool {
-    let Ok(found) = Copy::open(dir, options(log)) else { return false };
-    let Some(mut copy) = found else { return false };
+    let mut copy = open(dir, log);
     let Ok(look) = copy.look() else { return false };
     if look.damaged.is_some() {
         assert!(judge(&look.shown(), None, Index(0)).is_err());
