@@ -1,7 +1,6 @@
 //! How long a node that is out of reach is waited for, and how often it is asked again. Pure.
 
-use std::time::Duration;
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How long a node may be out of reach: a restart of noded takes a second, one of the machine loses the VM anyway.
 pub const AWAY: Duration = Duration::from_secs(60);

@@ -15,8 +15,7 @@ use gantry_proto::noded::{
 };
 use gantry_proto::verb::Verb;
 use gantry_rpc::{Event, Stream as Streaming};
-use std::time::Duration;
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How much longer than its wall clock a command may take to be told as ended.
 const WALL_MARGIN: Duration = Duration::from_secs(60);
