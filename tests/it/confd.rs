@@ -23,7 +23,10 @@ fn confd_answers_as_long_as_one_candidate_is_there() {
     step("and by Gantry's", || own(&cluster));
     step("verify names who asked in Ganeti's form", || {
         let said = cluster.run(&["cluster", "verify"])?;
-        let wanted = format!("WARNING: node {}: ConfD is asked in Ganeti's form (SHA-1) by 127.", cluster.nodes[1].name);
+        let wanted = format!(
+            "WARNING: node {}: ConfD is asked in Ganeti's form (SHA-1) by 127.",
+            cluster.nodes[1].name
+        );
         ensure!(said.contains(&wanted), "{said}");
         Ok(())
     });
