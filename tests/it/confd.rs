@@ -2,7 +2,7 @@
 //! three are down, the master among them; the newest answer wins over that of a copy that stayed behind; keys are renewed,
 //! forms are switched off.
 
-use crate::{cluster, step};
+use crate::{cluster, step, stock_confd};
 use anyhow::{Context, Result, ensure};
 use gantry_tests::foreign::python;
 use gantry_tests::{Node, VirtualCluster, process, rest, wait};
@@ -21,6 +21,7 @@ fn confd_answers_as_long_as_one_candidate_is_there() {
     step("something to ask about", || instance(&cluster));
     step("every type by Ganeti's client", || ganeti(&cluster, INSTANCE, 0, &all(&cluster)).map(drop));
     step("and by Gantry's", || own(&cluster));
+    step("a stock ganeti-confd answers the same", || stock_confd::same(&cluster, INSTANCE));
     step("verify names who asked in Ganeti's form", || {
         let said = cluster.run(&["cluster", "verify"])?;
         let wanted = format!(

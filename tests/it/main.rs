@@ -14,6 +14,7 @@ mod failover;
 mod mond;
 mod proofs;
 mod runs;
+mod stock_confd;
 mod survival;
 
 use gantry_tests::{Options, VirtualCluster};

@@ -10,10 +10,11 @@ use std::process::Command;
 
 use crate::run::run;
 
-/// What the tests use: the Python LUXI client and the htools.
-const PACKAGES: [&str; 2] = ["ganeti-3.0", "ganeti-htools"];
+/// What the tests use: the Python clients, the daemons in Haskell (of them ConfD, beside ours) and the htools.
+const PACKAGES: [&str; 3] = ["ganeti-3.0", "ganeti-haskell-3.0", "ganeti-htools"];
 /// Proof that they are there.
-const PROOFS: [&str; 2] = ["/usr/share/ganeti/3.0/ganeti/luxi.py", "/usr/bin/hbal"];
+const PROOFS: [&str; 3] =
+    ["/usr/share/ganeti/3.0/ganeti/luxi.py", "/usr/lib/ganeti/3.0/usr/sbin/ganeti-confd", "/usr/bin/hbal"];
 /// OCI runtimes that gantry-vmd takes; the first is the one installed when there is none.
 const RUNTIMES: [&str; 2] = ["crun", "runc"];
 /// Where they may be.
