@@ -117,7 +117,7 @@ fn settings(cluster: &VirtualCluster) -> Result<()> {
         ensure!(mond::get(node, "/1/report/storage/lv", "")?.0 == 404, "it is off and reported");
     }
     for (wrong, why) in
-        [("nonsense=5", "there is no data collector 'nonsense'"), ("lv=0", "must be 100000 to")]
+        [("nonsense=5", "there is no data collector 'nonsense'"), ("lv=0", "must be 0.1 to 86400 seconds")]
     {
         let (_, said) = cluster.refused(&["cluster", "modify", "--data-collector-interval", wrong])?;
         ensure!(said.contains(why), "{said}");
