@@ -36,7 +36,6 @@ use anyhow::Context;
 use gantry_rt::Daemon;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 /// The daemon, until it is told to stop. `cluster` tells what the cluster says.
 ///
@@ -57,10 +56,9 @@ pub async fn run(daemon: Daemon, args: Args, cluster: Arc<dyn Cluster>) -> anyho
     daemon.ready.set(true, "");
     let told = Told::first(cluster, FIRST, &daemon.stop).await;
     let board = Arc::new(Mutex::new(Board::new(&told.settings())));
-    let (tell, settings) = watch::channel(told.settings());
     let sources = Arc::new(Sources::new(Places::of_machine(daemon.root.clone()), told.clone()));
-    io::collect::spawn(&daemon, &sources, &board, &settings);
-    daemon.tasks.spawn("cluster", io::cluster::follow(told, Arc::clone(&board), tell, daemon.stop.clone()));
+    io::collect::spawn(&daemon, &sources, &board, &told.watch());
+    daemon.tasks.spawn("cluster", io::cluster::follow(told, Arc::clone(&board), daemon.stop.clone()));
     let access = Access::open(&daemon.root);
     let server = Server::new(board, access, counts);
     for listener in listeners {

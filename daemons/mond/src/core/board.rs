@@ -58,9 +58,9 @@ impl Board {
         Self { settings: *settings, entries }
     }
 
-    /// Takes other settings.
-    pub fn set(&mut self, settings: &Settings) {
-        self.settings = *settings;
+    /// Takes settings; whether they are others.
+    pub fn set(&mut self, settings: &Settings) -> bool {
+        std::mem::replace(&mut self.settings, *settings) != *settings
     }
 
     /// Takes a look.
