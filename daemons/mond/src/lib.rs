@@ -16,6 +16,7 @@
 //! | [`io::sources`] | where collectors read |
 //! | [`io::collect`] | when they do, and for how long at most |
 //! | [`io::cluster`], [`io::confd`] | settings and instances, and who tells them |
+//! | [`io::gate`] | who gets a connection |
 //! | [`io::http`] | the server |
 //!
 //! A request is answered from the board alone: none waits for a collector, and a collector that fails or hangs costs its own
@@ -30,6 +31,7 @@ use crate::config::{Args, Settings};
 use crate::core::board::Board;
 use crate::io::access::Access;
 use crate::io::cluster::{Cluster, FIRST, Told};
+use crate::io::gate::Gate;
 use crate::io::http::{Counts, Server};
 use crate::io::sources::{Places, Sources};
 use anyhow::Context;
@@ -60,7 +62,7 @@ pub async fn run(daemon: Daemon, args: Args, cluster: Arc<dyn Cluster>) -> anyho
     io::collect::spawn(&daemon, &sources, &board, &told.watch());
     daemon.tasks.spawn("cluster", io::cluster::follow(told, Arc::clone(&board), daemon.stop.clone()));
     let access = Access::open(&daemon.root);
-    let server = Server::new(board, access, counts);
+    let server = Server::new(board, access, counts, Gate::new(Vec::new()));
     for listener in listeners {
         tracing::info!(address = %listener.local_addr()?, "listens");
         daemon.tasks.spawn("http", server.clone().serve(listener, daemon.stop.clone()));

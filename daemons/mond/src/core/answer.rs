@@ -81,6 +81,15 @@ pub fn answer(board: &Board, method: &str, target: &str, accept: Option<&str>, n
     }
 }
 
+/// What is sent to a connection that gets no place, before anything is read of it.
+#[must_use]
+pub fn unread(status: u16, reason: &str, text: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: {TEXT}\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 use crate::core::answer::{ALLOWED, Answer, answer};
 use crate::core::board::Board;
 use crate::io::access::{Access, Request};
+use crate::io::gate::{Gate, Refusal};
 use bytes::Bytes;
 use gantry_rt::clock;
 use http_body_util::Full;
@@ -18,17 +19,17 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use std::convert::Infallible;
+use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Connections at once; more wait in the kernel's queue. A site has a few scrapers and one htools run.
-pub const CONNECTIONS_MAX: usize = 128;
 /// Most bytes of a request's line and headers.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Most headers of a request.
@@ -39,6 +40,10 @@ pub const HEADER: Duration = Duration::from_secs(10);
 pub const CONNECTION: Duration = Duration::from_secs(60);
 /// How long an answer under way may then still take.
 const LAST_ANSWER: Duration = Duration::from_secs(3);
+/// Connections that are told at once why they are turned away; more are closed without a word.
+const TURNED_AWAY_MAX: usize = 32;
+/// How long one may take to read that.
+const TURNED_AWAY: Duration = Duration::from_secs(1);
 /// Pause after a connection could not be accepted: no descriptors are left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,11 +53,18 @@ struct Labels {
     status: u32,
 }
 
+/// Label of a connection that was turned away.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    why: &'static str,
+}
+
 /// What the server counts. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
     requests: Family<Labels, Counter>,
     connections: Counter,
+    refused: Family<Why, Counter>,
 }
 
 impl Counts {
@@ -60,6 +72,9 @@ impl Counts {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("mond_requests", "Answered HTTP requests by status", self.requests.clone());
         registry.register("mond_connections", "Accepted HTTP connections", self.connections.clone());
+        let help =
+            "HTTP connections turned away, by why: not of a network that may ask, or too many of one source";
+        registry.register("mond_refused_connections", help, self.refused.clone());
     }
 }
 
@@ -69,38 +84,43 @@ pub struct Server {
     board: Arc<Mutex<Board>>,
     access: Access,
     counts: Counts,
-    places: Arc<Semaphore>,
+    gate: Gate,
+    turned_away: Arc<Semaphore>,
 }
 
 impl Server {
-    /// Answers from this board.
+    /// Answers from this board who gets through the gate.
     #[must_use]
-    pub fn new(board: Arc<Mutex<Board>>, access: Access, counts: Counts) -> Self {
-        Self { board, access, counts, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    pub fn new(board: Arc<Mutex<Board>>, access: Access, counts: Counts, gate: Gate) -> Self {
+        Self { board, access, counts, gate, turned_away: Arc::new(Semaphore::new(TURNED_AWAY_MAX)) }
     }
 
     /// Serves until stopped; then answers under way are finished, within [`LAST_ANSWER`].
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         let connections = TaskTracker::new();
         loop {
-            let place = Arc::clone(&self.places).acquire_owned();
             let accepted = async {
-                let place = place.await.expect("is never closed");
-                (listener.accept().await, place)
+                let free = self.gate.free().await;
+                (listener.accept().await, free)
             };
-            let (accepted, place) = tokio::select! {
+            let (accepted, free) = tokio::select! {
                 accepted = accepted => accepted,
                 () = stop.cancelled() => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     self.counts.connections.inc();
-                    let (server, stop) = (self.clone(), stop.clone());
                     // Joined below, and dropped with the daemon.
-                    connections.spawn(async move {
-                        server.connection(stream, peer.ip(), stop).await;
-                        drop(place);
-                    });
+                    match self.gate.admit(free, peer.ip()) {
+                        Ok(place) => {
+                            let (server, stop) = (self.clone(), stop.clone());
+                            connections.spawn(async move {
+                                server.connection(stream, peer.ip(), stop).await;
+                                drop(place);
+                            });
+                        }
+                        Err(why) => self.turn_away(stream, peer.ip(), why, &connections),
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -110,6 +130,18 @@ impl Server {
         }
         connections.close();
         connections.wait().await;
+    }
+
+    /// Says why, if not too many are being told already, and closes.
+    fn turn_away(&self, stream: TcpStream, from: IpAddr, why: Refusal, connections: &TaskTracker) {
+        tracing::debug!(%from, why = why.word(), "turned away");
+        self.counts.refused.get_or_create(&Why { why: why.word() }).inc();
+        if let Ok(turn) = Arc::clone(&self.turned_away).try_acquire_owned() {
+            connections.spawn(async move {
+                let _ = tokio::time::timeout(TURNED_AWAY, told(stream, &why.text())).await;
+                drop(turn);
+            });
+        }
     }
 
     async fn connection(self, stream: TcpStream, from: IpAddr, stop: CancellationToken) {
@@ -142,16 +174,23 @@ impl Server {
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
         let method = request.method().as_str();
-        let answer = {
-            let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-            answer(&board, method, target, accept, clock::millis())
-        };
+        // Collectors do not wait for the making of an answer.
+        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let answer = answer(&board, method, target, accept, clock::millis());
         let bytes = answer.body.as_str().len();
         let status = answer.status;
         self.counts.requests.get_or_create(&Labels { status: status.into() }).inc();
         self.access.note(&Request { from, epoch: clock::now().epoch(), method, target, status, bytes });
         response(&answer)
     }
+}
+
+/// Sends a text and closes. What the other side sends is not looked at, but taken: to leave it would reset the connection, and
+/// the text with it.
+async fn told(mut stream: TcpStream, text: &str) -> io::Result<()> {
+    stream.write_all(text.as_bytes()).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(HEADER_BYTES_MAX as u64), &mut tokio::io::sink()).await.map(drop)
 }
 
 fn response(answer: &Answer) -> Response<Full<Bytes>> {

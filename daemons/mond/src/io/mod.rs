@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod collect;
 pub mod confd;
 pub mod daemons;
+pub mod gate;
 pub mod http;
 pub mod lvs;
 pub mod node;

@@ -1,7 +1,9 @@
 //! The table of `spec/mond.md` §1 over a real connection, and readers that behave badly.
 
 use crate::stage::{Stage, receive, send, until};
+use gantry_mond::io::gate::{CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX};
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 /// Method, target, status, content type, body.
@@ -120,8 +122,40 @@ fn ten_slow_scrapes_at_once_delay_nobody() {
 fn more_connections_than_places_wait_and_are_served() {
     let stage = Stage::new();
     let mond = stage.mond(None);
-    let held: Vec<_> = (0..150).map(|_| mond.connect()).collect();
+    // As many of each source as it may have; five sources are more than there are places.
+    let held: Vec<_> = (2..=6)
+        .flat_map(|last| std::iter::repeat_n(Ipv4Addr::new(127, 0, 0, last), CONNECTIONS_OF_ONE_MAX))
+        .map(|from| mond.connect_from(from))
+        .collect();
+    assert!(held.len() > CONNECTIONS_MAX);
     // Idle ones are closed after their time; then there is room again.
     assert_eq!(mond.get("/").body, "[1]");
     drop(held);
+}
+
+#[test]
+fn one_source_does_not_keep_others_out() {
+    let stage = Stage::new();
+    let mond = stage.mond(None);
+    let greedy = Ipv4Addr::new(127, 0, 0, 9);
+    let mut held: Vec<_> = (0..CONNECTIONS_OF_ONE_MAX).map(|_| mond.connect_from(greedy)).collect();
+    // Each has a place.
+    for stream in &mut held {
+        send(stream, "GET", "/", "");
+        assert_eq!(receive(stream, false).status, 200);
+    }
+    let mut more = mond.connect_from(greedy);
+    send(&mut more, "GET", "/", "");
+    let got = receive(&mut more, false);
+    assert_eq!((got.status, got.header("connection")), (429, Some("close")));
+    assert!(got.body.contains("32 connections from this address"), "{}", got.body);
+    assert_eq!(more.read(&mut [0]).unwrap(), 0);
+    assert_eq!(mond.get("/").status, 200);
+    // Those that go make room.
+    held.truncate(1);
+    until("a place is free", || {
+        let mut again = mond.connect_from(greedy);
+        send(&mut again, "GET", "/", "");
+        (receive(&mut again, false).status == 200).then_some(())
+    });
 }

@@ -3,9 +3,11 @@
 use gantry_model::ids::{ClusterUuid, NodeUuid};
 use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -97,6 +99,18 @@ impl Mond {
 
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+
+    /// From another address of this machine.
+    pub fn connect_from(&self, from: Ipv4Addr) -> TcpStream {
+        let SocketAddr::V4(to) = self.address else { panic!("{}", self.address) };
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+        socket::bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0))).unwrap();
+        socket::connect(socket.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream
     }
