@@ -3,9 +3,13 @@
 use clap::{CommandFactory, Parser};
 use gantry_model::root::{ROOT_ENV, Root};
 use gantry_rt::node_toml::{self, MOND_PORT, NodeToml, NodeTomlError};
+use gantry_rt::services::Service;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+
+/// MonD as a service.
+const SERVICE: Service = Service { names: ["gantry-mond", "ganeti-mond"], protocol: "tcp", port: MOND_PORT };
 
 /// Tells over HTTP how this node is: reports in Ganeti's form, and metrics. Started by gantry-boot on every node
 #[derive(Debug, Clone, Parser)]
@@ -17,7 +21,7 @@ pub struct Args {
     /// Log to this file instead of standard error
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
-    /// Port to listen on instead of node.toml's (1815)
+    /// Port to listen on instead of node.toml's, or else that of ganeti-mond/tcp in /etc/services, or else 1815
     #[arg(short, long)]
     pub port: Option<u16>,
     /// Address to listen on instead of node.toml's
@@ -75,7 +79,7 @@ impl Settings {
     }
 
     fn new(node: Option<&NodeToml>, args: &Args) -> Self {
-        let port = args.port.or(node.map(|node| node.mond_port)).unwrap_or(MOND_PORT);
+        let port = args.port.unwrap_or_else(|| SERVICE.port(node.map_or(MOND_PORT, |node| node.mond_port)));
         let addresses = match (args.bind, node) {
             (Some(one), _) => vec![one],
             (None, Some(node)) if !node.mond.bind.is_empty() => node.mond.bind.clone(),

@@ -22,6 +22,7 @@ pub mod files;
 mod logs;
 pub mod node_toml;
 mod ready;
+pub mod services;
 mod tasks;
 
 pub use daemon::{Daemon, Options, run, run_alone, run_patiently, run_with};
