@@ -1,6 +1,7 @@
 //! MonD's command line and addresses.
 
 use clap::{CommandFactory, Parser};
+use gantry_model::network::{Network, NetworkError};
 use gantry_model::root::{ROOT_ENV, Root};
 use gantry_rt::node_toml::{self, MOND_PORT, NodeToml, NodeTomlError};
 use gantry_rt::services::Service;
@@ -56,11 +57,24 @@ pub fn manual(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where it listens.
+/// Why it can't start with its settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingError {
+    /// node.toml is there and can't be used.
+    #[error(transparent)]
+    NodeToml(#[from] NodeTomlError),
+    /// A network that is none.
+    #[error("[mond] allow in node.toml: {0}")]
+    Network(NetworkError),
+}
+
+/// Where it listens and for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// At least one.
     pub addresses: Vec<SocketAddr>,
+    /// Who may ask; empty: all.
+    pub allow: Vec<Network>,
 }
 
 impl Settings {
@@ -69,16 +83,16 @@ impl Settings {
     ///
     /// # Errors
     /// node.toml is there and cannot be used.
-    pub fn load(root: &Root, args: &Args) -> Result<Self, NodeTomlError> {
+    pub fn load(root: &Root, args: &Args) -> Result<Self, SettingError> {
         let node = match node_toml::load(root) {
             Ok(node) => Some(node),
             Err(NodeTomlError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
-        Ok(Self::new(node.as_ref(), args))
+        Self::new(node.as_ref(), args)
     }
 
-    fn new(node: Option<&NodeToml>, args: &Args) -> Self {
+    fn new(node: Option<&NodeToml>, args: &Args) -> Result<Self, SettingError> {
         let port = args.port.unwrap_or_else(|| SERVICE.port(node.map_or(MOND_PORT, |node| node.mond_port)));
         let addresses = match (args.bind, node) {
             (Some(one), _) => vec![one],
@@ -86,7 +100,10 @@ impl Settings {
             (None, Some(node)) => vec![node.address],
             (None, None) => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         };
-        Self { addresses: addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect() }
+        let named = node.into_iter().flat_map(|node| &node.mond.allow);
+        let allow =
+            named.map(|text| text.parse().map_err(SettingError::Network)).collect::<Result<_, _>>()?;
+        Ok(Self { addresses: addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect(), allow })
     }
 }
 
@@ -109,7 +126,13 @@ mod tests {
     fn the_nodes_own_address_unless_somebody_says_otherwise() {
         let of = |node: Option<&NodeToml>, args: &[&str]| {
             let args = Args::try_parse_from([&["gantry-mond"], args].concat()).unwrap();
-            Settings::new(node, &args).addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+            Settings::new(node, &args)
+                .unwrap()
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         let mut node = NodeToml::new("n1", IpAddr::from([127, 0, 0, 2]));
         assert_eq!(of(None, &[]), "127.0.0.1:1815");
@@ -118,5 +141,22 @@ mod tests {
         node.mond_port = 7;
         node.mond.bind = vec![IpAddr::from([127, 0, 0, 1]), node.address];
         assert_eq!(of(Some(&node), &[]), "127.0.0.1:7 127.0.0.2:7");
+    }
+
+    #[test]
+    fn networks_are_networks() {
+        let args = Args::try_parse_from(["gantry-mond"]).unwrap();
+        let of = |allow: &[&str]| {
+            let mut node = NodeToml::new("n1", IpAddr::from([127, 0, 0, 2]));
+            node.mond.allow = allow.iter().map(|text| (*text).to_owned()).collect();
+            Settings::new(Some(&node), &args).map(|settings| settings.allow).map_err(|why| why.to_string())
+        };
+        assert_eq!(of(&[]).unwrap(), []);
+        let two = of(&["10.0.0.0/8", "::1"]).unwrap();
+        assert!(two[0].has(IpAddr::from([10, 1, 2, 3])) && !two[1].has(IpAddr::from([10, 1, 2, 3])));
+        assert_eq!(
+            of(&["10.0.0.0/8", "10.0.0.0/33"]).unwrap_err(),
+            "[mond] allow in node.toml: '10.0.0.0/33' is no network such as 192.0.2.0/24 or 2001:db8::/32"
+        );
     }
 }

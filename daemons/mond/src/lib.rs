@@ -62,7 +62,7 @@ pub async fn run(daemon: Daemon, args: Args, cluster: Arc<dyn Cluster>) -> anyho
     io::collect::spawn(&daemon, &sources, &board, &told.watch());
     daemon.tasks.spawn("cluster", io::cluster::follow(told, Arc::clone(&board), daemon.stop.clone()));
     let access = Access::open(&daemon.root);
-    let server = Server::new(board, access, counts, Gate::new(Vec::new()));
+    let server = Server::new(board, access, counts, Gate::new(own.allow));
     for listener in listeners {
         tracing::info!(address = %listener.local_addr()?, "listens");
         daemon.tasks.spawn("http", server.clone().serve(listener, daemon.stop.clone()));

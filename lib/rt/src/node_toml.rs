@@ -99,6 +99,9 @@ pub struct MondToml {
     /// Addresses to listen on instead of the node's own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bind: Vec<IpAddr>,
+    /// Networks that may ask, such as 192.0.2.0/24; empty = all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
 }
 
 impl MondToml {
@@ -292,6 +295,7 @@ mod tests {
         settings.overseer.health_check_s = Some(1);
         settings.confd.rate = Some(7);
         settings.mond.bind = vec![IpAddr::from([127, 0, 0, 1])];
+        settings.mond.allow = vec!["192.0.2.0/24".to_owned()];
         settings.save(&root).expect("written");
         assert_eq!(load(&root).expect("read"), settings);
     }

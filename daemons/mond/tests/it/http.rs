@@ -159,3 +159,28 @@ fn one_source_does_not_keep_others_out() {
         (receive(&mut again, false).status == 200).then_some(())
     });
 }
+
+#[test]
+fn only_named_networks_may_ask() {
+    let stage = Stage::new().settings("[mond]\nallow = [\"127.0.0.8/29\", \"192.0.2.1\"]\n");
+    let mond = stage.mond(None);
+    for (last, status) in [(7, 403), (8, 200), (15, 200), (16, 403), (1, 403)] {
+        let mut stream = mond.connect_from(Ipv4Addr::new(127, 0, 0, last));
+        send(&mut stream, "GET", "/", "");
+        let got = receive(&mut stream, false);
+        assert_eq!(got.status, status, "{last}: {}", got.body);
+        assert_eq!(got.body.contains("[mond] allow"), status == 403, "{}", got.body);
+        // One that may not ask is told before it has said anything, and closed.
+        assert_eq!(got.header("connection"), (status == 403).then_some("close"));
+    }
+    let mut silent = mond.connect();
+    assert_eq!(receive(&mut silent, false).status, 403);
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_network_that_is_none_is_said_at_the_start() {
+    let stage = Stage::new().settings("[mond]\nallow = [\"10.0.0.0/8\", \"10.0.0.0/40\"]\n");
+    let said = stage.refused();
+    assert!(said.contains("[mond] allow in node.toml: '10.0.0.0/40' is no network such as"), "{said}");
+}

@@ -49,17 +49,35 @@ impl Stage {
         self
     }
 
+    /// A node.toml with these tables.
+    pub fn settings(self, tables: &str) -> Self {
+        let text = format!("name = \"n1\"\naddress = \"127.0.0.1\"\n{tables}");
+        std::fs::write(self.root.node_toml(), text).unwrap();
+        self
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Starts it on a free port; it may see other programs first.
-    pub fn mond(&self, programs: Option<&Path>) -> Mond {
-        // Free a moment ago, and of an address that nobody else uses: taken again by chance only.
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    fn command(&self, address: SocketAddr) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gantry-mond"));
         command.arg("--root").arg(self.path()).args(["-f", "--no-user-checks", "-b", "127.0.0.1", "-p"]);
-        command.arg(free.port().to_string()).stdin(Stdio::null());
+        command.arg(address.port().to_string()).stdin(Stdio::null());
+        command
+    }
+
+    /// What it says where it does not start.
+    pub fn refused(&self) -> String {
+        let output = self.command(free()).output().unwrap();
+        assert_ne!(output.status.code(), Some(0));
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Starts it on a free port; it may see other programs first.
+    pub fn mond(&self, programs: Option<&Path>) -> Mond {
+        let free = free();
+        let mut command = self.command(free);
         if let Some(dir) = programs {
             command.env("PATH", format!("{}:{}", dir.display(), std::env::var("PATH").unwrap_or_default()));
         }
@@ -67,6 +85,11 @@ impl Stage {
         until("it listens", || TcpStream::connect(free).ok());
         mond
     }
+}
+
+/// Free a moment ago, and of an address that nobody else uses: taken again by chance only.
+pub fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 pub struct Mond {
