@@ -66,15 +66,31 @@ pub enum SettingError {
     /// A network that is none.
     #[error("[mond] allow in node.toml: {0}")]
     Network(NetworkError),
+    /// Nowhere to listen.
+    #[error("[mond] in node.toml: with plain = false and without tls_port nobody could ask: set tls_port")]
+    Nowhere,
+    /// Both listeners on one port.
+    #[error("[mond] in node.toml: tls_port {0} is the port of plain HTTP: choose another")]
+    SamePort(u16),
+    /// Tokens are taken with TLS alone.
+    #[error("[mond] in node.toml: token_file without tls_port: tokens are taken with TLS alone")]
+    TokensInPlain,
+    /// Whose directory?
+    #[error("[mond] token_file in node.toml: {}: it must be an absolute path", .0.display())]
+    Relative(PathBuf),
 }
 
 /// Where it listens and for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// At least one.
-    pub addresses: Vec<SocketAddr>,
+    /// Without TLS.
+    pub plain: Vec<SocketAddr>,
+    /// With TLS. One of both is not empty.
+    pub tls: Vec<SocketAddr>,
     /// Who may ask; empty: all.
     pub allow: Vec<Network>,
+    /// Tokens that the TLS listener takes.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -82,7 +98,7 @@ impl Settings {
     /// everybody.
     ///
     /// # Errors
-    /// node.toml is there and cannot be used.
+    /// node.toml is there and cannot be used, or contradicts itself.
     pub fn load(root: &Root, args: &Args) -> Result<Self, SettingError> {
         let node = match node_toml::load(root) {
             Ok(node) => Some(node),
@@ -100,10 +116,22 @@ impl Settings {
             (None, Some(node)) => vec![node.address],
             (None, None) => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         };
-        let named = node.into_iter().flat_map(|node| &node.mond.allow);
-        let allow =
-            named.map(|text| text.parse().map_err(SettingError::Network)).collect::<Result<_, _>>()?;
-        Ok(Self { addresses: addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect(), allow })
+        let at = |port| addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        let own = node.map(|node| node.mond.clone()).unwrap_or_default();
+        let (plain, tls) = match (own.plain.unwrap_or(true), own.tls_port) {
+            (false, 0) => return Err(SettingError::Nowhere),
+            (true, 0) => (at(port), Vec::new()),
+            (true, tls) if tls == port => return Err(SettingError::SamePort(tls)),
+            (true, tls) => (at(port), at(tls)),
+            (false, tls) => (Vec::new(), at(tls)),
+        };
+        let token_file = match own.token_file {
+            Some(_) if tls.is_empty() => return Err(SettingError::TokensInPlain),
+            Some(path) if path.is_relative() => return Err(SettingError::Relative(path)),
+            other => other,
+        };
+        let networks = own.allow.iter().map(|text| text.parse().map_err(SettingError::Network));
+        Ok(Self { plain, tls, allow: networks.collect::<Result<_, _>>()?, token_file })
     }
 }
 
@@ -128,7 +156,7 @@ mod tests {
             let args = Args::try_parse_from([&["gantry-mond"], args].concat()).unwrap();
             Settings::new(node, &args)
                 .unwrap()
-                .addresses
+                .plain
                 .iter()
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()
@@ -158,5 +186,33 @@ mod tests {
             of(&["10.0.0.0/8", "10.0.0.0/33"]).unwrap_err(),
             "[mond] allow in node.toml: '10.0.0.0/33' is no network such as 192.0.2.0/24 or 2001:db8::/32"
         );
+    }
+
+    #[test]
+    fn tls_is_beside_plain_http_or_instead() {
+        let of = |table: &str| {
+            let text = format!("name = \"n1\"\naddress = \"127.0.0.2\"\n[mond]\n{table}\n");
+            let node = node_toml::parse(&text, Path::new("node.toml")).unwrap();
+            let args = Args::try_parse_from(["gantry-mond", "-p", "1815"]).unwrap();
+            Settings::new(Some(&node), &args).map_err(|why| why.to_string())
+        };
+        let ports = |table: &str| {
+            let Settings { plain, tls, .. } = of(table).unwrap();
+            [plain, tls].map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let (plain, tls) = ("127.0.0.2:1815", "127.0.0.2:1816");
+        assert_eq!(ports(""), [plain, ""]);
+        assert_eq!(ports("tls_port = 0\nplain = true"), [plain, ""]);
+        assert_eq!(ports("tls_port = 1816\ntoken_file = \"/x\""), [plain, tls]);
+        assert_eq!(ports("tls_port = 1816\nplain = false"), ["", tls]);
+        assert_eq!(ports("tls_port = 1815\nplain = false"), ["", plain]);
+        for (table, why) in [
+            ("plain = false", "set tls_port"),
+            ("tls_port = 1815", "choose another"),
+            ("token_file = \"/x\"", "without tls_port"),
+            ("tls_port = 1816\ntoken_file = \"x\"", "absolute"),
+        ] {
+            assert!(of(table).unwrap_err().contains(why), "{table}");
+        }
     }
 }

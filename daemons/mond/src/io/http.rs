@@ -1,15 +1,19 @@
-//! The HTTP server: HTTP/1.1 with keep-alive, GET and HEAD, everything bounded. Each answer is made from the board; nothing a
-//! reader does makes a collector look.
+//! The HTTP server: HTTP/1.1 with keep-alive, GET and HEAD, plain or with TLS, everything bounded. Each answer is made from the
+//! board; nothing a reader does makes a collector look.
 
-use crate::core::answer::{ALLOWED, Answer, answer};
+use crate::core::answer::{ALLOWED, Answer, answer, stranger};
 use crate::core::board::Board;
+use crate::core::tokens::Tokens;
 use crate::io::access::{Access, Request};
 use crate::io::gate::{Gate, Refusal};
+use crate::io::proofs::Proofs;
 use bytes::Bytes;
 use gantry_rt::clock;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
@@ -24,7 +28,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +38,7 @@ use tokio_util::task::TaskTracker;
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 64;
-/// How long a request's headers may take, and how long an idle connection is kept.
+/// How long a TLS handshake may take, or a request's headers, and how long an idle connection is kept.
 pub const HEADER: Duration = Duration::from_secs(10);
 /// How long a connection lives in all: one that is never read from or goes on for ever makes room for others.
 pub const CONNECTION: Duration = Duration::from_secs(60);
@@ -65,6 +69,7 @@ pub struct Counts {
     requests: Family<Labels, Counter>,
     connections: Counter,
     refused: Family<Why, Counter>,
+    handshakes_failed: Counter,
 }
 
 impl Counts {
@@ -75,7 +80,25 @@ impl Counts {
         let help =
             "HTTP connections turned away, by why: not of a network that may ask, or too many of one source";
         registry.register("mond_refused_connections", help, self.refused.clone());
+        let help = "TLS handshakes that failed";
+        registry.register("mond_failed_handshakes", help, self.handshakes_failed.clone());
     }
+}
+
+/// How a listener is spoken to.
+#[derive(Clone)]
+pub enum Door {
+    /// As Ganeti's: no TLS, no proof.
+    Plain,
+    /// TLS; who comes in proves itself by a certificate or a token.
+    Tls(Arc<Proofs>),
+}
+
+/// The other side of a connection.
+struct Guest {
+    from: IpAddr,
+    /// The tokens of which it must have one; None: it need not.
+    tokens: Option<Arc<Tokens>>,
 }
 
 /// The server. Clones share everything.
@@ -96,7 +119,7 @@ impl Server {
     }
 
     /// Serves until stopped; then answers under way are finished, within [`LAST_ANSWER`].
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+    pub async fn serve(self, listener: TcpListener, door: Door, stop: CancellationToken) {
         let connections = TaskTracker::new();
         loop {
             let accepted = async {
@@ -113,13 +136,13 @@ impl Server {
                     // Joined below, and dropped with the daemon.
                     match self.gate.admit(free, peer.ip()) {
                         Ok(place) => {
-                            let (server, stop) = (self.clone(), stop.clone());
+                            let (server, door, stop) = (self.clone(), door.clone(), stop.clone());
                             connections.spawn(async move {
-                                server.connection(stream, peer.ip(), stop).await;
+                                server.enter(stream, peer.ip(), door, stop).await;
                                 drop(place);
                             });
                         }
-                        Err(why) => self.turn_away(stream, peer.ip(), why, &connections),
+                        Err(why) => self.turn_away(stream, peer.ip(), why, &door, &connections),
                     }
                 }
                 Err(error) => {
@@ -132,10 +155,20 @@ impl Server {
         connections.wait().await;
     }
 
-    /// Says why, if not too many are being told already, and closes.
-    fn turn_away(&self, stream: TcpStream, from: IpAddr, why: Refusal, connections: &TaskTracker) {
+    /// Says why, if not too many are being told already, and closes. With TLS a handshake would be what it costs: it closes.
+    fn turn_away(
+        &self,
+        stream: TcpStream,
+        from: IpAddr,
+        why: Refusal,
+        door: &Door,
+        connections: &TaskTracker,
+    ) {
         tracing::debug!(%from, why = why.word(), "turned away");
         self.counts.refused.get_or_create(&Why { why: why.word() }).inc();
+        if matches!(door, Door::Tls(_)) {
+            return;
+        }
         if let Ok(turn) = Arc::clone(&self.turned_away).try_acquire_owned() {
             connections.spawn(async move {
                 let _ = tokio::time::timeout(TURNED_AWAY, told(stream, &why.text())).await;
@@ -144,11 +177,34 @@ impl Server {
         }
     }
 
-    async fn connection(self, stream: TcpStream, from: IpAddr, stop: CancellationToken) {
+    async fn enter(self, stream: TcpStream, from: IpAddr, door: Door, stop: CancellationToken) {
         // A report is one write: waiting for more only delays it.
         let _ = stream.set_nodelay(true);
+        let proofs = match door {
+            Door::Plain => return self.connection(stream, Guest { from, tokens: None }, stop).await,
+            Door::Tls(proofs) => proofs,
+        };
+        let entered = tokio::select! {
+            entered = tokio::time::timeout(HEADER, shake_hands(stream, proofs)) => entered,
+            () = stop.cancelled() => return,
+        };
+        let why = match entered {
+            Ok(Ok((stream, tokens))) => {
+                return self.connection(stream, Guest { from, tokens }, stop).await;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it took more than {} s", HEADER.as_secs()),
+        };
+        self.counts.handshakes_failed.inc();
+        tracing::debug!(%from, why, "TLS failed");
+    }
+
+    async fn connection<S>(self, stream: S, guest: Guest, stop: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            let response = self.respond(&request, from);
+            let response = self.respond(&request, &guest);
             async move { Ok::<_, Infallible>(response) }
         });
         let mut server = http1::Builder::new();
@@ -158,7 +214,7 @@ impl Server {
         tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(%from, %error, "a connection broke");
+                    tracing::debug!(from = %guest.from, %error, "a connection broke");
                 }
                 return;
             }
@@ -170,19 +226,44 @@ impl Server {
         let _ = tokio::time::timeout(LAST_ANSWER, connection).await;
     }
 
-    fn respond(&self, request: &hyper::Request<Incoming>, from: IpAddr) -> Response<Full<Bytes>> {
+    fn respond(&self, request: &hyper::Request<Incoming>, guest: &Guest) -> Response<Full<Bytes>> {
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
         let method = request.method().as_str();
-        // Collectors do not wait for the making of an answer.
-        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let answer = answer(&board, method, target, accept, clock::millis());
+        let answer = match refused(request, guest) {
+            Some(refused) => refused,
+            None => {
+                // Collectors do not wait for the making of an answer.
+                let board = self.board.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                answer(&board, method, target, accept, clock::millis())
+            }
+        };
         let bytes = answer.body.as_str().len();
         let status = answer.status;
         self.counts.requests.get_or_create(&Labels { status: status.into() }).inc();
+        let from = guest.from;
         self.access.note(&Request { from, epoch: clock::now().epoch(), method, target, status, bytes });
         response(&answer)
     }
+}
+
+/// The server's half of the handshake, and the tokens of which who has no certificate must have one.
+async fn shake_hands(
+    stream: TcpStream,
+    proofs: Arc<Proofs>,
+) -> io::Result<(impl AsyncRead + AsyncWrite + Unpin, Option<Arc<Tokens>>)> {
+    let current = tokio::task::spawn_blocking(move || proofs.current()).await.map_err(io::Error::other)?;
+    let (tls, tokens) = current.ok_or_else(|| io::Error::other("this node has no certificate to use"))?;
+    let (stream, is_proved) = tls.accept(stream).await?;
+    Ok((stream, (!is_proved).then_some(tokens)))
+}
+
+/// What a guest gets that has not proved itself.
+fn refused(request: &hyper::Request<Incoming>, guest: &Guest) -> Option<Answer> {
+    let tokens = guest.tokens.as_ref()?;
+    let given = request.headers().get(AUTHORIZATION);
+    let known = given.and_then(|value| value.to_str().ok()).is_some_and(|value| tokens.take(value));
+    (!known).then(|| stranger(given.is_some()))
 }
 
 /// Sends a text and closes. What the other side sends is not looked at, but taken: to leave it would reset the connection, and
@@ -200,6 +281,9 @@ fn response(answer: &Answer) -> Response<Full<Bytes>> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(challenge) = answer.challenge {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
     if answer.status == 405 {
         headers.insert(ALLOW, HeaderValue::from_static(ALLOWED));
     }

@@ -10,4 +10,6 @@ pub mod gate;
 pub mod http;
 pub mod lvs;
 pub mod node;
+pub mod proofs;
 pub mod sources;
+pub mod watched;

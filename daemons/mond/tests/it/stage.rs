@@ -82,7 +82,14 @@ impl Stage {
             command.env("PATH", format!("{}:{}", dir.display(), std::env::var("PATH").unwrap_or_default()));
         }
         let mond = Mond { child: command.spawn().unwrap(), address: free };
-        until("it listens", || TcpStream::connect(free).ok());
+        mond.listens();
+        mond
+    }
+
+    /// Starts it and looks for it at another place than its plain one.
+    pub fn mond_at(&self, address: SocketAddr) -> Mond {
+        let mond = Mond { child: self.command(free()).spawn().unwrap(), address };
+        mond.listens();
         mond
     }
 }
@@ -118,6 +125,10 @@ impl Got {
 impl Mond {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    fn listens(&self) {
+        until("it listens", || TcpStream::connect(self.address).ok());
     }
 
     pub fn connect(&self) -> TcpStream {
@@ -160,13 +171,13 @@ impl Mond {
     }
 }
 
-pub fn send(stream: &mut TcpStream, method: &str, target: &str, headers: &str) {
+pub fn send(stream: &mut impl Write, method: &str, target: &str, headers: &str) {
     let text = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
     stream.write_all(text.as_bytes()).unwrap();
 }
 
 /// One answer from a connection that goes on.
-pub fn receive(stream: &mut TcpStream, head_only: bool) -> Got {
+pub fn receive(stream: &mut impl Read, head_only: bool) -> Got {
     let mut bytes = Vec::new();
     let mut one = [0];
     while !bytes.ends_with(b"\r\n\r\n") {
