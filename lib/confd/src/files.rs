@@ -6,35 +6,20 @@ use crate::core::wire::Form;
 use gantry_model::root::Root;
 use gantry_rt::node_toml::{self, CONFD_PORT};
 use gantry_rt::secret;
+use gantry_rt::services::Service;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// Where other ports of services stand.
-const SERVICES: &str = "/etc/services";
-/// Names of ours in it; the first that is there counts.
-const SERVICE_NAMES: [&str; 2] = ["gantry-confd", "ganeti-confd"];
+/// ConfD as a service.
+const SERVICE: Service =
+    Service { names: ["gantry-confd", "ganeti-confd"], protocol: "udp", port: CONFD_PORT };
 
 /// The port of a node whose settings say `own`: they count unless they are the default and the services say otherwise.
 #[must_use]
 pub fn port(own: u16) -> u16 {
-    if own != CONFD_PORT {
-        return own;
-    }
-    fs::read_to_string(SERVICES).ok().and_then(|text| service(&text)).unwrap_or(own)
-}
-
-fn service(text: &str) -> Option<u16> {
-    let named = |wanted: &str| {
-        text.lines().find_map(|line| {
-            let mut words = line.split('#').next()?.split_whitespace();
-            let (name, port) = (words.next()?, words.next()?.strip_suffix("/udp")?);
-            let ours = name == wanted || words.any(|alias| alias == wanted);
-            if ours { port.parse().ok() } else { None }
-        })
-    };
-    SERVICE_NAMES.into_iter().find_map(named)
+    SERVICE.port(own)
 }
 
 fn read(path: PathBuf) -> Result<String, ClientError> {
@@ -88,14 +73,6 @@ pub fn client(root: &Root) -> Result<Client, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports_of_services() {
-        assert_eq!(service("ganeti-confd 1817/udp\n"), Some(1817));
-        assert_eq!(service("ganeti-confd 1817/tcp # x\nx 1/udp"), None);
-        assert_eq!(service("ganeti-confd 7/udp\nother 8/udp gantry-confd\n"), Some(8));
-        assert_eq!(port(99), 99);
-    }
 
     #[test]
     fn what_a_node_knows() {

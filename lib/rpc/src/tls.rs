@@ -5,7 +5,10 @@
 pub mod ca;
 #[cfg(feature = "ca")]
 pub mod facts;
+mod public;
 mod verify;
+
+pub use public::PublicTls;
 
 use crate::client::{Below, Client};
 use crate::error::ConnectError;
@@ -47,6 +50,10 @@ pub const NEXT_KEY: &str = "next-ca.key";
 pub const NODE_PEM: &str = "node.pem";
 /// This node's key.
 pub const NODE_KEY: &str = "node.key";
+
+/// A host name that every node's certificate has beside its own URI, for programs that check host names: who trusts the
+/// cluster's CA alone and wants this name speaks to a node of the cluster. Nodes themselves ignore it.
+pub const NODE_HOST: &str = "node.gantry.internal";
 
 /// Why keys and certificates can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -266,8 +273,7 @@ impl ServerTls {
         let (_, session) = stream.get_ref();
         let mut facts = Facts { exporter: exporter(session)?, ..Facts::default() };
         if let Some(ours) = self.cluster {
-            let certificate = session.peer_certificates().and_then(|chain| chain.first());
-            let certificate = certificate.ok_or_else(|| denied("no certificate"))?;
+            let certificate = certificate_of(session).ok_or_else(|| denied("no certificate"))?;
             let (cluster, node) = verify::node_of(certificate).map_err(denied)?;
             if cluster != ours {
                 return Err(denied(format!("a certificate of cluster {cluster}")));
@@ -332,6 +338,11 @@ fn handshake_error(error: io::Error) -> ConnectError {
         Some((wanted, found)) => ConnectError::WrongPeer { wanted, found },
         None => ConnectError::Io(error),
     }
+}
+
+/// The peer's own certificate.
+fn certificate_of<Data>(session: &rustls::ConnectionCommon<Data>) -> Option<&CertificateDer<'static>> {
+    session.peer_certificates()?.first()
 }
 
 /// The URI that names a node.

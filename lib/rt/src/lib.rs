@@ -23,6 +23,7 @@ mod logs;
 pub mod node_toml;
 mod ready;
 pub mod secret;
+pub mod services;
 mod tasks;
 
 pub use daemon::{Daemon, Options, run, run_alone, run_patiently, run_with};

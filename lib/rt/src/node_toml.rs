@@ -99,6 +99,22 @@ pub struct MondToml {
     /// Addresses to listen on instead of the node's own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bind: Vec<IpAddr>,
+    /// Networks that may ask, such as 192.0.2.0/24; empty = all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+    /// Port of its TLS listener; 0 = none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tls_port: u16,
+    /// File with the bearer tokens that the TLS listener takes, one a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// Whether it listens without TLS too, as Ganeti's does; None = it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plain: Option<bool>,
+}
+
+fn is_zero(port: &u16) -> bool {
+    *port == 0
 }
 
 impl MondToml {
@@ -292,6 +308,10 @@ mod tests {
         settings.overseer.health_check_s = Some(1);
         settings.confd.rate = Some(7);
         settings.mond.bind = vec![IpAddr::from([127, 0, 0, 1])];
+        settings.mond.allow = vec!["192.0.2.0/24".to_owned()];
+        settings.mond.tls_port = 1816;
+        settings.mond.token_file = Some("/etc/gantry/tokens".into());
+        settings.mond.plain = Some(false);
         settings.save(&root).expect("written");
         assert_eq!(load(&root).expect("read"), settings);
     }

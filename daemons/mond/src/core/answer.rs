@@ -23,6 +23,8 @@ pub struct Answer {
     pub status: u16,
     /// Of the body.
     pub content_type: &'static str,
+    /// How to prove oneself, where that is what is missing (WWW-Authenticate).
+    pub challenge: Option<&'static str>,
     /// The body; a HEAD request gets its length only.
     pub body: Body,
 }
@@ -48,11 +50,28 @@ impl Body {
 }
 
 fn text(status: u16, text: impl Into<String>) -> Answer {
-    Answer { status, content_type: TEXT, body: Body::Text(text.into()) }
+    Answer { status, content_type: TEXT, challenge: None, body: Body::Text(text.into()) }
 }
 
 fn json(text: impl Into<String>) -> Answer {
-    Answer { status: 200, content_type: JSON, body: Body::Text(text.into()) }
+    reported(JSON, Body::Text(text.into()))
+}
+
+fn reported(content_type: &'static str, body: Body) -> Answer {
+    Answer { status: 200, content_type, challenge: None, body }
+}
+
+/// What somebody gets who has neither a certificate of the cluster nor a token, or the wrong one.
+#[must_use]
+pub fn stranger(has_token: bool) -> Answer {
+    // RFC 6750 §3: without a token the scheme alone, with a wrong one that it is wrong.
+    let (challenge, what) = if has_token {
+        (r#"Bearer realm="gantry-mond", error="invalid_token""#, "This node does not know that token")
+    } else {
+        (r#"Bearer realm="gantry-mond""#, "Who asks here must prove itself")
+    };
+    let how = "send a client certificate of this cluster's CA, or Authorization: Bearer TOKEN with a token of the node's token_file";
+    Answer { challenge: Some(challenge), ..text(401, format!("{what}: {how}")) }
 }
 
 /// What a request gets, whatever it is.
@@ -67,7 +86,7 @@ pub fn answer(board: &Board, method: &str, target: &str, accept: Option<&str>, n
         Route::Collectors => json(board.list().to_string()),
         Route::All => json(board.all()),
         Route::Report { category, name } => match board.one(category, name) {
-            Some(Ok(report)) => Answer { status: 200, content_type: JSON, body: Body::Report(report) },
+            Some(Ok(report)) => reported(JSON, Body::Report(report)),
             Some(Err(why)) => text(503, format!("The collector {name} has no report: {why}")),
             None => text(404, NO_REPORT),
         },
@@ -75,10 +94,19 @@ pub fn answer(board: &Board, method: &str, target: &str, accept: Option<&str>, n
         Route::Metrics => {
             let form = form(accept);
             let body = Body::Text(render(&board.metrics(now), form));
-            Answer { status: 200, content_type: form.content_type(), body }
+            reported(form.content_type(), body)
         }
         Route::Nowhere => text(404, NOT_FOUND),
     }
+}
+
+/// What is sent to a connection that gets no place, before anything is read of it.
+#[must_use]
+pub fn unread(status: u16, reason: &str, text: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: {TEXT}\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    )
 }
 
 #[cfg(test)]

@@ -36,14 +36,14 @@ struct Entry {
     /// Of kind 1.
     code: Option<Code>,
     /// Why there is no report.
-    why: String,
-    families: Vec<Family>,
+    why: Arc<str>,
+    families: Arc<[Family]>,
     took_s: Option<f64>,
     /// The last success: both clocks.
     success: Option<(Millis, f64)>,
 }
 
-/// See the module.
+/// See the module. A clone shares all texts: it costs little, so that answers are made from one while others write.
 #[derive(Debug, Clone)]
 pub struct Board {
     settings: Settings,
@@ -58,9 +58,9 @@ impl Board {
         Self { settings: *settings, entries }
     }
 
-    /// Takes other settings.
-    pub fn set(&mut self, settings: &Settings) {
-        self.settings = *settings;
+    /// Takes settings; whether they are others.
+    pub fn set(&mut self, settings: &Settings) -> bool {
+        std::mem::replace(&mut self.settings, *settings) != *settings
     }
 
     /// Takes a look.
@@ -94,7 +94,7 @@ impl Board {
     pub fn one(&self, category: &str, name: &str) -> Option<Result<Arc<str>, &str>> {
         let fits = |spec: &Spec| spec.name == name && spec.category.path() == category;
         let (_, entry) = self.active().find(|(_, entry)| fits(&entry.spec))?;
-        Some(entry.report.clone().ok_or(entry.why.as_str()))
+        Some(entry.report.clone().ok_or(&*entry.why))
     }
 
     /// Everything as metrics: what fresh collectors found, and how the collectors do.
@@ -142,10 +142,9 @@ impl Board {
 
 impl Entry {
     fn new(spec: Spec) -> Self {
-        let why = "it has not looked yet".to_owned();
-        let (families, report, code, took_s, success) = (Vec::new(), None, None, None, None);
-        let mut entry = Self { spec, report, code, why: why.clone(), families, took_s, success };
-        entry.failed(why, 0.0);
+        let (families, why) = (Arc::new([]), "".into());
+        let mut entry = Self { spec, report: None, code: None, why, families, took_s: None, success: None };
+        entry.failed("it has not looked yet", 0.0);
         entry
     }
 
@@ -156,23 +155,23 @@ impl Entry {
                 self.success = Some((look.at, look.epoch));
                 self.report = Some(self.written(&found.data, look.epoch));
                 self.code = found.status.map(|status| status.code);
-                self.families = found.families;
-                self.why = String::new();
+                self.families = found.families.into();
+                self.why = "".into();
             }
-            Err(why) => self.failed(why, look.epoch),
+            Err(why) => self.failed(&why, look.epoch),
         }
     }
 
     /// A status that could not be told is a status; figures that could not be had are none.
-    fn failed(&mut self, why: String, epoch: f64) {
-        self.families = Vec::new();
+    fn failed(&mut self, why: &str, epoch: f64) {
+        self.families = Arc::new([]);
         self.report = None;
         if self.spec.kind == Kind::Status {
-            let status = Status::new(Code::Unknown, why.clone());
+            let status = Status::new(Code::Unknown, why);
             self.report = Some(self.written(&json!({"status": status.value()}), epoch));
             self.code = Some(Code::Unknown);
         }
-        self.why = why;
+        self.why = why.into();
     }
 
     fn written(&self, data: &Value, epoch: f64) -> Arc<str> {

@@ -11,6 +11,8 @@ pub mod format;
 pub mod report;
 pub mod route;
 pub mod settings;
+pub mod source;
+pub mod tokens;
 
 /// For the fuzz target: a request's path and query up to the first NUL, its Accept header after it.
 pub fn fuzz(data: &[u8]) {

@@ -1,12 +1,14 @@
 //! What the cluster says of this node: which collectors shall look and how often, which instances live here, whose disks are
 //! whose. It is asked for through a [`Cluster`]; while nobody answers, the last word holds, and before the first one what is
-//! built in.
+//! built in. What is told is there at once, and disks, which are a question an instance, hold up nothing else.
 
 use crate::core::board::Board;
 use crate::core::collect::lv::Disk;
 use crate::core::collect::node::Instance;
 use crate::core::settings::Settings;
+use futures_util::StreamExt;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,6 +21,8 @@ const ASK: Duration = Duration::from_secs(15);
 pub const FIRST: Duration = Duration::from_secs(15);
 /// Most instances whose disks are asked for: a node has dozens.
 const DISKS_OF_MAX: usize = 256;
+/// Questions after disks at once. One takes ten seconds where a candidate is silent; ConfD answers each node 50 a second.
+const DISKS_AT_ONCE: usize = 16;
 
 /// A question, and the number of its ConfD request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,26 +46,30 @@ pub trait Cluster: Send + Sync + 'static {
     fn ask(&self, what: Ask) -> Asked<'_>;
 }
 
-/// The last word on everything.
+/// The last word on everything but the settings.
 #[derive(Debug, Clone, Default)]
 struct Words {
-    settings: Settings,
     instances: Option<Vec<Instance>>,
     minors: Value,
-    disks: Vec<Disk>,
+    /// Uuid and name of instances whose disks are asked for.
+    with_disks: Vec<(String, String)>,
+    /// By the uuid of their instance.
+    disks: BTreeMap<String, Vec<Disk>>,
 }
 
 /// What was told so far. Clones share it.
 #[derive(Clone)]
 pub struct Told {
     cluster: Arc<dyn Cluster>,
+    settings: Arc<watch::Sender<Settings>>,
     words: Arc<Mutex<Words>>,
 }
 
 impl Told {
-    /// Asks for the first time, and waits for the answer for no longer than that ([`FIRST`]).
+    /// Asks for the first time for all but disks, and waits for the answer for no longer than that ([`FIRST`]).
     pub async fn first(cluster: Arc<dyn Cluster>, patience: Duration, stop: &CancellationToken) -> Self {
-        let told = Self { cluster, words: Arc::default() };
+        let settings = Arc::new(watch::Sender::new(Settings::default()));
+        let told = Self { cluster, settings, words: Arc::default() };
         tokio::select! {
             () = told.refresh() => {}
             () = tokio::time::sleep(patience) => tracing::warn!("nobody tells the cluster's settings; those built in hold"),
@@ -77,7 +85,13 @@ impl Told {
     /// The collectors' settings.
     #[must_use]
     pub fn settings(&self) -> Settings {
-        self.words(|words| words.settings)
+        *self.settings.borrow()
+    }
+
+    /// Watches them: a change is there when its answer is.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Settings> {
+        self.settings.subscribe()
     }
 
     /// The instances of this node; None: nobody ever said.
@@ -95,15 +109,16 @@ impl Told {
     /// Disks on this node that are logical volumes.
     #[must_use]
     pub fn disks(&self) -> Vec<Disk> {
-        self.words(|words| words.disks.clone())
+        self.words(|words| words.disks.values().flatten().cloned().collect())
     }
 
-    /// Asks everything once, all at the same time: where most candidates are down, each question takes its whole time.
+    /// Asks everything but disks once, all at the same time: where candidates are down, each question takes its whole time.
     async fn refresh(&self) {
         let ask = |what| self.cluster.ask(what);
         let settings = async {
             if let Some(answer) = ask(Ask::Collectors).await {
-                self.words(|words| words.settings = Settings::read(&answer));
+                let settings = Settings::read(&answer);
+                self.settings.send_if_modified(|old| std::mem::replace(old, settings) != settings);
             }
         };
         let minors = async {
@@ -115,20 +130,27 @@ impl Told {
             let answer = ask(Ask::Instances).await;
             if let Some(instances) = answer.as_ref().and_then(Instance::read_all) {
                 let with_disks = answer.iter().flat_map(with_disks).take(DISKS_OF_MAX).collect();
-                self.words(|words| words.instances = Some(instances));
-                self.ask_disks(with_disks).await;
+                self.words(|words| {
+                    words.instances = Some(instances);
+                    words.with_disks = with_disks;
+                });
             }
         };
         tokio::join!(settings, minors, instances);
     }
 
-    async fn ask_disks(&self, instances: Vec<(String, String)>) {
-        let mut all = Vec::new();
-        for (uuid, name) in instances {
-            let Some(answer) = self.cluster.ask(Ask::Disks(uuid)).await else { return };
-            all.extend(disks(&name, &answer));
-        }
-        self.words(|words| words.disks = all);
+    /// Asks for the disks of all instances, some at a time. Of one that nobody tells of, the last word holds.
+    async fn refresh_disks(&self) {
+        let wanted = self.words(|words| {
+            words.disks.retain(|uuid, _| words.with_disks.iter().any(|(known, _)| known == uuid));
+            words.with_disks.clone()
+        });
+        let ask = |(uuid, name): (String, String)| async move {
+            if let Some(answer) = self.cluster.ask(Ask::Disks(uuid.clone())).await {
+                self.words(|words| words.disks.insert(uuid, disks(&name, &answer)));
+            }
+        };
+        futures_util::stream::iter(wanted).for_each_concurrent(DISKS_AT_ONCE, ask).await;
     }
 }
 
@@ -156,27 +178,47 @@ pub fn disks(instance: &str, answer: &Value) -> Vec<Disk> {
     all
 }
 
-/// Asks again and again; hands new settings to the board and to who watches them.
-pub async fn follow(
-    told: Told,
-    board: Arc<Mutex<Board>>,
-    tell: watch::Sender<Settings>,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(ASK) => {}
-            () = stop.cancelled() => return,
+/// However long an answer takes, the next question is on time, unless the last one still waits.
+fn pace() -> tokio::time::Interval {
+    let mut pace = tokio::time::interval(ASK);
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    pace
+}
+
+/// Asks again and again, and hands new settings to the board. Disks are asked for at a pace of their own.
+pub async fn follow(told: Told, board: Arc<Mutex<Board>>, stop: CancellationToken) {
+    let mut settings = told.watch();
+    // What was told since the board was made.
+    settings.mark_changed();
+    let asking = async {
+        let mut pace = pace();
+        // The first time is over.
+        pace.tick().await;
+        loop {
+            pace.tick().await;
+            told.refresh().await;
         }
-        tokio::select! {
-            () = told.refresh() => {}
-            () = stop.cancelled() => return,
+    };
+    let asking_for_disks = async {
+        let mut pace = pace();
+        loop {
+            pace.tick().await;
+            told.refresh_disks().await;
         }
-        let settings = told.settings();
-        if tell.send_if_modified(|old| std::mem::replace(old, settings) != settings) {
-            board.lock().unwrap_or_else(PoisonError::into_inner).set(&settings);
-            tracing::info!("other settings of collectors");
+    };
+    let telling = async {
+        while settings.changed().await.is_ok() {
+            let now = *settings.borrow_and_update();
+            if board.lock().unwrap_or_else(PoisonError::into_inner).set(&now) {
+                tracing::info!("other settings of collectors");
+            }
         }
+    };
+    tokio::select! {
+        () = asking => {}
+        () = asking_for_disks => {}
+        () = telling => {}
+        () = stop.cancelled() => {}
     }
 }
 
@@ -185,6 +227,7 @@ mod tests {
     use super::*;
     use crate::core::catalogue::index;
     use serde_json::json;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Answers as ConfD would, as long as it is told to.
     #[derive(Debug, Default)]
@@ -214,6 +257,7 @@ mod tests {
         let cluster = Arc::new(Played::default());
         let told = Told::first(cluster.clone(), FIRST, &CancellationToken::new()).await;
         let lv = index("lv").unwrap();
+        told.refresh_disks().await;
         let check = || {
             assert!(!told.settings().get(lv).active);
             assert_eq!(told.instances().unwrap()[0].name, "i1");
@@ -224,7 +268,72 @@ mod tests {
         check();
         *cluster.0.lock().unwrap() = true;
         told.refresh().await;
+        told.refresh_disks().await;
         check();
+    }
+
+    /// Of many instances, and who is asked for disks is silent until let go. Counts what is asked at once.
+    #[derive(Debug, Default)]
+    struct Slow {
+        now: AtomicUsize,
+        most: AtomicUsize,
+        done: AtomicUsize,
+        go: CancellationToken,
+    }
+
+    impl Cluster for Slow {
+        fn ask(&self, what: Ask) -> Asked<'_> {
+            let instance = |number: usize| json!({"uuid": format!("u{number}"), "name": "i", "hypervisor": "oci", "admin_state": "up", "disks": ["d"]});
+            Box::pin(async move {
+                match what {
+                    Ask::Collectors => Some(json!({"lv": {"active": false}})),
+                    Ask::Instances => Some(json!([(0..300).map(instance).collect::<Vec<_>>(), []])),
+                    Ask::Minors => None,
+                    Ask::Disks(uuid) => {
+                        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+                        self.most.fetch_max(now, Ordering::SeqCst);
+                        self.go.cancelled().await;
+                        self.now.fetch_sub(1, Ordering::SeqCst);
+                        self.done.fetch_add(1, Ordering::SeqCst);
+                        Some(json!([{"logical_id": ["vg", uuid]}]))
+                    }
+                }
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn settings_do_not_wait_for_disks_which_are_asked_for_some_at_a_time() {
+        let (cluster, stop) = (Arc::new(Slow::default()), CancellationToken::new());
+        let told = Told::first(cluster.clone(), FIRST, &stop).await;
+        // The board was made before anybody told.
+        let board = Arc::new(Mutex::new(Board::new(&Settings::default())));
+        let followed = tokio::spawn(follow(told.clone(), Arc::clone(&board), stop.clone()));
+        let listed = |name: &str| board.lock().unwrap().list().to_string().contains(&format!("\"{name}\""));
+        let until = async |what: &dyn Fn() -> bool| {
+            while !what() {
+                tokio::task::yield_now().await;
+            }
+        };
+        until(&|| cluster.now.load(Ordering::SeqCst) == DISKS_AT_ONCE).await;
+        until(&|| !listed("lv")).await;
+        assert_eq!((told.disks(), told.instances().unwrap().len()), (Vec::new(), 300));
+        cluster.go.cancel();
+        until(&|| told.disks().len() == DISKS_OF_MAX).await;
+        assert_eq!(cluster.most.load(Ordering::SeqCst), DISKS_AT_ONCE);
+        stop.cancel();
+        followed.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn disks_of_instances_that_are_gone_go() {
+        let cluster = Arc::new(Played::default());
+        let told = Told::first(cluster, FIRST, &CancellationToken::new()).await;
+        told.words(|words| {
+            words.disks.insert("gone".to_owned(), disks("g", &json!([{"logical_id": ["vg", "x"]}])))
+        });
+        told.refresh_disks().await;
+        assert_eq!(told.disks().iter().map(|disk| disk.instance.as_str()).collect::<Vec<_>>(), ["i1"]);
     }
 
     #[tokio::test]

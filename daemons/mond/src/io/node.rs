@@ -25,16 +25,8 @@ pub fn view(places: &Places, instances: Option<Vec<Instance>>) -> Result<View, S
     let file = places.root.lib().join("noded.data");
     let before = slots(&file)?;
     let groups = Groups::of(&places.sys, &role.node.to_string());
-    let mut vms: Vec<Vm> = groups.names().iter().filter_map(|id| vm(places, &groups, id)).collect();
-    let slots = slots(&file)?;
-    // Records are older than what is made after them. What was known before and is not now has just been destroyed.
-    let lives = |slots: &[Slot], vm: &Vm| {
-        slots.iter().any(|slot| {
-            slot.uuid == vm.slot && slot.generation == vm.generation && slot.state != Default::default()
-        })
-    };
-    vms.retain(|vm| lives(&slots, vm) || !lives(&before, vm));
-    Ok(View { instances, slots, vms })
+    let vms = groups.names().iter().filter_map(|id| vm(places, &groups, id)).collect();
+    Ok(View::read(instances, &before, vms, slots(&file)?))
 }
 
 /// noded's records; none before it has made its file.

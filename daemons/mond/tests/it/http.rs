@@ -1,7 +1,9 @@
 //! The table of `spec/mond.md` §1 over a real connection, and readers that behave badly.
 
 use crate::stage::{Stage, receive, send, until};
+use gantry_mond::io::gate::{CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX};
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 /// Method, target, status, content type, body.
@@ -120,8 +122,65 @@ fn ten_slow_scrapes_at_once_delay_nobody() {
 fn more_connections_than_places_wait_and_are_served() {
     let stage = Stage::new();
     let mond = stage.mond(None);
-    let held: Vec<_> = (0..150).map(|_| mond.connect()).collect();
+    // As many of each source as it may have; five sources are more than there are places.
+    let held: Vec<_> = (2..=6)
+        .flat_map(|last| std::iter::repeat_n(Ipv4Addr::new(127, 0, 0, last), CONNECTIONS_OF_ONE_MAX))
+        .map(|from| mond.connect_from(from))
+        .collect();
+    assert!(held.len() > CONNECTIONS_MAX);
     // Idle ones are closed after their time; then there is room again.
     assert_eq!(mond.get("/").body, "[1]");
     drop(held);
+}
+
+#[test]
+fn one_source_does_not_keep_others_out() {
+    let stage = Stage::new();
+    let mond = stage.mond(None);
+    let greedy = Ipv4Addr::new(127, 0, 0, 9);
+    let mut held: Vec<_> = (0..CONNECTIONS_OF_ONE_MAX).map(|_| mond.connect_from(greedy)).collect();
+    // Each has a place.
+    for stream in &mut held {
+        send(stream, "GET", "/", "");
+        assert_eq!(receive(stream, false).status, 200);
+    }
+    let mut more = mond.connect_from(greedy);
+    send(&mut more, "GET", "/", "");
+    let got = receive(&mut more, false);
+    assert_eq!((got.status, got.header("connection")), (429, Some("close")));
+    assert!(got.body.contains("32 connections from this address"), "{}", got.body);
+    assert_eq!(more.read(&mut [0]).unwrap(), 0);
+    assert_eq!(mond.get("/").status, 200);
+    // Those that go make room.
+    held.truncate(1);
+    until("a place is free", || {
+        let mut again = mond.connect_from(greedy);
+        send(&mut again, "GET", "/", "");
+        (receive(&mut again, false).status == 200).then_some(())
+    });
+}
+
+#[test]
+fn only_named_networks_may_ask() {
+    let stage = Stage::new().settings("[mond]\nallow = [\"127.0.0.8/29\", \"192.0.2.1\"]\n");
+    let mond = stage.mond(None);
+    for (last, status) in [(7, 403), (8, 200), (15, 200), (16, 403), (1, 403)] {
+        let mut stream = mond.connect_from(Ipv4Addr::new(127, 0, 0, last));
+        send(&mut stream, "GET", "/", "");
+        let got = receive(&mut stream, false);
+        assert_eq!(got.status, status, "{last}: {}", got.body);
+        assert_eq!(got.body.contains("[mond] allow"), status == 403, "{}", got.body);
+        // One that may not ask is told before it has said anything, and closed.
+        assert_eq!(got.header("connection"), (status == 403).then_some("close"));
+    }
+    let mut silent = mond.connect();
+    assert_eq!(receive(&mut silent, false).status, 403);
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_network_that_is_none_is_said_at_the_start() {
+    let stage = Stage::new().settings("[mond]\nallow = [\"10.0.0.0/8\", \"10.0.0.0/40\"]\n");
+    let said = stage.refused();
+    assert!(said.contains("[mond] allow in node.toml: '10.0.0.0/40' is no network such as"), "{said}");
 }

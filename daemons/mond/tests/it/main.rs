@@ -6,3 +6,4 @@ mod collector;
 mod http;
 mod scenes;
 mod stage;
+mod tls;

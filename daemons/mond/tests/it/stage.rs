@@ -3,9 +3,11 @@
 use gantry_model::ids::{ClusterUuid, NodeUuid};
 use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -47,24 +49,54 @@ impl Stage {
         self
     }
 
+    /// A node.toml with these tables.
+    pub fn settings(self, tables: &str) -> Self {
+        let text = format!("name = \"n1\"\naddress = \"127.0.0.1\"\n{tables}");
+        std::fs::write(self.root.node_toml(), text).unwrap();
+        self
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Starts it on a free port; it may see other programs first.
-    pub fn mond(&self, programs: Option<&Path>) -> Mond {
-        // Free a moment ago, and of an address that nobody else uses: taken again by chance only.
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    fn command(&self, address: SocketAddr) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gantry-mond"));
         command.arg("--root").arg(self.path()).args(["-f", "--no-user-checks", "-b", "127.0.0.1", "-p"]);
-        command.arg(free.port().to_string()).stdin(Stdio::null());
+        command.arg(address.port().to_string()).stdin(Stdio::null());
+        command
+    }
+
+    /// What it says where it does not start.
+    pub fn refused(&self) -> String {
+        let output = self.command(free()).output().unwrap();
+        assert_ne!(output.status.code(), Some(0));
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Starts it on a free port; it may see other programs first.
+    pub fn mond(&self, programs: Option<&Path>) -> Mond {
+        let free = free();
+        let mut command = self.command(free);
         if let Some(dir) = programs {
             command.env("PATH", format!("{}:{}", dir.display(), std::env::var("PATH").unwrap_or_default()));
         }
         let mond = Mond { child: command.spawn().unwrap(), address: free };
-        until("it listens", || TcpStream::connect(free).ok());
+        mond.listens();
         mond
     }
+
+    /// Starts it and looks for it at another place than its plain one.
+    pub fn mond_at(&self, address: SocketAddr) -> Mond {
+        let mond = Mond { child: self.command(free()).spawn().unwrap(), address };
+        mond.listens();
+        mond
+    }
+}
+
+/// Free a moment ago, and of an address that nobody else uses: taken again by chance only.
+pub fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 pub struct Mond {
@@ -95,8 +127,24 @@ impl Mond {
         self.child.id()
     }
 
+    fn listens(&self) {
+        until("it listens", || TcpStream::connect(self.address).ok());
+    }
+
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+
+    /// From another address of this machine.
+    pub fn connect_from(&self, from: Ipv4Addr) -> TcpStream {
+        let SocketAddr::V4(to) = self.address else { panic!("{}", self.address) };
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+        socket::bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0))).unwrap();
+        socket::connect(socket.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream
     }
@@ -123,13 +171,13 @@ impl Mond {
     }
 }
 
-pub fn send(stream: &mut TcpStream, method: &str, target: &str, headers: &str) {
+pub fn send(stream: &mut impl Write, method: &str, target: &str, headers: &str) {
     let text = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
     stream.write_all(text.as_bytes()).unwrap();
 }
 
 /// One answer from a connection that goes on.
-pub fn receive(stream: &mut TcpStream, head_only: bool) -> Got {
+pub fn receive(stream: &mut impl Read, head_only: bool) -> Got {
     let mut bytes = Vec::new();
     let mut one = [0];
     while !bytes.ends_with(b"\r\n\r\n") {

@@ -1,7 +1,7 @@
 //! Making and signing certificates (feature `ca`): ECDSA P-256 throughout. Keys are PEM texts; who calls decides
 //! where they are kept.
 
-use super::{ServerTls, TlsError, node_uri, server_config_unjoined};
+use super::{NODE_HOST, ServerTls, TlsError, node_uri, server_config_unjoined};
 use gantry_model::ids::{ClusterUuid, NodeUuid};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
@@ -98,7 +98,8 @@ pub fn make_node(ca: &Pair, cluster: ClusterUuid, node: NodeUuid) -> Result<Pair
 fn node_params(cluster: ClusterUuid, node: NodeUuid) -> Result<CertificateParams, TlsError> {
     let mut params = params(&format!("gantry node {node}"));
     let uri = node_uri(cluster, node).try_into().map_err(failed)?;
-    params.subject_alt_names = vec![SanType::URI(uri)];
+    let host = NODE_HOST.try_into().map_err(failed)?;
+    params.subject_alt_names = vec![SanType::URI(uri), SanType::DnsName(host)];
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =

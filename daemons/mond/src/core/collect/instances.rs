@@ -50,11 +50,16 @@ fn admin_state<'a>(row: &Row<'a>) -> &'a str {
     row.instance.map_or("up", |instance| &instance.admin_state)
 }
 
+/// A VM without its control group, which was there already when the groups were read.
+fn has_crashed(row: &Row<'_>) -> bool {
+    row.hypervisor() == OCI && row.vm.is_none() && !row.slot.is_some_and(|slot| slot.is_new)
+}
+
 fn actual_state(row: &Row<'_>) -> &'static str {
     match row.state() {
         SlotState::Absent | SlotState::Creating => "shutdown",
         // Its control group is gone though nobody took it: noded will see it.
-        SlotState::Live if row.hypervisor() == OCI && row.vm.is_none() => "crashed",
+        SlotState::Live if has_crashed(row) => "crashed",
         SlotState::Live => "running",
         SlotState::Destroying => "dying",
         SlotState::Lost => "crashed",
@@ -137,6 +142,20 @@ mod tests {
             let got = (one["actualState"].as_str().unwrap(), one["status"]["code"].as_u64().unwrap());
             assert_eq!(got, (actual, code), "{admin} {pool:?} {state:?} {runs}");
             assert_eq!(data["status"]["code"], code);
+        }
+    }
+
+    /// Records are written after the control group is there, and read after the groups.
+    #[test]
+    fn a_vm_that_was_made_while_groups_were_read_has_not_crashed() {
+        for pool in [None, Some("p")] {
+            let mut view = view("up", pool, SlotState::Live, false);
+            view.slots[0].is_new = true;
+            let data = gathered("inst-status", &view).data;
+            assert_eq!(
+                (&data["instances"][0]["actualState"], &data["status"]["code"]),
+                (&json!("running"), &json!(0))
+            );
         }
     }
 

@@ -96,9 +96,22 @@ pub struct Slot {
     pub holder: Option<String>,
     /// What made it.
     pub driver: String,
+    /// It became what it is while the control groups were read: that its VM has none says nothing.
+    #[serde(skip)]
+    pub is_new: bool,
 }
 
 impl Slot {
+    /// Whether nothing happened to it between two reads.
+    fn is_as(&self, other: &Self) -> bool {
+        (&self.uuid, self.generation, self.state) == (&other.uuid, other.generation, other.state)
+    }
+
+    /// Whether a VM is the one that lives in it.
+    fn has(&self, vm: &Vm) -> bool {
+        self.uuid == vm.slot && self.generation == vm.generation && self.state != SlotState::Absent
+    }
+
     /// A row of noded's table. None: it is none.
     #[must_use]
     pub fn read(uuid: &str, body: &str) -> Option<Self> {
@@ -210,6 +223,25 @@ impl<'a> Row<'a> {
 }
 
 impl View {
+    /// What was read in this order: records, VMs with a control group, records again. What changed meanwhile is as the second
+    /// records say, and is not held against the groups.
+    #[must_use]
+    pub fn read(
+        instances: Option<Vec<Instance>>,
+        before: &[Slot],
+        mut vms: Vec<Vm>,
+        mut slots: Vec<Slot>,
+    ) -> Self {
+        let lives = |slots: &[Slot], vm: &Vm| slots.iter().any(|slot| slot.has(vm));
+        // What was known before and is not now has just been destroyed.
+        vms.retain(|vm| lives(&slots, vm) || !lives(before, vm));
+        let known: BTreeMap<&str, &Slot> = before.iter().map(|slot| (slot.uuid.as_str(), slot)).collect();
+        for slot in &mut slots {
+            slot.is_new = !known.get(slot.uuid.as_str()).is_some_and(|old| slot.is_as(old));
+        }
+        Self { instances, slots, vms }
+    }
+
     /// Everything there is on this node: ConfD's instances, and slots in which something lives. Sorted by name.
     #[must_use]
     pub fn rows(&self) -> Vec<Row<'_>> {
@@ -238,11 +270,7 @@ impl View {
 
     /// VMs that no slot has: noded's record does not say that this generation lives.
     pub fn orphans(&self) -> impl Iterator<Item = &Vm> {
-        let known = |vm: &Vm| {
-            self.slots.iter().any(|slot| {
-                slot.uuid == vm.slot && slot.generation == vm.generation && slot.state != SlotState::Absent
-            })
-        };
+        let known = |vm: &Vm| self.slots.iter().any(|slot| slot.has(vm));
         self.vms.iter().filter(move |vm| !known(vm))
     }
 }
@@ -270,7 +298,8 @@ pub(super) mod tests {
     }
 
     pub fn slot(number: u8, state: SlotState, driver: &str) -> Slot {
-        Slot { uuid: uuid(number), generation: 3, state, holder: None, driver: driver.to_owned() }
+        let (uuid, driver) = (uuid(number), driver.to_owned());
+        Slot { uuid, generation: 3, state, holder: None, driver, is_new: false }
     }
 
     pub fn vm(number: u8, generation: u64) -> Vm {
@@ -302,6 +331,7 @@ pub(super) mod tests {
             state: SlotState::Live,
             holder: Some("l".into()),
             driver: "oci".into(),
+            is_new: false,
         };
         assert_eq!(Slot::read("u", body), Some(want));
         assert_eq!(Slot::read("u", "{\"state\":\"new\"}"), None);
@@ -325,5 +355,31 @@ pub(super) mod tests {
         assert_eq!(rows[0].hypervisor(), "fake");
         let orphans: Vec<&str> = view.orphans().map(|vm| vm.slot.as_str()).collect();
         assert_eq!(orphans, [uuid(4).as_str(), uuid(3).as_str()]);
+    }
+
+    #[test]
+    fn what_changes_between_two_reads_is_new() {
+        use SlotState::{Absent, Creating, Destroying, Live};
+        let before = [
+            slot(1, Live, "oci"),
+            slot(2, Creating, "oci"),
+            Slot { generation: 2, ..slot(3, Live, "oci") },
+            slot(5, Live, "oci"),
+            slot(6, Live, "oci"),
+        ];
+        let after = vec![
+            slot(1, Live, "oci"),
+            slot(2, Live, "oci"),
+            slot(3, Live, "oci"),
+            slot(4, Live, "oci"),
+            slot(5, Destroying, "oci"),
+            slot(6, Absent, "oci"),
+        ];
+        let view = View::read(None, &before, vec![vm(6, 3), vm(7, 1), vm(5, 3)], after);
+        let new: Vec<bool> = view.slots.iter().map(|slot| slot.is_new).collect();
+        assert_eq!(new, [false, true, true, true, true, true]);
+        // One that has just been destroyed is no orphan; one that nobody ever knew is.
+        assert_eq!(view.vms, [vm(7, 1), vm(5, 3)]);
+        assert_eq!(view.orphans().collect::<Vec<_>>(), [&vm(7, 1)]);
     }
 }
