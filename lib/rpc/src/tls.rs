@@ -19,7 +19,9 @@ use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{
+    ClientCertVerifierBuilder, NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier,
+};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version::TLS13};
 use std::io;
 use std::net::SocketAddr;
@@ -215,11 +217,18 @@ pub fn server_config(identity: &Identity) -> Result<ServerTls, TlsError> {
 }
 
 fn member_config(identity: &Identity) -> Result<ServerConfig, TlsError> {
+    own_config(identity, |verifier| verifier)
+}
+
+/// Proves itself by `identity`, and takes from clients certificates of the CAs that it trusts; `strict` may ask for less.
+fn own_config(
+    identity: &Identity,
+    strict: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+) -> Result<ServerConfig, TlsError> {
     let provider = Arc::clone(&identity.client.provider);
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::clone(&identity.roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| TlsError::Make(error.to_string()))?;
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&identity.roots), Arc::clone(&provider));
+    let verifier = strict(builder).build().map_err(|error| TlsError::Make(error.to_string()))?;
     let config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)

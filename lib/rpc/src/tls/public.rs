@@ -1,12 +1,9 @@
 //! A listener for programs that are no nodes: it proves itself by the node's certificate and asks for one of the cluster's CA,
 //! but also lets in who has none. What those may do is up to who listens.
 
-use super::{Identity, TlsError, certificate_of, tune, verify, without_resumption};
+use super::{Identity, TlsError, certificate_of, own_config, tune, verify, without_resumption};
 use gantry_model::ids::ClusterUuid;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ServerConfig, version::TLS13};
 use std::io;
-use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -24,16 +21,7 @@ impl PublicTls {
     /// # Errors
     /// When key and certificate don't fit.
     pub fn new(identity: &Identity) -> Result<Self, TlsError> {
-        let provider = Arc::clone(&identity.client.provider);
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&identity.roots), Arc::clone(&provider))
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| TlsError::Make(error.to_string()))?;
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
+        let config = own_config(identity, |verifier| verifier.allow_unauthenticated())?;
         Ok(Self { acceptor: without_resumption(config), cluster: identity.cluster })
     }
 
