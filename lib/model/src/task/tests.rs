@@ -61,14 +61,18 @@ fn states_travel_as_judicators_numbers() {
     assert!(TaskState::try_from(9).is_err());
 }
 
+fn blueprint(wall_s_max: u64, lease_s_max: u64) -> Blueprint {
+    serde_json::from_value(json!({
+        "uuid": uuid::Uuid::nil(), "name": "b", "driver": "oci", "image": "host", "memory_mib": 128, "vcpus": 1,
+        "disk_mib": 64, "pids": 64, "wall_s_max": wall_s_max, "lease_s_max": lease_s_max, "enabled": true,
+        "serial_no": 1, "ctime": 1.0, "mtime": 1.0,
+    }))
+    .unwrap()
+}
+
 #[test]
 fn a_limit_above_the_blueprints_is_named() {
-    let blueprint: Blueprint = serde_json::from_value(json!({
-        "uuid": uuid::Uuid::nil(), "name": "b", "driver": "oci", "image": "host", "memory_mib": 128, "vcpus": 1,
-        "disk_mib": 64, "pids": 64, "wall_s_max": 60, "lease_s_max": 3600, "enabled": true, "serial_no": 1,
-        "ctime": 1.0, "mtime": 1.0,
-    }))
-    .unwrap();
+    let blueprint = blueprint(60, 3600);
     let wide = spec(json!({})).unwrap();
     assert!(
         fits(&wide, &blueprint).unwrap_err().contains("memory_mib is 256, but VMs of blueprint b have 128")
@@ -82,12 +86,7 @@ fn a_limit_above_the_blueprints_is_named() {
 
 #[test]
 fn steps_that_outlast_the_blueprints_leases_are_refused() {
-    let blueprint: Blueprint = serde_json::from_value(json!({
-        "uuid": uuid::Uuid::nil(), "name": "b", "driver": "oci", "image": "host", "memory_mib": 128, "vcpus": 1,
-        "disk_mib": 64, "pids": 64, "wall_s_max": 3600, "lease_s_max": 300, "enabled": true, "serial_no": 1,
-        "ctime": 1.0, "mtime": 1.0,
-    }))
-    .unwrap();
+    let blueprint = blueprint(3600, 300);
     let steps = |wall_s: u64, count: usize| {
         let step = json!({"command": "a", "wall_s": wall_s});
         spec(json!({"limits": {"memory_mib": 128}, "execute": vec![step; count]})).unwrap()
@@ -99,7 +98,7 @@ fn steps_that_outlast_the_blueprints_leases_are_refused() {
         assert!(why.contains("leases of blueprint b last 300 s"), "{why}");
     }
     // A whole day is refused, not cut.
-    let day = Blueprint { lease_s_max: 86_400, wall_s_max: 86_400, ..blueprint };
+    let day = self::blueprint(86_400, 86_400);
     assert!(fits(&steps(86_400, 1), &day).unwrap_err().contains("86400 s"));
     assert_eq!(fits(&steps(86_370, 1), &day), Ok(()));
 }
