@@ -221,12 +221,14 @@ impl Command {
     pub async fn drain(self: Arc<Self>, stream: Stream, mut pipe: pipe::Receiver) {
         let at = index(stream);
         let mut file = None;
-        let mut piece = vec![0; PIECE_BYTES];
+        // Not filled with zeros: most outputs are empty, and never touch it.
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
         let over = self.until(|state| state.closed[at].then_some(()));
         tokio::pin!(over);
         loop {
+            piece.clear();
             let count = tokio::select! {
-                read = pipe.read(&mut piece) => read.unwrap_or(0),
+                read = pipe.read_buf(&mut piece) => read.unwrap_or(0),
                 () = &mut over => break,
             };
             if count == 0 {

@@ -3,6 +3,7 @@
 //! counters are still there to be read.
 
 mod counts;
+mod death;
 
 pub use counts::{Counts, Spent};
 
@@ -29,7 +30,7 @@ const PERIOD_US: u64 = 100_000;
 const QUOTA_US_MIN: u64 = 1_000;
 /// How long a group that was told to die may take: a kill needs a few ms.
 const KILL_TIME: Duration = Duration::from_secs(5);
-/// Pauses between two looks at it, growing: most are gone at the second look.
+/// Pauses between two looks at it, growing.
 const KILL_PAUSE_MIN: Duration = Duration::from_micros(500);
 const KILL_PAUSE: Duration = Duration::from_millis(5);
 
@@ -259,11 +260,13 @@ impl Cgroup {
             if procs.is_empty() {
                 return Ok(());
             }
+            // The oldest first: as a rule that is PID 1 of the VM, whose end is the end of all others.
+            let oldest = procs.first().and_then(|pid| death::watch(*pid).ok());
             for pid in procs {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 seen.push(pid);
             }
-            tokio::time::sleep(pause).await;
+            death::within(pause, oldest.as_ref()).await;
             pause = (pause * 2).min(KILL_PAUSE);
             reap(&seen);
         }
