@@ -17,6 +17,9 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// Most threads that carry a daemon's tasks.
+const WORKERS_MAX: usize = 8;
+
 /// What a daemon's `main` gets.
 #[derive(Clone)]
 pub struct Daemon {
@@ -73,7 +76,13 @@ where
     F: FnOnce(Daemon) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    start(options, patience, &mut tokio::runtime::Builder::new_multi_thread(), main)
+    start(options, patience, tokio::runtime::Builder::new_multi_thread().worker_threads(workers()), main)
+}
+
+/// Threads that carry a daemon's tasks: half as many as there are processors. Its decisions are made by one task, and every
+/// further thread costs wake-ups of the others; work that blocks has threads of its own.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2)).min(WORKERS_MAX)
 }
 
 /// As [`run_patiently`], but on the calling thread alone: for vmd, which shall stay small.
