@@ -45,16 +45,21 @@ const BENCH_OF_VMS: &str = "runs";
 /// crt-static needs the target named.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds all programs. Where they are.
+/// Builds all programs, those to be shipped when `release`. Where they are.
 pub fn all(release: bool) -> Result<PathBuf> {
-    let profile = if release { "release" } else { "dev" };
-    // The whole workspace: features are then the same as in the tests' build, and nothing is built twice.
-    run(&mut cargo(&["build", "--workspace", "--bins", "--profile", profile]))?;
+    if release {
+        let bins = PROGRAMS.iter().flat_map(|name| ["--bin", name]);
+        let args: Vec<&str> = ["build", "--workspace", "--profile", "dist"].into_iter().chain(bins).collect();
+        run(&mut cargo(&args))?;
+    } else {
+        // The whole workspace: features are then the same as in the tests' build, and nothing is built twice.
+        run(&mut cargo(&["build", "--workspace", "--bins"]))?;
+    }
     static_programs()?;
     let target = target_dir();
     let place = target.join("gantry").join(if release { "release" } else { "bin" });
     fs::create_dir_all(&place)?;
-    let built = target.join(if release { "release" } else { "debug" });
+    let built = target.join(if release { "dist" } else { "debug" });
     for program in PROGRAMS {
         put(&built.join(program), &place.join(program))?;
     }
