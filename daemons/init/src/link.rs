@@ -1,11 +1,12 @@
 //! The socket between vmd and init: packets with file descriptors, and the kernel's word on who sent them.
 
-use crate::wire::{EXEC_FDS, PACKET_BYTES_MAX};
+use crate::wire::{FDS_MAX, PACKET_BYTES_MAX};
 use rustix::cmsg_space;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
 };
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,7 +38,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// The kernel's; `WouldBlock` on a non-blocking socket whose other end does not read.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(EXEC_FDS))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -51,10 +52,15 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
 /// # Errors
 /// The kernel's.
 pub fn receive(socket: impl AsFd) -> io::Result<Packet> {
-    let mut bytes = vec![0; PACKET_BYTES_MAX];
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(EXEC_FDS), ScmCredentials(1))];
+    // One room for all packets of a thread: most have some bytes only.
+    thread_local!(static ROOM: RefCell<Vec<u8>> = RefCell::new(vec![0; PACKET_BYTES_MAX]));
+    ROOM.with_borrow_mut(|room| receive_into(socket, room))
+}
+
+fn receive_into(socket: impl AsFd, room: &mut [u8]) -> io::Result<Packet> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FDS_MAX), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut slices = [IoSliceMut::new(&mut bytes)];
+    let mut slices = [IoSliceMut::new(room)];
     let got = recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
     let (mut fds, mut pid) = (Vec::new(), None);
     for message in control.drain() {
@@ -64,6 +70,6 @@ pub fn receive(socket: impl AsFd) -> io::Result<Packet> {
             _ => {}
         }
     }
-    bytes.truncate(got.bytes);
+    let bytes = room.get(..got.bytes).unwrap_or_default().to_vec();
     Ok(Packet { bytes, fds, pid })
 }

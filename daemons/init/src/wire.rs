@@ -5,6 +5,8 @@
 pub const PACKET_BYTES_MAX: usize = 96 * 1024;
 /// File descriptors that come with [`ToInit::Exec`]: standard input, output, error.
 pub const EXEC_FDS: usize = 3;
+/// Most descriptors that come with one packet: the doors of all hierarchies of control groups.
+pub const FDS_MAX: usize = 8;
 /// Most strings in one list: no packet can hold more with their lengths.
 const LIST_MAX: usize = PACKET_BYTES_MAX / 4;
 
@@ -41,6 +43,8 @@ pub enum ToInit {
     },
     /// Asks for [`FromInit::Alive`].
     Ping,
+    /// Go into control groups; a descriptor of each one's `tasks` (version 1) comes with it. Said once, before any command.
+    Enter,
 }
 
 /// What init says.
@@ -64,6 +68,8 @@ pub enum FromInit {
     },
     /// The answer to [`ToInit::Ping`]; one a question, in order.
     Alive,
+    /// The answer to [`ToInit::Enter`]; what goes wrong there ends the VM.
+    Entered,
 }
 
 /// How a process ended.
@@ -177,6 +183,7 @@ impl ToInit {
             }
             Self::Signal { number, signal } => Writer::new(2).u32(*number).i32(*signal).done(),
             Self::Ping => Writer::new(3).done(),
+            Self::Enter => Writer::new(4).done(),
         }
     }
 
@@ -198,6 +205,7 @@ impl ToInit {
             }),
             [2] => Self::Signal { number: reader.u32()?, signal: reader.i32()? },
             [3] => Self::Ping,
+            [4] => Self::Enter,
             _ => return Err(WireError::Bad),
         };
         reader.end(message)
@@ -218,6 +226,7 @@ impl FromInit {
             }
             Self::Refused { number, why } => Writer::new(4).u32(*number).text(why).done(),
             Self::Alive => Writer::new(5).done(),
+            Self::Entered => Writer::new(6).done(),
         }
     }
 
@@ -233,6 +242,7 @@ impl FromInit {
             [3] => Self::Ended { number: reader.u32()?, how: How::Signal(reader.i32()?) },
             [4] => Self::Refused { number: reader.u32()?, why: reader.text()? },
             [5] => Self::Alive,
+            [6] => Self::Entered,
             _ => return Err(WireError::Bad),
         };
         reader.end(message)
@@ -251,9 +261,8 @@ mod tests {
 
     #[test]
     fn messages_survive_and_pieces_are_refused() {
-        for message in
-            [exec(vec!["sh".into(), "-c".into()]), ToInit::Signal { number: 3, signal: -9 }, ToInit::Ping]
-        {
+        let signal = ToInit::Signal { number: 3, signal: -9 };
+        for message in [exec(vec!["sh".into(), "-c".into()]), signal, ToInit::Ping, ToInit::Enter] {
             let bytes = message.encode().expect("short");
             assert_eq!(ToInit::decode(&bytes), Ok(message));
             for end in 0..bytes.len() {
@@ -263,9 +272,14 @@ mod tests {
         }
         let ended = |how| FromInit::Ended { number: u32::MAX, how };
         let refused = FromInit::Refused { number: 0, why: "no".into() };
-        for message in
-            [FromInit::Ready, FromInit::Alive, ended(How::Exit(-1)), ended(How::Signal(9)), refused]
-        {
+        for message in [
+            FromInit::Ready,
+            FromInit::Alive,
+            FromInit::Entered,
+            ended(How::Exit(-1)),
+            ended(How::Signal(9)),
+            refused,
+        ] {
             let bytes = message.encode().expect("short");
             assert_eq!(FromInit::decode(&bytes), Ok(message));
             for end in 0..bytes.len() {

@@ -2,7 +2,7 @@
 //! not PID 1, so what the kernel does at its end is tested with whole VMs, in noded's driver.
 
 use gantry_init::link::{pair, receive, send};
-use gantry_init::wire::{Exec, FromInit, How, ToInit};
+use gantry_init::wire::{Exec, FDS_MAX, FromInit, How, ToInit};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
@@ -98,4 +98,19 @@ fn it_ends_with_its_input() {
     let (other, _) = pair().expect("a pair");
     drop(std::mem::replace(&mut init.socket, other));
     assert!(init.child.wait().expect("waited").success());
+}
+
+#[test]
+fn it_goes_through_all_doors_or_ends() {
+    let enter = ToInit::Enter.encode().expect("short");
+    let mut init = Init::start();
+    let doors: Vec<_> = (0..FDS_MAX).map(|_| tempfile::NamedTempFile::new().expect("a file")).collect();
+    let fds: Vec<_> = doors.iter().map(|door| door.as_file().as_fd()).collect();
+    send(&init.socket, &enter, &fds).expect("sent");
+    assert_eq!(init.hear(), Some(FromInit::Entered));
+    assert!(doors.iter().all(|door| std::fs::read_to_string(door).expect("read") == "0"));
+    let shut = std::fs::File::open("/dev/null").expect("opens");
+    send(&init.socket, &enter, &[fds[0], shut.as_fd()]).expect("sent");
+    assert_eq!(init.hear(), None, "said nothing, and closed");
+    assert!(!init.child.wait().expect("waited").success());
 }

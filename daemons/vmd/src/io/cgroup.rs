@@ -14,6 +14,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -222,7 +223,23 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves a process in; its children to come are born there.
+    /// What a process of one thread writes `0` to, to go in, on version 1: one file in each hierarchy. None on version 2, whose
+    /// groups are entered by [`Cgroup::enter`] only.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn doors(&self) -> io::Result<Option<Vec<OwnedFd>>> {
+        let Layout::V1(_) = self.layout else { return Ok(None) };
+        let open = |dir: PathBuf| {
+            let path = dir.join("tasks");
+            let told =
+                |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            std::fs::OpenOptions::new().write(true).open(&path).map(OwnedFd::from).map_err(told)
+        };
+        self.dirs().into_iter().map(open).collect::<io::Result<_>>().map(Some)
+    }
+
+    /// Moves a process in; its children to come are born there. The kernel may take 20 ms for it.
     ///
     /// # Errors
     /// The kernel's.

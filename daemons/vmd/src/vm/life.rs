@@ -6,11 +6,11 @@ use crate::io::cgroup;
 use crate::io::runtime::{self, Process};
 use crate::io::stage;
 use gantry_init::link;
-use gantry_init::wire::{FromInit, How};
+use gantry_init::wire::{FromInit, How, ToInit};
 use gantry_proto::envelope::Fail;
 use gantry_proto::vmd::VmState;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -80,29 +80,46 @@ impl Vm {
         Ok(())
     }
 
-    /// Waits for init's first word and puts it into the control groups.
+    /// Waits for init's first word and has it in the control groups.
     async fn ready(&self, child: &mut Process, link: &Link) -> Result<(), Fail> {
-        let told = |class, what: &str| {
-            let said = runtime::tail(&self.request.vm);
-            fail(class, format!("{what}: {}", if said.is_empty() { "it said nothing" } else { &said }))
-        };
-        let said = async {
-            tokio::select! {
-                biased;
-                () = self.until(|inner| inner.ending.then_some(())) => Err(told(Class::NotRunning, "the start was given up")),
-                packet = hear(link) => match packet {
-                    Some((FromInit::Ready, Some(pid))) => Ok(pid),
-                    Some(_) => Err(told(Class::BadImage, "PID 1 is not gantry-init")),
-                    None => Err(told(Class::Locked, "the runtime could not start the VM")),
-                },
-                () = child.over() => Err(told(Class::Locked, "the runtime could not start the VM")),
-            }
-        };
         let time = Duration::from_millis(self.request.ready_ms);
-        let late = || Err(told(Class::Timeout, "the VM is not ready in time"));
-        let pid = timeout(time, said).await.unwrap_or_else(|_| late())?;
+        let late = || Err(self.told(Class::Timeout, "the VM is not ready in time"));
+        timeout(time, self.settle(child, link)).await.unwrap_or_else(|_| late())
+    }
+
+    /// A failure with what the runtime and init said.
+    fn told(&self, class: Class, what: &str) -> Fail {
+        let said = runtime::tail(&self.request.vm);
+        fail(class, format!("{what}: {}", if said.is_empty() { "it said nothing" } else { &said }))
+    }
+
+    async fn settle(&self, child: &mut Process, link: &Link) -> Result<(), Fail> {
+        let pid = self.word(child, link, &FromInit::Ready).await?;
         self.inner().pid = Some(pid);
-        self.cgroup.enter(pid).map_err(|error| io_fail("put the VM into its control groups", &error))
+        let failed = |error: io::Error| io_fail("put the VM into its control groups", &error);
+        let Some(doors) = self.cgroup.doors().map_err(failed)? else {
+            let cgroup = self.cgroup.clone();
+            let entered = tokio::task::spawn_blocking(move || cgroup.enter(pid)).await;
+            return entered.map_err(io::Error::other).flatten().map_err(failed);
+        };
+        let bytes = ToInit::Enter.encode().map_err(|error| fail(Class::Locked, error.to_string()))?;
+        let doors: Vec<_> = doors.iter().map(AsFd::as_fd).collect();
+        link::send(link.get_ref(), &bytes, &doors).map_err(failed)?;
+        self.word(child, link, &FromInit::Entered).await.map(drop)
+    }
+
+    /// Waits until init says this, and nothing else. Its pid.
+    async fn word(&self, child: &mut Process, link: &Link, wanted: &FromInit) -> Result<i32, Fail> {
+        tokio::select! {
+            biased;
+            () = self.until(|inner| inner.ending.then_some(())) => Err(self.told(Class::NotRunning, "the start was given up")),
+            packet = hear(link) => match packet {
+                Some((said, Some(pid))) if said == *wanted => Ok(pid),
+                Some(_) => Err(self.told(Class::BadImage, "PID 1 is not gantry-init")),
+                None => Err(self.told(Class::Locked, "the runtime could not start the VM")),
+            },
+            () = child.over() => Err(self.told(Class::Locked, "the runtime could not start the VM")),
+        }
     }
 
     /// Owns the runtime's process and the link while it runs.
@@ -133,7 +150,7 @@ impl Vm {
 
     fn take(&self, message: FromInit) {
         let (number, how) = match message {
-            FromInit::Ready => return,
+            FromInit::Ready | FromInit::Entered => return,
             FromInit::Alive => return self.change(|inner| inner.pongs += 1),
             FromInit::Ended { number, how } => (number, how),
             FromInit::Refused { number, why } => {

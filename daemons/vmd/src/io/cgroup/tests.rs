@@ -72,6 +72,7 @@ fn version_2_is_told_its_values() {
     assert!(read(&dir, "gantry/n/vm/memory.swap.max").starts_with('0'));
     assert!(read(&dir, "gantry/n/vm/cpu.max").starts_with("150000 100000"));
     assert!(read(&dir, "gantry/n/vm/pids.max").starts_with("64"));
+    assert!(group.doors().expect("looked").is_none());
     group.enter(123).expect("entered");
     assert_eq!(read(&dir, "gantry/n/vm/cgroup.procs"), "123");
     let counts = Counts {
@@ -123,6 +124,11 @@ fn version_1_is_told_its_values() {
         io_bytes: 1234,
     };
     assert_eq!(group.counts(), counts);
+    assert!(group.doors().is_err_and(|why| why.to_string().contains("g/tasks")), "a group without its file");
+    for name in mounts.keys() {
+        std::fs::write(dir.path().join(name).join("g/tasks"), "").expect("written");
+    }
+    assert_eq!(group.doors().expect("opened").map(|doors| doors.len()), Some(5));
     let mut without = mounts;
     without.remove(IO);
     assert_eq!(Cgroup::new(&Layout::V1(without), "g").counts(), Counts { io_bytes: 0, ..counts });
