@@ -15,6 +15,42 @@ fn wrong_submissions_are_refused_with_one_reason() {
     bed.ends();
 }
 
+/// Files of an input, and bytes of each: one that is missing, or cut short, shows in what the task says.
+const FILES: usize = 50;
+const EACH: usize = 3_000;
+
+#[test]
+fn an_input_is_whole_though_noded_dies_while_it_unpacks() {
+    let bed = Bed::new();
+    let crash = bed.cluster.nodes[1].root.join("crash");
+    step("a node whose noded can be ended at that point", || {
+        std::fs::create_dir_all(&crash)?;
+        bed.cluster.kill_node(1)?;
+        bed.cluster.boot_with(1, &[("GANTRY_CRASH_DIR", &crash.to_string_lossy())])?;
+        bed.rests()
+    });
+    step("it dies with the first file written, and no task is tried twice", || cut_short(&bed, &crash));
+    bed.ends();
+}
+
+fn cut_short(bed: &Bed, crash: &std::path::Path) -> Result<()> {
+    let armed = crash.join("put-unpacking");
+    std::fs::write(&armed, "")?;
+    let file = |number: usize| entry(&format!("f{number}"), b'0', "", EACH as u64, &[b'x'; EACH]);
+    let mut spec = one("ls | grep -c '^f'; cat f* | wc -c; cat f* | tr -d x | wc -c");
+    spec["input"] = rpc::upload(bed, &archive(&(0..FILES).map(file).collect::<Vec<_>>()))?;
+    let mut luxi = bed.luxi()?;
+    // Nodes give their VMs in turn: one of these has its VM there.
+    let ids: Vec<u64> = (0..SIZE * 2).map(|_| task::submit(&mut luxi, &spec)).collect::<Result<_>>()?;
+    for record in task::wait_all(&mut luxi, &ids, PATIENCE)? {
+        first_try(&record)?;
+        let whole = format!("{FILES}\n{}\n0\n", FILES * EACH);
+        ensure!(record.out(0) == whole, "not its input: {}", record.json());
+    }
+    ensure!(!armed.exists(), "no noded came by that point");
+    Ok(())
+}
+
 /// An answer that refuses, in a text that has these words.
 fn refuses(answer: &Value, words: &str) -> Result<()> {
     ensure!(answer["success"] == json!(false), "was accepted: {answer}");
