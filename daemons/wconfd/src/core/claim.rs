@@ -29,6 +29,14 @@ pub fn asked(config: &Config, node: NodeUuid) -> Asked {
     config.slots_of(node).map(|row| (row.slot.uuid, row.rev)).collect()
 }
 
+/// What is compared when a node tells of one VM without being asked: its slot, if it is at that generation. A lost VM never lives
+/// again, so that nothing W has stored meanwhile makes the word too old.
+#[must_use]
+pub fn told_of(config: &Config, node: NodeUuid, facts: &SlotFacts) -> Asked {
+    let meant = |slot: &Slot| (slot.uuid, slot.generation) == (facts.slot, facts.generation);
+    config.slots_of(node).filter(|row| meant(&row.slot)).map(|row| (row.slot.uuid, row.rev)).collect()
+}
+
 /// What a comparison found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {

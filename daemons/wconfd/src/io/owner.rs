@@ -476,6 +476,13 @@ impl Owner {
         Ok(())
     }
 
+    /// A claimed node tells of a VM that died: as an inventory of that slot alone.
+    pub fn vm_lost(&mut self, node: NodeUuid, facts: &SlotFacts, reply: Reply<()>) {
+        let asked = claim::told_of(&self.config, node, facts);
+        let done = self.compare(node, &asked, std::slice::from_ref(facts));
+        self.answer(reply, done);
+    }
+
     /// A node can't be reached.
     pub fn node_lost(&mut self, node: NodeUuid, why: String, reply: Reply<()>) {
         self.nodes.lost(&mut self.config, node, why);
