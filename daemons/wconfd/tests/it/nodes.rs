@@ -107,6 +107,17 @@ impl Site {
         tokio::spawn(serve_tls(listener, config, service, Limits::default(), stop));
     }
 
+    /// The noded goes and comes back, and so is claimed and asked for its inventory again.
+    pub async fn reconnect(&mut self, client: &Client) {
+        self.stop.cancel();
+        self.claimed(client, false).await;
+        let port = self.port;
+        let listener =
+            until("the port", || async { TcpListener::bind(("127.0.0.1", port)).await.ok() }).await;
+        self.listen(listener);
+        self.claimed(client, true).await;
+    }
+
     pub async fn claimed(&self, client: &Client, want: bool) {
         until("the claim", || async {
             let states = client.call::<wire::NodeStates>(&(), LIMIT).await.unwrap();
