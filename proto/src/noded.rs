@@ -120,6 +120,12 @@ verbs! {
     /// Rows of this node's copies that a change of masters cut off (P1.9): the files they were put into. A noded of before
     /// does not know it.
     49 CopyAside(()) as copies::AsideReply;
+    /// Whether the VM of a generation lives: its PID 1 is asked. Touches nothing, so that the VM stays as clean as it was. One that
+    /// gives no sign is stored as lost and refused as stale. A noded of before does not know it.
+    50 VmCheck(VmRef) as ();
+    /// VMs that are found dead before any lease has opened them, as that is seen; at first those that are so already. A hint: what is
+    /// missed stands in the next inventory. A noded of before does not know it.
+    51 Losses(Fence) => SlotFacts as ();
 }
 
 /// Somebody who asked ConfD in the legacy form.

@@ -88,6 +88,18 @@ verbs! {
     /// Sets what the work in a running VM may use: its limits and its scratch room. Above its own, or zero: `refused`,
     /// with nothing changed; a room below what is used: `no-space`.
     20 Confine(ConfineRequest) as ();
+    /// Deaths of VMs that nobody asked for, as they are seen. Ends when the listener is too slow: it then looks for itself. A
+    /// vmd of before does not know it.
+    21 Deaths(()) => Death as ();
+}
+
+/// See [`Deaths`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Death {
+    /// First of each stream: every death from here on is told.
+    Begun,
+    /// This VM, which ran, has died or is dying: no command starts in it any more.
+    Of(VmName),
 }
 
 /// See [`Info`].

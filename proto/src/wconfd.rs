@@ -539,6 +539,16 @@ pub enum Command {
         /// Which.
         leases: Vec<LeaseUuid>,
     },
+    /// luxid only. Takes back a grant of a user's lease that nobody has been told of, since these of its VMs, by slot and generation,
+    /// do not live, or since a VM of it was lost meanwhile: they are DIRTY, the others CLEAN again, and the lease is as never granted, so
+    /// that it may be grabbed anew. With no VM named nothing is taken from a lease that lives. Opened, or over for another
+    /// reason: `Stale`. Result: null.
+    LeaseReturn {
+        /// Which.
+        lease: LeaseUuid,
+        /// Its VMs that do not live.
+        lost: Vec<(InstanceUuid, Generation)>,
+    },
 }
 
 /// See [`Watch`].

@@ -23,6 +23,7 @@ use crate::io::luxi_server::{self, Server};
 use crate::io::members::Copies;
 use crate::io::metrics::{self, Numbers};
 use crate::io::nodes::Nodes;
+use crate::io::proof::Proof;
 use crate::io::spawn::Program;
 use crate::io::spool;
 use crate::io::stream::{self, Parts, StreamApi};
@@ -85,7 +86,9 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     let fence = Fence { epoch: me.epoch, ballot: started.ballot };
     let (keeper, mut config) =
         Keeper::new(&root, hello(gantry_proto::wconfd::PROTOCOL), inbox.clone(), gone.clone());
-    let leases = Leases::new(config.clone(), inbox.clone(), daemon.tasks.clone(), daemon.stop.clone());
+    let nodes = || Nodes::new(root.clone(), hello(gantry_proto::noded::PROTOCOL));
+    let proof = Proof::new(nodes(), fence);
+    let leases = Leases::new(config.clone(), proof, inbox.clone(), daemon.tasks.clone(), daemon.stop.clone());
     let setting = Setting {
         leases,
         writer: started.writer.clone(),
@@ -125,7 +128,6 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     inbox.event(Event::Open).await;
     daemon.tasks.spawn("members", copies.clone().follow(config.clone(), daemon.stop.clone()));
 
-    let nodes = || Nodes::new(root.clone(), hello(gantry_proto::noded::PROTOCOL));
     let parts =
         Parts { store: store.clone(), view: view.clone(), config: config.clone(), nodes: nodes(), fence };
     serve_streams(&daemon, &hello(gantry_proto::stream::PROTOCOL), parts, started.writer.clone())?;

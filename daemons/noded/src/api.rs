@@ -26,6 +26,8 @@ impl Api {
             wire::VmCreate => |request, _call| member.create(request).await,
             wire::VmDestroy => |request, _call| member.destroy(request).await,
             wire::VmOpen => |request, _call| member.open(request).await,
+            wire::VmCheck => |request, _call| member.check(request).await,
+            wire::Losses => |fence, call| member.watch_losses(fence, call.items::<wire::Losses>()).await,
             wire::VmClose => |request, _call| member.close(request).await,
             wire::TestDelay => |request, _call| member.test_delay(request).await,
             wire::Ssconf => |request, _call| member.ssconf(request).await,

@@ -210,6 +210,8 @@ impl Server {
                 () = swept.cancelled() => {}
             }
         });
+        let (listener, heard) = (Arc::clone(&member), over.clone());
+        self.tasks.spawn("deaths", async move { listener.hear_deaths(heard).await });
         let (keeper, kept) = (Arc::clone(&member), over.clone());
         self.tasks.spawn("master-ip", async move { keeper.keep_master_ip(kept).await });
         let api = Arc::new(Api::new(Arc::clone(&member)));

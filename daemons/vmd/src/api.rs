@@ -11,7 +11,7 @@ use gantry_rpc::{Call, Code, Fail, Handled, Hello, Peer, Service, route};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 /// VMs of one node: their uid ranges must fit below 2^31.
 pub const VMS_MAX: usize = 4_096;
@@ -133,6 +133,22 @@ impl Api {
         if command.cancel() { Ok(()) } else { Err(fail(Class::NotRunning, "the command has ended")) }
     }
 
+    /// Ends when the listener is too slow: it looks at all when it listens anew.
+    async fn deaths(&self, call: Call) -> Result<(), Fail> {
+        let mut deaths = self.shared.deaths.subscribe();
+        let items = call.items::<vmd::Deaths>();
+        let gone = |why: gantry_rpc::ItemError| Fail::new(Code::Internal, why.to_string());
+        items.send(&vmd::Death::Begun).await.map_err(gone)?;
+        loop {
+            match deaths.recv().await {
+                Ok(vm) => items.send(&vmd::Death::Of(VmName { vm })).await.map_err(gone)?,
+                Err(broadcast::error::RecvError::Lagged(_) | broadcast::error::RecvError::Closed) => {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     async fn follow(&self, request: vmd::FollowRequest, call: Call) -> Result<CommandEnd, Fail> {
         let command = self.vm(&request.of.vm)?.command(&request.of.command)?;
         command.follow((request.out, request.err), &call.items::<vmd::Follow>()).await
@@ -249,6 +265,7 @@ impl Service for Api {
                 vmd::EndWork => |VmName { vm }, _call| self.carry(self.vm(&vm)?.end_work()).await,
                 vmd::Room => |request, _call| self.vm(&request.vm)?.room(request.scratch_mib),
                 vmd::Sweep => |request, _call| self.sweep(&request).await,
+                vmd::Deaths => |(), call| self.deaths(call).await,
                 vmd::Confine => |request, _call| self.vm(&request.vm)?.confine(request.limits),
             })
         })

@@ -28,6 +28,7 @@ use gantry_rt::Daemon;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vm::{Shared, Vm};
@@ -69,7 +70,8 @@ pub async fn run(daemon: Daemon, layout: Layout, runtime: Option<String>) -> any
     let version = runtime.version().await.context("the OCI runtime can't be run")?;
     let spool = Spool::open(&daemon.root.spool_dir()).context("can't open the spool")?;
     let found = spool.load().context("can't read the spool")?;
-    let shared = Shared { runtime, layout, spool, tasks: daemon.tasks.clone() };
+    let (deaths, _) = broadcast::channel(vm::DEATHS_MAX);
+    let shared = Shared { runtime, layout, spool, tasks: daemon.tasks.clone(), deaths };
     // All at once: each that does not die takes its time.
     let mut ends: JoinSet<_> = found.into_iter().map(|one| Vm::found(one, shared.clone())).collect();
     let mut vms = Vec::new();

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 pub use work::{COMMANDS_MAX, RUNNING_MAX};
 
 /// vmd's end of the socket to a VM's PID 1.
@@ -36,7 +36,12 @@ pub struct Shared {
     pub spool: Spool,
     /// Carries their tasks.
     pub tasks: Tasks,
+    /// Names of those that die though nobody asked for it.
+    pub deaths: broadcast::Sender<String>,
 }
+
+/// Deaths that a listener may be behind: more die at once only with vmd itself.
+pub const DEATHS_MAX: usize = 256;
 
 /// See the module.
 pub struct Vm {

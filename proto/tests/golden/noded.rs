@@ -175,6 +175,8 @@ fn images(sheet: &mut Sheet) {
     sheet.verb::<ImagePut>(&[put], &[], &[PieceReply { next: 2, done: false }]);
     sheet.verb::<ImageKeep>(&[keep], &[], &[()]);
     sheet.verb::<Audit>(&[ids::FENCE], &[], &[audit]);
+    sheet.verb::<noded::VmCheck>(&[VM], &[], &[()]);
+    sheet.verb::<noded::Losses>(&[ids::FENCE], &slots(), &[()]);
 }
 
 fn join(sheet: &mut Sheet) {

@@ -122,6 +122,7 @@ fn vmd_keeps_its_bytes() {
     sheet.verb::<vmd::Show>(&[name()], &[], &[facts().remove(0)]);
     let follow = vmd::FollowRequest { of: command(), out: Some(3), err: None };
     let piece = OutputPiece { stream: vmd::Stream::Err, offset: 3, bytes: b"out".to_vec() };
+    sheet.verb::<vmd::Deaths>(&[()], &[vmd::Death::Begun, vmd::Death::Of(name())], &[()]);
     sheet.verb::<vmd::Follow>(&[follow], &[piece], &ends()[..1]);
     sheet.verb::<vmd::Ping>(&[name()], &[], &[()]);
     sheet.verb::<vmd::EndWork>(&[name()], &[], &[()]);

@@ -150,6 +150,7 @@ fn lease_commands() -> Vec<Command> {
         Command::LeaseEnd { lease, why: text("released") },
         Command::LeaseDestroy { lease, slot, generation, holder: ids::OWNER },
         Command::LeaseForget { leases: vec![lease] },
+        Command::LeaseReturn { lease, lost: vec![(slot, Generation(3))] },
     ]
 }
 
@@ -208,6 +209,7 @@ fn assert_sampled(command: &Command) {
         | Command::LeaseOpen { .. }
         | Command::LeaseEnd { .. }
         | Command::LeaseDestroy { .. }
+        | Command::LeaseReturn { .. }
         | Command::LeaseForget { .. } => {}
     }
 }

@@ -35,7 +35,7 @@ fn none_left(bed: &Bed, within: Duration) -> Result<()> {
 }
 
 /// The uuid in what `gnt-lease acquire` printed.
-fn uuid(said: &str) -> Result<String> {
+pub fn uuid(said: &str) -> Result<String> {
     let words = said.split(|c: char| !c.is_ascii_hexdigit() && c != '-');
     words
         .into_iter()
@@ -146,6 +146,11 @@ fn vm_dies(bed: &Bed) -> Result<()> {
         !matches!(&said, Ok((_, end)) if end.why == gantry_proto::noded::Why::Exit(0)),
         "a dead VM runs nothing: {said:?}"
     );
-    bed.cluster.run(&["lease", "release", &lease]).ok();
+    // By itself, long before its time or its ttl: its holder did nothing.
+    let told = bed.luxi()?.call("WaitForLease", json!([lease, "granted", 60]))?;
+    let why = told["why"].as_str().unwrap_or_default();
+    ensure!(told["state"] == "over" && why.starts_with("VM ") && why.contains("lost"), "{told}");
+    let refused = bed.luxi()?.ask("LeaseRenew", json!([lease]))?;
+    ensure!(refused["success"] == json!(false), "a broken lease is renewed: {refused}");
     none_left(bed, PATIENCE)
 }

@@ -93,7 +93,7 @@ enum Victim {
 }
 
 /// Each as often as it is to die.
-const EVERYBODY: [Victim; 14] = [
+const EVERYBODY: [Victim; 16] = [
     Victim::Master("luxid"),
     Victim::Master("luxid"),
     Victim::Master("wconfd"),
@@ -102,6 +102,8 @@ const EVERYBODY: [Victim; 14] = [
     Victim::Any("noded"),
     Victim::Any("noded"),
     Victim::Any("vmd"),
+    Victim::Any("rconfd"),
+    Victim::Any("mond"),
     Victim::Boot,
     Victim::Job,
     Victim::Job,
@@ -110,13 +112,15 @@ const EVERYBODY: [Victim; 14] = [
     Victim::Init,
 ];
 
-const DAEMONS: [Victim; 7] = [
+const DAEMONS: [Victim; 9] = [
     Victim::Master("luxid"),
     Victim::Master("wconfd"),
     Victim::Master("overseer"),
     Victim::Any("noded"),
     Victim::Any("noded"),
     Victim::Any("noded"),
+    Victim::Any("rconfd"),
+    Victim::Any("mond"),
     Victim::Boot,
 ];
 

@@ -14,10 +14,57 @@ fn the_pool_is_kept_clean() {
     let bed = Bed::with(Options { settings: OVERSEER.to_owned(), ..Options::oci(3) });
     step("a clean VM that died is replaced", || dead_vm_is_replaced(&bed));
     step("and never leased", || dead_vm_is_never_leased(&bed));
+    step("a clean VM that stands still is replaced", || still_vm_is_replaced(&bed));
     step("a stranger of this cluster is killed", || stranger_is_killed(&bed));
     step("one without its label is not touched", || foreign_is_not_touched(&bed));
     step("a recycled VM is replaced", || recycled(&bed));
     bed.ends();
+}
+
+/// Nobody looks for long: what is leased is looked at.
+#[test]
+fn what_does_not_live_is_leased_to_nobody() {
+    let bed = Bed::new();
+    for (what, signal) in [("killed", Signal::SIGKILL), ("stopped", Signal::SIGSTOP)] {
+        step(&format!("a person gets a VM that lives, though all were {what}"), || {
+            leased_alive(&bed, signal)
+        });
+        step(&format!("so do tasks, though all were {what}"), || tasks_on(&bed, signal));
+    }
+    bed.ends();
+}
+
+/// Sends all VMs' PID 1s a signal.
+fn all_get(bed: &Bed, signal: Signal) -> Result<()> {
+    let inits = bed.site.inits();
+    ensure!(inits.len() == SIZE, "{} of {SIZE} VMs run", inits.len());
+    inits.into_values().try_for_each(|pid| process::signal(pid, signal))
+}
+
+fn leased_alive(bed: &Bed, signal: Signal) -> Result<()> {
+    all_get(bed, signal)?;
+    let uuid = bed.cluster.run(&["lease", "acquire", pool::NAME, "--count", "2"])?;
+    let uuid = leases::uuid(&uuid)?;
+    // The first command, at once, once.
+    let (said, end) = rpc::exec(bed, &uuid, "first", "echo alive")?;
+    ensure!(said == "alive\n", "{said:?} {end:?}");
+    bed.cluster.run(&["lease", "release", &uuid])?;
+    bed.rests()
+}
+
+/// An attempt that meets a VM that stands still is the infrastructure's, and costs its user nothing.
+fn tasks_on(bed: &Bed, signal: Signal) -> Result<()> {
+    all_get(bed, signal)?;
+    let mut luxi = bed.luxi()?;
+    let ids: Vec<u64> =
+        (0..SIZE).map(|_| task::submit(&mut luxi, &one("echo alive"))).collect::<Result<_>>()?;
+    for record in task::wait_all(&mut luxi, &ids, PATIENCE)? {
+        ensure!(record.state() == "success" && record.out(0) == "alive\n", "{}", record.json());
+        let outcomes = record.outcomes();
+        let (last, before) = outcomes.split_last().context("no attempt")?;
+        ensure!(*last == "user-ok" && before.iter().all(|one| *one == "infra-fail"), "{}", record.json());
+    }
+    bed.rests()
 }
 
 /// Generations by slot uuid.
@@ -27,11 +74,25 @@ fn generations(bed: &Bed) -> Result<BTreeMap<String, u64>> {
 
 /// Kills PID 1 of some VM; the VM's slot and generation.
 fn kill_one(bed: &Bed) -> Result<(String, u64)> {
+    signal_one(bed, Signal::SIGKILL)
+}
+
+/// Sends PID 1 of some VM a signal; the VM's slot and generation.
+fn signal_one(bed: &Bed, signal: Signal) -> Result<(String, u64)> {
     let (vm, pid) = bed.site.inits().pop_first().context("a VM runs")?;
     let slots = pool::slots(&mut bed.luxi()?)?;
     let slot = slots.into_iter().find(|slot| vm.ends_with(&slot.suffix())).context("it is a slot's")?;
-    process::signal(pid, Signal::SIGKILL)?;
+    process::signal(pid, signal)?;
     Ok((slot.uuid, slot.generation))
+}
+
+fn still_vm_is_replaced(bed: &Bed) -> Result<()> {
+    bed.rests()?;
+    let (slot, generation) = signal_one(bed, Signal::SIGSTOP)?;
+    wait::until("the slot has a newer VM", PATIENCE, || {
+        (*generations(bed).ok()?.get(&slot)? > generation).then_some(())
+    })?;
+    bed.rests()
 }
 
 fn dead_vm_is_replaced(bed: &Bed) -> Result<()> {

@@ -444,6 +444,7 @@ impl Actor {
                 let command = Command::LeaseGrab { lease, owner, pool, count, for_ms, ttl_ms };
                 self.set.leases.grab(Wanted { lease, command });
             }
+            Action::ReturnLease(lease) => self.set.leases.take_back(lease),
             Action::EndLease { lease, why } => self.set.leases.end(lease, why),
             Action::ForgetLease(lease) => self.set.leases.forget(lease),
             Action::Clean(owner) => self.leave(owner, Leavings::Clean),

@@ -2,11 +2,12 @@
 //! What comes of them goes to the queue as events.
 
 use super::actor::Inbox;
+use super::proof::Proof;
 use super::wconfd::Config;
 use crate::core::queue::{Event, Grant};
 use gantry_model::error::GanetiError;
-use gantry_model::ids::LeaseUuid;
-use gantry_model::lease::Grab;
+use gantry_model::ids::{Generation, InstanceUuid, LeaseUuid};
+use gantry_model::lease::{Grab, LeaseOwner};
 use gantry_proto::envelope::Code;
 use gantry_proto::wconfd::Command;
 use gantry_rpc::CallError;
@@ -33,6 +34,7 @@ pub struct Leases(Arc<Inner>);
 
 struct Inner {
     config: Config,
+    proof: Proof,
     inbox: Inbox,
     tasks: Tasks,
     stop: CancellationToken,
@@ -51,11 +53,11 @@ pub struct Wanted {
 }
 
 impl Leases {
-    /// What comes of commands goes to `inbox`.
+    /// What comes of commands goes to `inbox`; `proof` looks at VMs before their user is told.
     #[must_use]
-    pub fn new(config: Config, inbox: Inbox, tasks: Tasks, stop: CancellationToken) -> Self {
+    pub fn new(config: Config, proof: Proof, inbox: Inbox, tasks: Tasks, stop: CancellationToken) -> Self {
         let (places, forgotten) = (Semaphore::new(UNDER_WAY_MAX), Mutex::default());
-        Self(Arc::new(Inner { config, inbox, tasks, stop, places, forgotten }))
+        Self(Arc::new(Inner { config, proof, inbox, tasks, stop, places, forgotten }))
     }
 
     /// Asks for a lease.
@@ -63,7 +65,20 @@ impl Leases {
         let inner = Arc::clone(&self.0);
         self.spawn("grab", async move {
             let answer = inner.apply(&wanted.command).await;
-            let event = inner.grabbed(wanted.lease, answer);
+            let mut event = inner.grabbed(wanted.lease, answer);
+            // A task's attempt opens its VM before anything else, which looks at it as well.
+            if let Command::LeaseGrab { owner: LeaseOwner::User { .. }, .. } = &wanted.command {
+                event = inner.proved(event).await;
+            }
+            inner.inbox.event(event).await;
+        });
+    }
+
+    /// Takes back a broken grant that nobody was told of.
+    pub fn take_back(&self, lease: LeaseUuid) {
+        let inner = Arc::clone(&self.0);
+        self.spawn("lease-return", async move {
+            let event = inner.take_back(lease, Vec::new()).await;
             inner.inbox.event(event).await;
         });
     }
@@ -160,6 +175,29 @@ impl Inner {
             }
             tokio::time::sleep(Duration::from_millis(wait)).await;
             wait = (wait * 2).min(AGAIN_MS.1);
+        }
+    }
+
+    /// A grant is told only when all its VMs live. One that broke before its answer was heard is taken back, too.
+    async fn proved(&self, event: Event) -> Event {
+        match event {
+            Event::Granted { lease, index, grant } => {
+                let lost = self.proof.lost(&self.config.snapshot(), &grant.vms).await;
+                if lost.is_empty() {
+                    return Event::Granted { lease, index, grant };
+                }
+                tracing::warn!(%lease, ?lost, "VMs that were to be leased do not live; others are taken");
+                self.take_back(lease, lost).await
+            }
+            Event::GrabRefused { lease, stale: true, .. } => self.take_back(lease, Vec::new()).await,
+            other => other,
+        }
+    }
+
+    async fn take_back(&self, lease: LeaseUuid, lost: Vec<(InstanceUuid, Generation)>) -> Event {
+        match self.apply(&Command::LeaseReturn { lease, lost }).await {
+            Ok((index, _)) => Event::LeaseReturned { lease, index },
+            Err(Refusal { stale, text }) => Event::GrabRefused { lease, stale, why: text },
         }
     }
 

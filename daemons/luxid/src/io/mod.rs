@@ -22,6 +22,7 @@ pub mod luxi_server;
 pub mod members;
 pub mod metrics;
 pub mod nodes;
+pub mod proof;
 pub mod spawn;
 pub mod spool;
 pub mod stream;

@@ -318,8 +318,11 @@ fn news(snapshot: &Snapshot, touched: &Touched) -> Option<News> {
         active: pool.state == PoolState::Active,
         counts: snapshot.pool_counts(&pool.name),
     };
-    let lease =
-        |lease: &Lease| LeaseSeen { lives: lease.state == LeaseState::Active, why: lease.why.clone() };
+    let lease = |lease: &Lease| LeaseSeen {
+        lives: lease.state == LeaseState::Active,
+        broken: lease.state == LeaseState::Broken,
+        why: lease.why.clone(),
+    };
     let index = snapshot.index();
     if touched.all {
         let pools = snapshot.pools().iter().map(|(_, pool)| (pool.name.clone(), Some(stock(pool)))).collect();

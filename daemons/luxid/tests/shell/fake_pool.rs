@@ -131,6 +131,10 @@ impl FakeWconfd {
                 self.end_lease(*lease, LeaseState::Released, why);
                 Ok(Value::Null)
             }
+            Command::LeaseReturn { lease, .. } => match self.lease(*lease) {
+                Some(row) if row.state == LeaseState::Released => Err(stale()),
+                _ => Ok(Value::Null),
+            },
             Command::LeaseRenew { lease } => match self.lease(*lease) {
                 Some(row) if row.state == LeaseState::Active => Ok(Value::Null),
                 _ => Err(stale()),

@@ -445,6 +445,18 @@ pub fn is_gone(record: &Record, asked: Generation) -> bool {
     matches!(record.state, State::Absent | State::Destroying)
 }
 
+/// Whether the VM of `asked` lives.
+///
+/// # Errors
+/// It does not, or another generation does.
+pub fn lives(record: &Record, asked: Generation) -> Result<(), Refusal> {
+    working(record, asked)?;
+    match record.state {
+        State::Live => Ok(()),
+        state => Err(Refusal::NotLive { generation: asked, state }),
+    }
+}
+
 fn working(record: &Record, asked: Generation) -> Result<(), Refusal> {
     if asked == Generation(0) {
         return Err(Refusal::Zero);

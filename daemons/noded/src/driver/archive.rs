@@ -57,6 +57,7 @@ pub fn unpack(file: &mut File, home: &Home, below: &str) -> Result<(), DriverErr
         }
         let executable = entry.header().mode().is_ok_and(|mode| mode & 0o111 != 0);
         home.put_from(&whole, &mut entry, executable)?;
+        gantry_rt::crash::point("put-unpacking");
     }
     Ok(())
 }

@@ -406,6 +406,16 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Removes what is left of VMs that the driver does not know any more.
     fn sweep(&self) -> Answer<'_, Swept>;
+
+    /// Tells of VMs that die though nobody asked for it, at once; None first, and again when some may have been missed: whoever
+    /// listens then looks at all. Not bounded in time. Ends, in error, when nothing can be told now: to be asked again. A driver that
+    /// never hears of a death keeps silent; its VMs are looked at all the same.
+    fn deaths(&self, told: mpsc::Sender<Option<VmId>>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            told.closed().await;
+            Ok(())
+        })
+    }
 }
 
 /// Waits for a driver's call no longer than its limit.

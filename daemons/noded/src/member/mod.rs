@@ -15,6 +15,7 @@ mod effects;
 pub mod gate;
 mod images;
 mod legacy;
+mod losses;
 mod node;
 mod office;
 mod put;
@@ -48,7 +49,7 @@ use gate::{Gate, Shut};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Changing verbs in work or waiting on one node: a pool of a thousand slots made anew at once.
@@ -107,6 +108,8 @@ pub struct Member {
     uploads: Uploads,
     images: Images,
     effects: Effects,
+    /// Clean VMs that are found dead.
+    losses: broadcast::Sender<SlotFacts>,
     /// The listener that renewed certificates are given to; None before it listens.
     tls: Mutex<Option<ServerTls>>,
     /// The key of the last certificate request, PEM.
@@ -173,6 +176,7 @@ impl Member {
             uploads,
             images,
             effects,
+            losses: broadcast::channel(losses::LOSSES_MAX).0,
             tls: Mutex::default(),
             asked: Mutex::default(),
             tasks,
@@ -289,7 +293,7 @@ impl Member {
     }
 
     async fn inventory_now(self: &Arc<Self>, given: Fence) -> Result<Vec<SlotFacts>, Fail> {
-        self.find_lost().await?;
+        self.find_lost(|_| true).await?;
         let slots = lock(&self.slots);
         let mut all: Vec<_> =
             slots.iter().filter_map(|(slot, of)| slot::facts(Rules::ALL, *slot, &of.record())).collect();
@@ -300,13 +304,13 @@ impl Member {
         Ok(all)
     }
 
-    /// Marks live records without a running VM as lost.
-    async fn find_lost(self: &Arc<Self>) -> Result<(), Fail> {
+    /// Marks live records without a running VM as lost, of those that are `meant`.
+    async fn find_lost(self: &Arc<Self>, meant: fn(&Record) -> bool) -> Result<(), Fail> {
         let all: HashSet<VmId> =
             self.seen().await?.into_iter().filter(|seen| seen.running).map(|seen| seen.vm).collect();
         let looks = Arc::new(Semaphore::new(LOOKS_MAX));
         let mut tasks = tokio::task::JoinSet::new();
-        for (slot, of) in self.live() {
+        for (slot, of) in self.live().into_iter().filter(|(_, of)| meant(&of.record())) {
             let vm = self.vm(slot, of.record().generation);
             let (member, looks, listed) = (Arc::clone(self), Arc::clone(&looks), all.contains(&vm));
             tasks.spawn(async move {

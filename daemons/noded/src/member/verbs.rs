@@ -177,6 +177,7 @@ impl Member {
             tracing::warn!(%vm, "a VM is lost");
             self.metrics.lost();
             self.store(id, slot, lost).await?;
+            self.tell_loss(id, &slot.record());
         }
         Ok(seen)
     }

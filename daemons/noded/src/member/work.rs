@@ -59,7 +59,7 @@ fn check(request: &VmExecRequest) -> Result<(), Fail> {
 }
 
 impl Member {
-    fn cell(&self, id: InstanceUuid) -> Result<Arc<Slot>, Fail> {
+    pub(super) fn cell(&self, id: InstanceUuid) -> Result<Arc<Slot>, Fail> {
         let none = || Fail::new(Code::NotFound, format!("this node has never seen slot {id}"));
         self.slot(id, false)?.ok_or_else(none)
     }

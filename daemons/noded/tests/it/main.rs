@@ -9,6 +9,7 @@ mod fence;
 mod hostile;
 mod image;
 mod join;
+mod losses;
 mod node;
 mod oci;
 mod vm;

@@ -154,7 +154,7 @@ pub async fn get(
 }
 
 /// Host pid of the PID 1 of a node's one VM.
-fn init_of(vmd: &Vmd) -> i32 {
+pub fn init_of(vmd: &Vmd) -> i32 {
     let children = |pid: i64| -> Vec<i64> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()

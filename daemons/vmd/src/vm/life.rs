@@ -142,8 +142,16 @@ impl Vm {
             }
         }
         let why = if self.inner().ending { "it was stopped" } else { "its PID 1 is gone" };
-        self.inner().link = None;
+        let asked = {
+            let mut inner = self.inner();
+            inner.link = None;
+            inner.ending
+        };
         drop(link);
+        if !asked {
+            // From here on nothing starts in it, and its PID 1 answers nobody. Nobody may be listening.
+            let _ = self.shared.deaths.send(self.request.vm.clone());
+        }
         self.clean_up(child).await;
         self.set_ended(why);
     }

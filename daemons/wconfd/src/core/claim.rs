@@ -9,13 +9,16 @@
 //! | DIRTY, DESTROYING | anything | to be destroyed anyhow |
 //! | ABSENT | something lives or is half made | DIRTY, so that it is destroyed |
 //!
-//! A LEASED slot that becomes DIRTY so breaks its lease.
+//! A LEASED slot that becomes DIRTY so breaks its lease. A lost VM that a task's attempt works in is left to the attempt for a
+//! while ([`Spared`]): its job hears of the loss by its commands, and it alone can tell a user's own memory, which took PID 1, from a
+//! failure of ours that is to be tried again.
 //!
 //! Slots homed elsewhere and slots W does not know are strangers: W has nothing to put right there.
 
 use super::config::{Config, Fix};
 use gantry_model::config::{Slot, SlotState};
 use gantry_model::ids::{InstanceUuid, NodeUuid};
+use gantry_model::lease::LeaseOwner;
 use gantry_proto::noded::{SlotFacts, VmState};
 use std::collections::BTreeMap;
 
@@ -27,6 +30,49 @@ pub type Asked = BTreeMap<InstanceUuid, u64>;
 #[must_use]
 pub fn asked(config: &Config, node: NodeUuid) -> Asked {
     config.slots_of(node).map(|row| (row.slot.uuid, row.rev)).collect()
+}
+
+/// What is compared when a node tells of one VM without being asked: its slot, if it is at that generation. A lost VM never lives
+/// again, so that nothing W has stored meanwhile makes the word too old.
+#[must_use]
+pub fn told_of(config: &Config, node: NodeUuid, facts: &SlotFacts) -> Asked {
+    let meant = |slot: &Slot| (slot.uuid, slot.generation) == (facts.slot, facts.generation);
+    config.slots_of(node).filter(|row| meant(&row.slot)).map(|row| (row.slot.uuid, row.rev)).collect()
+}
+
+/// How long a lost VM is left to the attempt that works in it, ms: its job reads how its command ended and what was counted,
+/// and stops the VM for its results.
+pub const SPARED_MS: u64 = 5_000;
+
+/// Lost VMs of attempts: the revision of the slot's row, and since when that is seen.
+#[derive(Debug, Clone, Default)]
+pub struct Spared(BTreeMap<InstanceUuid, (u64, u64)>);
+
+impl Spared {
+    /// Whether it is left to its attempt still.
+    pub fn spares(&mut self, slot: InstanceUuid, rev: u64, now_ms: u64) -> bool {
+        let seen = self.0.get(&slot).filter(|(of, _)| *of == rev).map_or(now_ms, |(_, since)| *since);
+        self.0.insert(slot, (rev, seen));
+        now_ms.saturating_sub(seen) < SPARED_MS
+    }
+
+    /// Keeps what `stands`: a slot that moved on is nobody's loss.
+    pub fn keep(&mut self, stands: impl Fn(InstanceUuid, u64) -> bool) {
+        self.0.retain(|slot, (rev, _)| stands(*slot, *rev));
+    }
+}
+
+/// The revision of the slot's row when a task's attempt works in that VM, and the node says that it is lost.
+#[must_use]
+pub fn attempts_loss(config: &Config, slot: InstanceUuid, facts: &[SlotFacts]) -> Option<u64> {
+    let row = config.slot(slot)?;
+    let lease = config.lease(row.slot.lease?)?;
+    let task = matches!(lease.lease.owner, LeaseOwner::Task { .. });
+    let lost = |told: &&SlotFacts| {
+        (told.slot, told.generation, told.state) == (slot, row.slot.generation, VmState::Lost)
+            && told.holder == row.slot.lease
+    };
+    (task && facts.iter().any(|told| lost(&told))).then_some(row.rev)
 }
 
 /// What a comparison found.
@@ -133,6 +179,19 @@ mod tests {
     /// (generation, dirty) after judging, None for no fix.
     fn verdict(slot: &Slot, facts: Option<&SlotFacts>) -> Option<(u64, bool)> {
         judge(slot, facts).map(|fix| (fix.generation.0, fix.dirty.is_some()))
+    }
+
+    #[test]
+    fn a_loss_is_left_to_its_attempt_for_a_while_and_no_longer() {
+        let mut spared = Spared::default();
+        let [one, other] = [1, 2].map(|n| InstanceUuid(Uuid::from_u128(n)));
+        assert!(spared.spares(one, 7, 1_000) && spared.spares(one, 7, 1_000 + SPARED_MS - 1));
+        assert!(spared.spares(other, 7, 1_000 + SPARED_MS), "each by itself");
+        assert!(!spared.spares(one, 7, 1_000 + SPARED_MS));
+        assert!(spared.spares(one, 8, 1_000 + SPARED_MS), "another VM, or another lease");
+        spared.keep(|slot, _| slot == other);
+        assert!(spared.spares(one, 8, 9_000_000), "forgotten: it begins anew");
+        assert!(!spared.spares(other, 7, 9_000_000));
     }
 
     const ALL: [SlotState; 7] = [

@@ -53,6 +53,7 @@ pub fn needed(config: &Config, command: &Command) -> Option<LockName> {
         | Command::LeaseGrab { .. }
         | Command::LeaseRenew { .. }
         | Command::LeaseOpen { .. }
+        | Command::LeaseReturn { .. }
         | Command::LeaseEnd { .. }
         | Command::LeaseDestroy { .. }
         | Command::LeaseForget { .. } => None,
@@ -67,6 +68,7 @@ pub fn luxid_only(command: &Command) -> bool {
         command,
         Command::LeaseGrab { .. }
             | Command::LeaseRenew { .. }
+            | Command::LeaseReturn { .. }
             | Command::LeaseEnd { .. }
             | Command::LeaseForget { .. }
     )

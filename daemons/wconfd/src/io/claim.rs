@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! supervisor ─► one task a node: connect ─► Claim ─► compare ─► [every PING: Inventory ─► compare]
-//!                    ▲                                           └ new ssconf values: Ssconf
+//!                    ▲                                           ├ new ssconf values: Ssconf
+//!                    │                                           └ Losses: a clean VM died ─► compare its slot
 //!                    └────────── back-off ◄── connection lost, no answer for 40 s
 //! ```
 
@@ -12,9 +13,9 @@ use super::owner::Owner;
 use super::ssconf::Values;
 use anyhow::bail;
 use gantry_model::ids::{ClusterUuid, Fence, NodeUuid};
-use gantry_proto::noded::{self as wire, ClaimRequest, SsconfRequest};
+use gantry_proto::noded::{self as wire, ClaimRequest, SlotFacts, SsconfRequest};
 use gantry_rpc::tls::Identity;
-use gantry_rpc::{CallError, Client, Code, ConnectError, Hello};
+use gantry_rpc::{CallError, Client, Code, ConnectError, Event, Hello, Stream};
 use gantry_rt::Tasks;
 use gantry_store::Index;
 use std::collections::BTreeMap;
@@ -174,10 +175,19 @@ async fn contact(caller: &Caller, target: &Target, calls: &Semaphore, claimed: &
     values.mark_changed();
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
     let mut sent = Index::default();
+    let mut losses = client.open::<wire::Losses>(&caller.fence).await.ok();
     loop {
         let done = tokio::select! {
             () = client.closed() => return Broken::Lost("the node closed the connection".to_owned()),
             _ = ping.tick() => again(caller, node, &client).await,
+            lost = loss(&mut losses) => match lost {
+                Some(facts) => ask(caller, move |owner, reply| owner.vm_lost(node, &facts, reply)).await,
+                None => {
+                    // It tells no more, as one of before never does: inventories show it.
+                    losses = None;
+                    Ok(())
+                }
+            },
             changed = values.changed() => {
                 if changed.is_err() {
                     return Broken::Lost("stopping".to_owned());
@@ -200,6 +210,15 @@ async fn contact(caller: &Caller, target: &Target, calls: &Semaphore, claimed: &
                 Err(error) => return error.into(),
             }
         }
+    }
+}
+
+/// The next VM that died; None when no more is told. Without a stream this never ends.
+async fn loss(losses: &mut Option<Stream<wire::Losses>>) -> Option<SlotFacts> {
+    let Some(stream) = losses else { return std::future::pending().await };
+    match stream.next().await {
+        Ok(Event::Item(facts)) => Some(facts),
+        Ok(Event::End(())) | Err(_) => None,
     }
 }
 

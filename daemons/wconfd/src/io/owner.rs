@@ -14,7 +14,7 @@ use super::nodes::Nodes;
 use super::owner_locks::Waiter;
 use super::owner_members::Settled;
 use super::owner_watch::Watchers;
-use crate::core::claim::{self, Asked};
+use crate::core::claim::{self, Asked, Spared};
 use crate::core::config::{Change, Config, Context, Effect, Fix, Ids, Snapshot};
 use crate::core::guard;
 use crate::core::locks::LockTable;
@@ -85,6 +85,8 @@ pub struct Owner {
     pub(super) watchers: Watchers,
     pub(super) nodes: Nodes,
     pub(super) lease_time: LeaseTime,
+    /// Lost VMs that are left to their attempts for a while.
+    spared: Spared,
     writer: Writer,
     /// The newest index: of the last batch appended, or committed at start.
     pub(super) last: Index,
@@ -126,6 +128,7 @@ impl Owner {
         let mut owner = Self {
             nodes: Nodes::new(&config),
             lease_time: LeaseTime::from(config.lease_clock()),
+            spared: Spared::default(),
             members: Settled::new(config.members().cloned()),
             config,
             locks,
@@ -461,7 +464,13 @@ impl Owner {
     }
 
     fn compare(&mut self, node: NodeUuid, asked: &Asked, facts: &[SlotFacts]) -> Result<(), Fail> {
-        let found = claim::compare(&self.config, node, asked, facts);
+        let mut found = claim::compare(&self.config, node, asked, facts);
+        let (config, now) = (&self.config, clock::millis());
+        self.spared.keep(|slot, rev| config.slot(slot).is_some_and(|row| row.rev == rev));
+        found.fixes.retain(|fix| {
+            let attempts = claim::attempts_loss(config, fix.slot, facts);
+            !attempts.is_some_and(|rev| self.spared.spares(fix.slot, rev, now))
+        });
         for slot in &found.strangers {
             tracing::warn!(%node, %slot, "the node has a VM of a slot that is not homed there");
         }
@@ -474,6 +483,13 @@ impl Owner {
             self.store(effect)?;
         }
         Ok(())
+    }
+
+    /// A claimed node tells of a VM that died: as an inventory of that slot alone.
+    pub fn vm_lost(&mut self, node: NodeUuid, facts: &SlotFacts, reply: Reply<()>) {
+        let asked = claim::told_of(&self.config, node, facts);
+        let done = self.compare(node, &asked, std::slice::from_ref(facts));
+        self.answer(reply, done);
     }
 
     /// A node can't be reached.

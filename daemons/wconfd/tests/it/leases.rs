@@ -3,10 +3,10 @@
 use crate::nodes::{Site, live};
 use crate::world::{LIMIT, apply, apply_as, meta_serial, owner, read, until};
 use gantry_model::config::{AdminState, Instance, Params, Stamp};
-use gantry_model::ids::{BlueprintUuid, Generation, InstanceUuid, LeaseUuid, NodeUuid, PoolUuid};
+use gantry_model::ids::{BlueprintUuid, Generation, InstanceUuid, LeaseUuid, NodeUuid, PoolUuid, TaskId};
 use gantry_model::lease::{Grab, LeaseOwner, LeasedVm};
 use gantry_model::pool::{Blueprint, Pool, PoolState, Recycle};
-use gantry_proto::noded::VmState;
+use gantry_proto::noded::{SlotFacts, VmState};
 use gantry_proto::wconfd::{Command, ReadKey};
 use gantry_rpc::{Client, Code};
 use serde_json::{Value, json};
@@ -201,6 +201,41 @@ async fn a_lease_ends_by_time_also_after_a_restart() {
     assert!(began.elapsed() >= Duration::from_secs(5), "a whole ttl: {:?}", began.elapsed());
     assert_eq!(state(&client, "slot", kept.slot.to_string()).await, "CLEAN", "it was never opened");
     assert_eq!(meta_serial(&client).await, serial, "leases are no part of config.data");
+}
+
+/// The kernel took PID 1 for the user's own memory, perhaps: his failure, which is not tried again. His job knows, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_vm_is_left_to_the_attempt_that_works_in_it_for_a_while() {
+    let (mut site, _) = with_clean(3).await;
+    let client = site.world.client().await;
+    let leases = [lease(), lease(), lease()];
+    let mut facts = Vec::new();
+    for (number, uuid) in leases.into_iter().enumerate() {
+        let Command::LeaseGrab { owner: user, pool, count, for_ms, ttl_ms, .. } = grab(uuid, 600_000, None)
+        else {
+            unreachable!()
+        };
+        let task = LeaseOwner::Task { task: TaskId(9), attempt: 1 };
+        let owner_of = if number == 0 { user } else { task };
+        let wish = Command::LeaseGrab { lease: uuid, owner: owner_of, pool, count, for_ms, ttl_ms };
+        let LeasedVm { slot, generation, .. } = granted(&client, wish).await.unwrap();
+        if number == 0 {
+            apply_as(&client, Some(owner(2)), 1, vec![Command::LeaseOpen { lease: uuid, slot, generation }])
+                .await
+                .unwrap();
+        }
+        // The last one's attempt has not come to open it.
+        let holder = (number < 2).then_some(uuid);
+        facts.push(SlotFacts { state: VmState::Lost, holder, opened: holder.is_some(), ..live(slot) });
+    }
+    site.set_facts(facts);
+    site.reconnect(&client).await;
+    let now = async |n: usize| state(&client, "lease", leases[n].to_string()).await;
+    assert_eq!(now(0).await, "broken", "a person's, who is told so");
+    assert_eq!(now(1).await, "active", "an attempt's");
+    assert_eq!(now(2).await, "broken", "an attempt's that has not begun");
+    // A job that says nothing does not keep it for ever.
+    until("the next inventory", || async { (now(1).await == "broken").then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

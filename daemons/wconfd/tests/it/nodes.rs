@@ -10,6 +10,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 /// What the pretended noded knows and was told.
@@ -25,6 +26,18 @@ struct Node {
 struct Noded {
     node: NodeUuid,
     state: Mutex<Node>,
+    losses: broadcast::Sender<SlotFacts>,
+}
+
+impl Noded {
+    async fn tell(&self, call: Call) -> Result<(), Fail> {
+        let mut losses = self.losses.subscribe();
+        let items = call.items::<noded::Losses>();
+        while let Ok(lost) = losses.recv().await {
+            items.send(&lost).await.map_err(|why| Fail::new(Code::Internal, why.to_string()))?;
+        }
+        Ok(())
+    }
 }
 
 impl Service for Noded {
@@ -36,6 +49,9 @@ impl Service for Noded {
 
     fn handle(self: Arc<Self>, call: Call) -> Handled {
         Box::pin(async move {
+            if call.is::<noded::Losses>() {
+                return route!(call, { noded::Losses => |_fence, call| self.tell(call).await, });
+            }
             let mut state = self.state.lock().unwrap();
             route!(call, {
                 noded::Claim => |request, _call| {
@@ -70,7 +86,8 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let world = World::init(port);
-        let noded = Arc::new(Noded { node: world.node, state: Mutex::new(Node::default()) });
+        let (losses, _) = broadcast::channel(8);
+        let noded = Arc::new(Noded { node: world.node, state: Mutex::default(), losses });
         let mut site = Self { world, noded, port, stop: CancellationToken::new() };
         site.listen(listener);
         site.world.boot().await;
@@ -88,6 +105,17 @@ impl Site {
         let config = tls::server_config(&identity).unwrap();
         let (service, stop) = (Arc::clone(&self.noded), self.stop.clone());
         tokio::spawn(serve_tls(listener, config, service, Limits::default(), stop));
+    }
+
+    /// The noded goes and comes back, and so is claimed and asked for its inventory again.
+    pub async fn reconnect(&mut self, client: &Client) {
+        self.stop.cancel();
+        self.claimed(client, false).await;
+        let port = self.port;
+        let listener =
+            until("the port", || async { TcpListener::bind(("127.0.0.1", port)).await.ok() }).await;
+        self.listen(listener);
+        self.claimed(client, true).await;
     }
 
     pub async fn claimed(&self, client: &Client, want: bool) {
@@ -184,6 +212,41 @@ async fn work_needs_the_claim_and_inventories_count() {
     let slot = read(&client, ReadKey::Key("slot".to_owned(), uuid.to_string())).await;
     assert_eq!((&slot[0].1["state"], &slot[0].1["generation"]), (&json!("DIRTY"), &json!(7)));
     apply_as(&client, Some(owner(1)), 4, begin(other)).await.unwrap();
+}
+
+/// Not at the next ping: the inventory says all the time that it lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_that_a_node_tells_counts_at_once_and_for_that_generation_only() {
+    let site = Site::start().await;
+    let client = site.world.client().await;
+    site.claimed(&client, true).await;
+    let [dead, lives] = [1, 2].map(|_| InstanceUuid(uuid::Uuid::new_v4()));
+    for (number, slot) in [(1, dead), (2, lives)] {
+        let made = instance(slot, &format!("inst{number}.example.test"), site.world.node);
+        apply(&client, vec![made]).await.unwrap();
+        let begin = vec![Command::SlotBegin { slot, expected: Generation(0), holder: owner(1) }];
+        let ready = vec![Command::SlotReady { slot, generation: Generation(1) }];
+        apply_as(&client, Some(owner(1)), 2 * number - 1, begin).await.unwrap();
+        apply_as(&client, Some(owner(1)), 2 * number, ready).await.unwrap();
+    }
+    site.set_facts(vec![live(dead), live(lives)]);
+    let losses = &site.noded.losses;
+    until("somebody who listens", || async { (losses.receiver_count() > 0).then_some(()) }).await;
+    let lost = |slot| SlotFacts { state: VmState::Lost, ..live(slot) };
+    losses.send(SlotFacts { generation: Generation(0), floor: Generation(0), ..lost(lives) }).unwrap();
+    losses.send(lost(InstanceUuid(uuid::Uuid::new_v4()))).unwrap();
+    losses.send(lost(dead)).unwrap();
+    let seen = |slot: InstanceUuid| {
+        let client = client.clone();
+        async move { read(&client, ReadKey::Key("slot".to_owned(), slot.to_string())).await.remove(0).1 }
+    };
+    let why = until("the slot is dirty", || async {
+        let row = seen(dead).await;
+        (row["state"] == json!("DIRTY")).then(|| row["why"].as_str().unwrap_or_default().to_owned())
+    })
+    .await;
+    assert!(why.contains("lost"), "{why}");
+    assert_eq!(seen(lives).await["state"], json!("CLEAN"), "the loss of an older generation is nobody's now");
 }
 
 #[tokio::test(flavor = "multi_thread")]

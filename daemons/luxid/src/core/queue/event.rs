@@ -84,6 +84,14 @@ pub enum Event {
         /// What wconfd says.
         why: String,
     },
+    /// A grant of a user's lease that nobody was told of is taken back in the batch of this index of W, since a VM of it does not
+    /// live (answers [`Action::Grab`] and [`Action::ReturnLease`]).
+    LeaseReturned {
+        /// Which.
+        lease: LeaseUuid,
+        /// The index.
+        index: u64,
+    },
     /// wconfd has ended a lease, or had already (answers [`Action::EndLease`]).
     LeaseEnded(LeaseUuid),
     /// What the copy of the configuration shows of pools and leases.
@@ -280,7 +288,8 @@ pub enum Action {
         /// Who wants to know.
         ask: Option<Ask>,
     },
-    /// Ask wconfd for a lease, until it answers: [`Event::Granted`], [`Event::GrabWaits`], [`Event::GrabRefused`].
+    /// Ask wconfd for a lease, until it answers: [`Event::Granted`], [`Event::GrabWaits`], [`Event::GrabRefused`]. Of a user's lease
+    /// granted the VMs are looked at first, and the grant is taken back when one does not live: [`Event::LeaseReturned`].
     Grab {
         /// Its uuid, which is stored.
         lease: LeaseUuid,
@@ -302,6 +311,9 @@ pub enum Action {
         /// Why, for people.
         why: String,
     },
+    /// Have wconfd take back a grant that nobody was told of and that a lost VM has broken, until it answers:
+    /// [`Event::LeaseReturned`], [`Event::GrabRefused`].
+    ReturnLease(LeaseUuid),
     /// Have wconfd forget an ended lease, until it answers.
     ForgetLease(LeaseUuid),
     /// Tell wconfd that the owner is dead, until it answers (P4.6).

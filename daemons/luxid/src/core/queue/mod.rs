@@ -291,6 +291,7 @@ impl Queue {
             Event::Granted { lease, index, grant } => self.granted(now, lease, index, grant),
             Event::GrabWaits { lease, index } => self.grab_waits(lease, index),
             Event::GrabRefused { lease, stale, why } => self.grab_refused(now, lease, stale, &why),
+            Event::LeaseReturned { lease, index } => self.lease_returned(lease, index),
             Event::LeaseEnded(lease) => self.lease_ended(now, lease),
             Event::News(news) => self.news(now, *news),
             Event::Tick => {}

@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 pub struct LeaseSeen {
     /// Whether it is active.
     pub lives: bool,
+    /// Whether it ended because a VM of it was lost.
+    pub broken: bool,
     /// Why it ended.
     pub why: Option<String>,
 }
@@ -57,7 +59,7 @@ impl Queue {
         }
         for (lease, seen) in news.leases {
             match seen {
-                Some(seen) => self.lease_seen(now, lease, seen),
+                Some(seen) => self.lease_seen(now, news.index, lease, seen),
                 None => self.lease_gone(now, news.index, lease),
             }
         }
@@ -88,7 +90,7 @@ impl Queue {
         }
     }
 
-    fn lease_seen(&mut self, now: Ts, lease: LeaseUuid, seen: LeaseSeen) {
+    fn lease_seen(&mut self, now: Ts, index: u64, lease: LeaseUuid, seen: LeaseSeen) {
         let holder = self.holders.get(&lease).copied();
         if seen.lives {
             // Nobody can want it any more: its uuid was stored before it was asked for.
@@ -105,6 +107,9 @@ impl Queue {
         match holder {
             Some(Holder::Wanted(Who::Task(id))) => {
                 self.lease_lost(now, id, lease, &format!("lost its VM: {why}"))
+            }
+            Some(Holder::Wanted(Who::Request(_))) if seen.broken => {
+                self.request_broken(now, lease, index, &why);
             }
             Some(Holder::Wanted(Who::Request(_))) => self.request_over(now, lease, &why),
             Some(Holder::Closing | Holder::Ended) => drop(self.holders.insert(lease, Holder::Ended)),

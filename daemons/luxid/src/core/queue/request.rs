@@ -1,7 +1,7 @@
 //! Lease requests: kept from the asking to some time after the end, in line with tasks (P5, `model.md` §2.5).
 
 use super::attempt::Grant;
-use super::event::{Answer, Ask};
+use super::event::{Action, Answer, Ask};
 use super::line::{Place, Who};
 use super::show::{After, Topic};
 use super::{Holder, Queue, Timer, rows};
@@ -38,6 +38,10 @@ pub(super) struct RequestEntry {
     pub shown: Option<u64>,
     stage: Stage,
     granted_at: u64,
+    /// Index of W of the newest grant taken back: what the copy shows of the lease up to there is of that one.
+    returned_at: u64,
+    /// The grant that is on its way here is broken already.
+    broken: bool,
     /// When it is withdrawn, or forgotten.
     due: Ts,
     /// Who waits to hear that it is released. Those gone meanwhile are not taken out: nobody hears their answer.
@@ -52,7 +56,18 @@ impl RequestEntry {
             RequestState::Over => Stage::Over,
         };
         let request = Arc::new(request);
-        Self { request, rev, shown: None, stage, granted_at: 0, due, releasers: Vec::new() }
+        let releasers = Vec::new();
+        Self {
+            request,
+            rev,
+            shown: None,
+            stage,
+            granted_at: 0,
+            returned_at: 0,
+            broken: false,
+            due,
+            releasers,
+        }
     }
 
     /// Whether its lease was granted, and no later than `index`.
@@ -145,6 +160,9 @@ impl Queue {
         let Some(entry) = self.requests.get_mut(&lease).filter(|entry| entry.stage == Stage::Asking) else {
             return;
         };
+        if entry.broken {
+            return self.out.actions.push(Action::ReturnLease(lease));
+        }
         entry.stage = Stage::Granted;
         entry.granted_at = index;
         let request = Arc::make_mut(&mut entry.request);
@@ -152,6 +170,38 @@ impl Queue {
         request.why = None;
         request.vms = grant.vms;
         self.dirty_requests.insert(lease);
+    }
+
+    /// The copy shows that a lost VM broke its lease. Of a grant that its user was not told of he never hears: it is taken back, and
+    /// he gets other VMs.
+    pub(super) fn request_broken(&mut self, now: Ts, lease: LeaseUuid, index: u64, why: &str) {
+        let Some(entry) = self.requests.get_mut(&lease) else { return };
+        match entry.stage {
+            _ if index <= entry.returned_at => {}
+            Stage::Granted | Stage::Over => self.request_over(now, lease, why),
+            // What comes of the grab leads on.
+            Stage::Asking => entry.broken = true,
+            // Granted to a luxid that died before it heard of that.
+            Stage::InLine => {
+                let Some((pool, place, count)) = entry.ask_again() else { return };
+                let line = self.lines.entry(pool).or_default();
+                line.leave(&place);
+                line.ask(lease, count);
+                self.out.actions.push(Action::ReturnLease(lease));
+            }
+        }
+    }
+
+    /// Back to the same place in line: its lease is as never asked for.
+    pub(super) fn lease_returned(&mut self, lease: LeaseUuid, index: u64) {
+        let asking = |entry: &&mut RequestEntry| entry.stage == Stage::Asking;
+        let Some(entry) = self.requests.get_mut(&lease).filter(asking) else { return };
+        (entry.returned_at, entry.broken) = (index, false);
+        let pool = entry.request.pool.clone();
+        if let Some(line) = self.lines.get_mut(&pool) {
+            line.refuse(lease);
+        }
+        self.request_join(lease);
     }
 
     /// Its time is up: nobody asked about it, or it was kept long enough.

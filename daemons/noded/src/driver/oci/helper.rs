@@ -168,6 +168,16 @@ impl Helper {
         }
     }
 
+    /// What vmd tells of deaths from now on, and the connection by which it does.
+    ///
+    /// # Errors
+    /// [`Class::Locked`]: vmd is away.
+    pub async fn deaths(&self) -> Result<(Client, gantry_rpc::Stream<vmd::Deaths>), DriverError> {
+        let client = self.client().await.map_err(told)?;
+        let stream = client.open::<vmd::Deaths>(&()).await.map_err(|error| told(failed(error)))?;
+        Ok((client, stream))
+    }
+
     /// Calls a verb about a command. When vmd dies meanwhile its records say how it ended, once it is back.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! costs none. All state is vmd's: the driver has none of its own.
 
 pub mod bundle;
+mod deaths;
 pub mod helper;
 pub mod image;
 pub mod seccomp;
@@ -505,6 +506,10 @@ impl Driver for Oci {
 
     fn usage<'a>(&'a self, vm: &'a VmId) -> Answer<'a, VmUsage> {
         Box::pin(Oci::usage(self, vm))
+    }
+
+    fn deaths(&self, told: mpsc::Sender<Option<VmId>>) -> Answer<'_, ()> {
+        Box::pin(self.tell_deaths(told))
     }
 
     fn sweep(&self) -> Answer<'_, Swept> {

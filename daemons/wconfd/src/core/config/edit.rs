@@ -235,6 +235,7 @@ impl<'a> Edit<'a> {
             | Command::LeaseRenew { .. }
             | Command::LeaseOpen { .. }
             | Command::LeaseEnd { .. }
+            | Command::LeaseReturn { .. }
             | Command::LeaseForget { .. } => return self.lease_command(command),
         };
         Ok(done?)

@@ -32,6 +32,9 @@ const TIMED_MAX: usize = 500;
 /// Longest name of a user who leases, bytes.
 const USER_BYTES_MAX: usize = 255;
 
+/// Why a VM is dirty that was looked at before its lease was told.
+const GAVE_NO_SIGN: &str = "it gave no sign of life when it was to be leased";
+
 /// A wish for VMs.
 struct Wish<'a> {
     lease: LeaseUuid,
@@ -121,6 +124,7 @@ impl Edit<'_> {
             }
             Command::LeaseRenew { lease } => self.lease_renew(*lease),
             Command::LeaseOpen { lease, slot, generation } => self.lease_open(*lease, *slot, *generation),
+            Command::LeaseReturn { lease, lost } => self.lease_return(*lease, lost),
             Command::LeaseEnd { lease, why } => Ok(self.lease_end(*lease, why)?),
             Command::LeaseForget { leases } => Ok(self.lease_forget(leases)?),
             other => Err(wrong_input(format!("{other:?} is no command on a lease")).into()),
@@ -326,6 +330,46 @@ impl Edit<'_> {
         Ok(Value::Null)
     }
 
+    /// A grant nobody was told of is taken back: its uuid is as new. Whoever was told has had it durably in luxid before.
+    fn lease_return(
+        &mut self,
+        uuid: LeaseUuid,
+        lost: &[(InstanceUuid, Generation)],
+    ) -> Result<Value, Refusal> {
+        let Some(row) = self.config.leases.get(&uuid) else { return Ok(Value::Null) };
+        let lease = row.lease.clone();
+        if let LeaseOwner::Task { .. } = lease.owner {
+            return Err(
+                wrong_input(format!("Lease {uuid} is of {}: its attempt ends it", lease.owner)).into()
+            );
+        }
+        if lease.state != LeaseState::Broken {
+            self.live(&lease)?;
+            if lost.is_empty() {
+                return Ok(Value::Null);
+            }
+        }
+        let held: Vec<Slot> = lease
+            .vms
+            .iter()
+            .filter_map(|vm| self.config.slots.get(&vm.slot).map(|row| row.slot.clone()))
+            .filter(|slot| slot.lease == Some(uuid))
+            .collect();
+        if held.iter().any(|slot| slot.opened) {
+            return Err(stale(format!("lease {uuid} was used: its VMs go with its end")));
+        }
+        // First, so that a lost VM does not break it: nobody has had it.
+        self.set_lease(uuid, None);
+        for slot in held {
+            if lost.contains(&(slot.uuid, slot.generation)) {
+                self.soil(slot, GAVE_NO_SIGN.to_owned());
+            } else {
+                self.give_back(slot);
+            }
+        }
+        Ok(Value::Null)
+    }
+
     /// Ends a lease. One that was never granted never will be.
     fn lease_end(&mut self, uuid: LeaseUuid, why: &str) -> Result<Value, GanetiError> {
         if why.is_empty() || why.len() > WHY_BYTES_MAX {
@@ -378,12 +422,15 @@ impl Edit<'_> {
         for vm in vms {
             let slot = self.config.slots.get(&vm.slot).map(|row| row.slot.clone());
             let Some(slot) = slot.filter(|slot| slot.lease == Some(uuid)) else { continue };
-            match self.worn(&slot) {
-                Some(why) => self.soil(slot, why),
-                None => {
-                    self.set_slot(vm.slot, Some(Slot { state: SlotState::Clean, lease: None, ..slot }));
-                }
-            }
+            self.give_back(slot);
+        }
+    }
+
+    /// A VM whose lease is over is CLEAN again if it is as new.
+    fn give_back(&mut self, slot: Slot) {
+        match self.worn(&slot) {
+            Some(why) => self.soil(slot, why),
+            None => self.set_slot(slot.uuid, Some(Slot { state: SlotState::Clean, lease: None, ..slot })),
         }
     }
 

@@ -3,6 +3,7 @@
 mod clients;
 mod histories;
 mod lines;
+mod returns;
 mod starts;
 mod tasks;
 mod turn_overs;

@@ -20,11 +20,11 @@ pub(super) fn boxed_spec() -> Box<TaskSpec> {
     Box::new(spec(json!({})))
 }
 
-fn lease(number: u64) -> LeaseUuid {
+pub(super) fn lease(number: u64) -> LeaseUuid {
     LeaseUuid(Uuid::from_u64_pair(u64::MAX, number))
 }
 
-fn request(number: u64, count: u32) -> LeaseRequest {
+pub(super) fn request(number: u64, count: u32) -> LeaseRequest {
     LeaseRequest {
         uuid: lease(number),
         user: "u".to_owned(),
@@ -59,7 +59,7 @@ impl Bench {
     }
 
     fn lease_over(&mut self, index: u64, lease: LeaseUuid) {
-        let seen = LeaseSeen { lives: false, why: Some("node1 is lost".to_owned()) };
+        let seen = LeaseSeen { lives: false, broken: false, why: Some("node1 is lost".to_owned()) };
         let leases = BTreeMap::from([(lease, Some(seen))]);
         self.step(Event::News(Box::new(News { index, leases, ..News::default() })));
     }
@@ -72,13 +72,13 @@ impl Bench {
         }
     }
 
-    fn request(&mut self, number: u64, count: u32) {
+    pub(super) fn request(&mut self, number: u64, count: u32) {
         let asked = self.asked(Request::RequestLease(Box::new(request(number, count))));
         assert_eq!(asked, Ok(Answer::LeaseRequested(lease(number))));
     }
 
     /// The leases asked for so far, in order.
-    fn grabs(&self) -> Vec<LeaseUuid> {
+    pub(super) fn grabs(&self) -> Vec<LeaseUuid> {
         let grab = |action: &Action| match action {
             Action::Grab { lease, .. } => Some(*lease),
             _ => None,
@@ -106,7 +106,7 @@ impl Bench {
         serde_json::from_slice(&self.rows[&(kind::TASK.to_owned(), id.to_string())].1).unwrap()
     }
 
-    fn stored_request(&self, number: u64) -> Option<LeaseRequest> {
+    pub(super) fn stored_request(&self, number: u64) -> Option<LeaseRequest> {
         let row = self.rows.get(&(kind::REQUEST.to_owned(), lease(number).to_string()))?;
         Some(serde_json::from_slice(&row.1).unwrap())
     }
@@ -385,7 +385,7 @@ fn a_whole_state_without_the_lease_means_that_it_is_gone() {
 #[test]
 fn leases_nobody_knows_are_ended_and_then_forgotten() {
     let mut b = Bench::new();
-    let seen = LeaseSeen { lives: true, why: None };
+    let seen = LeaseSeen { lives: true, broken: false, why: None };
     let leases = BTreeMap::from([(lease(5), Some(seen))]);
     b.step(Event::News(Box::new(News { index: 1, leases, ..News::default() })));
     assert_eq!(b.ended(), [lease(5)]);

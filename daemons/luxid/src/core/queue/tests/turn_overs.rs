@@ -38,7 +38,7 @@ impl Bench {
     }
 
     fn lease_shown(&mut self, index: u64, lease: LeaseUuid, lives: bool) {
-        let leases = BTreeMap::from([(lease, Some(LeaseSeen { lives, why: None }))]);
+        let leases = BTreeMap::from([(lease, Some(LeaseSeen { lives, broken: false, why: None }))]);
         self.step(Event::News(Box::new(News { index, leases, ..News::default() })));
     }
 }

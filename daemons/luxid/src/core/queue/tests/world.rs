@@ -240,7 +240,11 @@ impl World {
             self.check_acked();
         }
         for action in effects.actions {
-            if matches!(action, Action::Grab { .. } | Action::EndLease { .. } | Action::ForgetLease(_)) {
+            if let Action::Grab { .. }
+            | Action::EndLease { .. }
+            | Action::ReturnLease(_)
+            | Action::ForgetLease(_) = action
+            {
                 self.lease_command(action);
             } else if let Action::Spawn { owner, .. } = action {
                 self.procs.push(Proc {
@@ -379,6 +383,7 @@ impl World {
             | Action::OwnerGone(_)
             | Action::Grab { .. }
             | Action::EndLease { .. }
+            | Action::ReturnLease(_)
             | Action::ForgetLease(_) => {}
         }
     }

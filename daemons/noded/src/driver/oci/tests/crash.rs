@@ -4,6 +4,7 @@ use super::bed::*;
 use crate::driver::{Class, Driver, Ended, Output};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::time::Duration;
 
 /// Whether the process descends from `ancestor`: tests run side by side, with VMs of the same names.
 fn descends(pid: i32, ancestor: u32) -> bool {
@@ -110,6 +111,38 @@ async fn the_death_of_pid_1_or_of_the_runtime_ends_the_vm() {
             class(oci.exec(&vm(slot), &command("more", "true")).await.map(drop)),
             Some(Class::NotRunning)
         );
+        oci.destroy(&vm(slot)).await.expect("destroyed");
+    }
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_death_nobody_asked_for_is_told_at_once() {
+    let mut bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    bed.start(2).await;
+    let (send, mut told) = tokio::sync::mpsc::channel(4);
+    let listener = bed.oci();
+    let listening = tokio::spawn(async move { listener.deaths(send).await });
+    let mut next =
+        async || tokio::time::timeout(Duration::from_secs(20), told.recv()).await.expect("in time");
+    assert_eq!(next().await, Some(None), "from here on");
+    for slot in [1, 2] {
+        // Asked for: no news.
+        oci.stop(&vm(slot), Duration::ZERO).await.expect("stopped");
+        oci.start(&vm(slot)).await.expect("started");
+    }
+    let (init, _) = processes(&bed, &vm(1).to_string());
+    kill(Pid::from_raw(init), Signal::SIGKILL).expect("killed");
+    assert_eq!(next().await, Some(Some(vm(1))));
+    assert_eq!(class(oci.alive(&vm(1)).await), Some(Class::NotRunning), "whoever is told finds it so");
+    oci.alive(&vm(2)).await.expect("the neighbour lives");
+    bed.kill_vmd().await;
+    assert_eq!(next().await, None, "vmd's own death ends the news");
+    assert!(listening.await.expect("joined").is_err());
+    assert_eq!(class(oci.deaths(tokio::sync::mpsc::channel(1).0).await), Some(Class::Locked), "no vmd");
+    bed.restart_vmd().await;
+    for slot in [1, 2] {
         oci.destroy(&vm(slot)).await.expect("destroyed");
     }
     assert_eq!(bed.leftovers(), Vec::<String>::new());

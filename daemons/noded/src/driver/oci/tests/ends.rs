@@ -210,3 +210,24 @@ async fn the_outputs_of_a_vm_are_bounded_together() {
     oci.destroy(&vm(1)).await.expect("destroyed");
     assert_eq!(bed.leftovers(), Vec::<String>::new());
 }
+
+/// They are not counted as the VM's memory (docs/adr/0006): its disk bounds them, beside its memory.
+#[tokio::test]
+async fn files_put_in_from_outside_are_bounded_by_the_disk() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    let home = oci.home(&vm(1)).await.expect("a home");
+    let large = vec![7_u8; 30 << 20];
+    home.put("first", &large, false).expect("the disk has room");
+    assert_eq!(class(home.put("second", &large, false)), Some(Class::NoSpace));
+    let usage = oci.usage(&vm(1)).await.expect("usage");
+    assert!(usage.scratch_bytes <= 32 << 20, "{usage:?}");
+    // What the VM's own processes write and use is bounded as ever, and no more than both together is taken from the node.
+    let ran = sh(&oci, 1, "hungry", &python("x = bytearray(300 << 20)")).await;
+    assert_eq!(ran.ended, Ended::Memory, "{ran:?}");
+    let usage = oci.usage(&vm(1)).await.expect("usage");
+    assert!(usage.memory_peak_bytes <= 128 << 20, "{usage:?}");
+    drop(home);
+    oci.destroy(&vm(1)).await.expect("destroyed");
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}

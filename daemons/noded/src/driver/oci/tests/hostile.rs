@@ -1,7 +1,7 @@
 //! What hostile code gets (`spec/drivers.md` §6).
 
 use super::bed::*;
-use crate::driver::{Class, Driver, Ended, ExecSpec};
+use crate::driver::{Class, Driver, Ended, ExecSpec, Output};
 use std::os::unix::ffi::OsStrExt;
 
 #[tokio::test]
@@ -281,5 +281,48 @@ async fn monstrous_trees_do_not_hold_up_the_end() {
     let begun = std::time::Instant::now();
     oci.destroy(&vm(1)).await.expect("destroyed");
     assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+/// Not afterwards: while each of them goes off the neighbour's commands end as they should.
+#[tokio::test]
+async fn bombs_harm_no_neighbour_while_they_go_off() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    bed.start(2).await;
+    for (id, script, wanted) in [
+        (
+            "forks",
+            "echo begun; exec /usr/bin/python3 -c 'import os, time\nwhile True:\n  try:\n    if os.fork() == 0: time.sleep(60)\n  except OSError: pass'",
+            Ended::Wall,
+        ),
+        ("memory", "echo begun; while :; do /usr/bin/python3 -c 'bytearray(300 << 20)'; done", Ended::Wall),
+        ("disk", "echo begun; while :; do cat /dev/zero > big; done 2> /dev/null", Ended::Wall),
+        ("noise", "echo begun; while :; do head -c 1M /dev/zero > /dev/shm/x; done", Ended::Wall),
+        ("spin", "echo begun; while :; do (while :; do :; done) & sleep 0.1; done 2> /dev/null", Ended::Cpu),
+    ] {
+        let bomb = ExecSpec {
+            wall_ms: 3_000,
+            cpu_ms: if id == "spin" { 1_000 } else { 60_000 },
+            ..command(id, script)
+        };
+        let mut execution = oci.exec(&vm(1), &bomb).await.expect("begun");
+        let chunk = execution.read(Output::Out, 0, 100).await.expect("read");
+        assert!(chunk.bytes.starts_with(b"begun"), "{id}: {chunk:?}");
+        for look in 0..3 {
+            unharmed(&bed, &format!("{id}-{look}")).await;
+        }
+        let ended = execution.ended().await.expect("ended");
+        assert_eq!(ended, wanted, "{id}");
+        oci.end_work(&vm(1)).await.expect("what is left of it ends");
+        assert_eq!(
+            sh(&oci, 1, &format!("{id}-after"), "rm -f big /dev/shm/x; exit 3").await.ended,
+            Ended::Exit(3),
+            "{id}"
+        );
+    }
+    for slot in [1, 2] {
+        oci.destroy(&vm(slot)).await.expect("destroyed");
+    }
     assert_eq!(bed.leftovers(), Vec::<String>::new());
 }

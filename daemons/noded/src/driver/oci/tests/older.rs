@@ -10,6 +10,7 @@ use gantry_proto::noded::OpenLimits;
 use gantry_proto::vmd::{self, VmFacts, VmLimits, VmName, VmState};
 use gantry_rpc::{Call, Handled, Hello, Limits, Peer, Service, route, serve_unix, unix};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -71,6 +72,12 @@ async fn a_vmd_that_knows_no_confine_is_told_in_the_old_words() {
     oci.limit_work(&vm(1), None).await.expect("its own");
     let lowered = VmLimits { memory_mib: 64, cpu_percent: 100, pids: 8 };
     assert_eq!(*older.0.lock().expect("not poisoned"), [(lowered, Some(4)), (OWN, Some(OWN_ROOM))]);
+    // It tells of no death: whoever listens waits, and hears nothing, until it goes.
+    let (send, mut told) = tokio::sync::mpsc::channel(1);
+    let listening = tokio::spawn(async move { oci.deaths(send).await });
+    let early = tokio::time::timeout(Duration::from_millis(100), told.recv()).await;
+    assert!(early.is_err() && !listening.is_finished(), "{early:?}");
     stop.cancel();
     served.await.expect("ended");
+    assert_eq!(listening.await.expect("joined"), Ok(()));
 }

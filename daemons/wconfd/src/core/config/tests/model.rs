@@ -189,6 +189,7 @@ impl Model {
             | Command::LeaseOpen { .. }
             | Command::LeaseEnd { .. }
             | Command::LeaseDestroy { .. }
+            | Command::LeaseReturn { .. }
             | Command::LeaseForget { .. } => return None,
         }
         Some(())

@@ -36,6 +36,8 @@ enum Act {
     End(u128),
     /// Its VM goes with it.
     EndInto(u128, bool, u64),
+    /// Taken back: its first VM does not live, or none is named.
+    Return(u128, bool),
     Forget(u128),
     Draining(bool),
     Enabled(bool),
@@ -74,6 +76,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => l().prop_map(Act::OpenOwn),
         3 => l().prop_map(Act::End),
         3 => (l(), aim(), 1..3u64).prop_map(|(l, aim, job)| Act::EndInto(l, aim, job)),
+        2 => (l(), any::<bool>()).prop_map(|(l, lost)| Act::Return(l, lost)),
         2 => l().prop_map(Act::Forget),
         1 => rarely().prop_map(Act::Draining),
         1 => rarely().prop_map(|off| Act::Enabled(!off)),
@@ -151,6 +154,12 @@ impl Act {
                     Command::LeaseDestroy { lease, slot: vm.slot, generation, holder: owner(job) }
                 };
                 return vms.into_iter().take(1).map(into).collect();
+            }
+            Act::Return(l, lost) => {
+                let lease = lease_uuid(l);
+                let vms = model.leases.get(&lease).map(|row| row.vms.clone()).unwrap_or_default();
+                let lost = vms.iter().take(usize::from(lost)).map(|vm| (vm.slot, vm.generation)).collect();
+                Command::LeaseReturn { lease, lost }
             }
             Act::Forget(l) => Command::LeaseForget { leases: vec![lease_uuid(l)] },
             Act::Draining(on) => pool_set(json!({"state": if on { "draining" } else { "active" }})),

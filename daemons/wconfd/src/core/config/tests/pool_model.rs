@@ -255,6 +255,31 @@ impl Pools {
                 let (slot, generation, holder) = (*slot, *generation, *holder);
                 self.one(&Command::SlotBeginDestroy { slot, generation, holder }, None)
             }
+            Command::LeaseReturn { lease: uuid, lost } => {
+                let Some(lease) = self.leases.get(uuid).cloned() else { return true };
+                let active = lease.state == LeaseState::Active;
+                let had: Vec<_> = self.slots.values().filter(|slot| slot.lease == Some(*uuid)).collect();
+                if matches!(lease.owner, LeaseOwner::Task { .. })
+                    || lease.state == LeaseState::Released
+                    || active && !self.live(*uuid)
+                {
+                    return false;
+                }
+                if active && lost.is_empty() {
+                    return true;
+                }
+                if had.iter().any(|slot| slot.opened) {
+                    return false;
+                }
+                // As an end, but for the VMs that do not live; then it never was.
+                self.end(*uuid, LeaseState::Released);
+                for (slot, _) in lost.iter().filter(|_| active) {
+                    self.soil(*slot);
+                }
+                self.leases.remove(uuid);
+                self.stored_clock = self.clock;
+                true
+            }
             Command::LeaseForget { leases } => {
                 for uuid in leases {
                     if self.leases.get(uuid).is_some_and(|lease| lease.state != LeaseState::Active) {

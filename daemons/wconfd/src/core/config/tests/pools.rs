@@ -686,6 +686,61 @@ fn a_lost_vm_breaks_its_lease() {
     }
 }
 
+fn give_back(l: u128, lost: &[LeasedVm]) -> Command {
+    let lost = lost.iter().map(|vm| (vm.slot, vm.generation)).collect();
+    Command::LeaseReturn { lease: lease_uuid(l), lost }
+}
+
+/// I8 holds for what anybody was told of; a grant that nobody heard of is as never made.
+#[test]
+fn a_grant_whose_vm_does_not_live_is_taken_back_and_made_anew() {
+    let mut c = with_clean(3);
+    let vms = granted(&mut c, 1, 2);
+    let effect = run(&mut c, &[give_back(1, &vms[..1])]).unwrap();
+    c.check();
+    assert!(c.lease(lease_uuid(1)).is_none(), "as never granted");
+    let state = |c: &Config, vm: &LeasedVm| {
+        (c.slot(vm.slot).unwrap().slot.state, c.slot(vm.slot).unwrap().slot.lease)
+    };
+    assert_eq!(state(&c, &vms[0]), (SlotState::Dirty, None));
+    assert_eq!(state(&c, &vms[1]), (SlotState::Clean, None), "the other is as clean as it was");
+    let why = c.slot(vms[0].slot).unwrap().slot.why.clone().unwrap();
+    assert!(why.contains("no sign of life"), "{why}");
+    c.undo(effect.undo);
+    c.check();
+    assert_eq!(c.lease(lease_uuid(1)).unwrap().lease.vms, vms);
+    let _ = run(&mut c, &[give_back(1, &vms[..1]), give_back(1, &vms[..1])]).unwrap();
+    let again = granted(&mut c, 1, 2);
+    assert!(!again.contains(&vms[0]), "the same lease has other VMs: {again:?}");
+    let _ = run(&mut c, &[give_back(1, &[])]).unwrap();
+    assert!(c.lease(lease_uuid(1)).is_some(), "whoever names no lost VM takes none from a lease that lives");
+}
+
+#[test]
+fn a_broken_grant_is_taken_back_and_a_told_one_is_not() {
+    let mut c = with_clean(4);
+    let _ = granted(&mut c, 1, 2);
+    let _ = run(&mut c, &[dirty(1, 1)]).unwrap();
+    assert_eq!(refused(&mut c, grab(1, 2)), stale());
+    let _ = run(&mut c, &[give_back(1, &[])]).unwrap();
+    c.check();
+    let second = granted(&mut c, 1, 2);
+    let _ = run(&mut c, &[open(1, second[0])]).unwrap();
+    assert_eq!(refused(&mut c, give_back(1, &second)), stale(), "it was used");
+    let _ = run(&mut c, &[end(1)]).unwrap();
+    assert_eq!(refused(&mut c, give_back(1, &second)), stale(), "it was released: over for ever (I8)");
+    let task = Command::LeaseGrab {
+        lease: lease_uuid(2),
+        owner: LeaseOwner::Task { task: TaskId(9), attempt: 1 },
+        pool: "py".to_owned(),
+        count: 1,
+        for_ms: 60_000,
+        ttl_ms: None,
+    };
+    let _ = run(&mut c, &[task]).unwrap();
+    assert_eq!(refused(&mut c, give_back(2, &[])), prereq("wrong_input"));
+}
+
 #[test]
 fn leases_end_by_their_clock() {
     let mut c = with_clean(2);

@@ -26,6 +26,8 @@ struct Row {
     /// Slots and generations.
     vms: Vec<(usize, u64)>,
     lives: bool,
+    /// By the loss of a VM.
+    broken: bool,
     opened: bool,
 }
 
@@ -71,7 +73,7 @@ impl Lessor {
     }
 
     fn seen(row: &Row) -> LeaseSeen {
-        LeaseSeen { lives: row.lives, why: None }
+        LeaseSeen { lives: row.lives, broken: row.broken, why: None }
     }
 
     /// A batch was committed that touched the slots and this lease.
@@ -94,13 +96,37 @@ impl Lessor {
     }
 
     fn end(&mut self, lease: LeaseUuid) {
+        self.over(lease, false);
+    }
+
+    /// Ends a lease; `broken`: since its first VM is lost.
+    fn over(&mut self, lease: LeaseUuid, broken: bool) {
         let Some(row) = self.leases.get_mut(&lease).filter(|row| row.lives) else { return };
-        row.lives = false;
+        (row.lives, row.broken) = (false, broken);
         let state = if row.opened { Sim::Dirty } else { Sim::Clean };
-        for (slot, _) in row.vms.clone() {
-            self.slots[slot].1 = state;
+        for (at, (slot, _)) in row.vms.clone().into_iter().enumerate() {
+            self.slots[slot].1 = if broken && at == 0 { Sim::Dirty } else { state };
         }
         self.moved(Some(lease));
+    }
+
+    /// Takes back a grant; `lost`: since its first VM does not live.
+    fn take_back(&mut self, lease: LeaseUuid, lost: bool) -> Event {
+        match self.leases.get(&lease) {
+            Some(row) if !row.lives && !row.broken => {
+                return Event::GrabRefused { lease, stale: true, why: "over".to_owned() };
+            }
+            Some(row) if row.broken || lost => {
+                let vms = if row.broken { Vec::new() } else { row.vms.clone() };
+                for (at, (slot, _)) in vms.into_iter().enumerate() {
+                    self.slots[slot].1 = if at == 0 { Sim::Dirty } else { Sim::Clean };
+                }
+                self.leases.remove(&lease);
+                self.moved(Some(lease));
+            }
+            Some(_) | None => {}
+        }
+        Event::LeaseReturned { lease, index: self.index }
     }
 }
 
@@ -245,15 +271,31 @@ impl World {
     fn carry_out(&mut self, command: &Action) -> Option<Event> {
         match command {
             Action::Grab { lease, owner, count, .. } => {
-                Some(self.carry_out_grab(*lease, owner, *count as usize))
+                let event = self.carry_out_grab(*lease, owner, *count as usize);
+                let dead = matches!(owner, LeaseOwner::User { .. }) && self.chance(25);
+                Some(match event {
+                    Event::Granted { .. } if dead => {
+                        // The node may tell the master of the death before luxid hears of it.
+                        if self.chance(50) {
+                            self.lessor().over(*lease, true);
+                        }
+                        self.lessor().take_back(*lease, true)
+                    }
+                    Event::GrabRefused { stale: true, .. } if matches!(owner, LeaseOwner::User { .. }) => {
+                        self.lessor().take_back(*lease, false)
+                    }
+                    other => other,
+                })
             }
+            Action::ReturnLease(lease) => Some(self.lessor().take_back(*lease, false)),
             Action::EndLease { lease, .. } => {
                 self.check_end_of_lease(*lease);
                 let lessor = self.lessor();
                 if lessor.leases.contains_key(lease) {
                     lessor.end(*lease);
                 } else {
-                    let never = Row { owner: None, vms: Vec::new(), lives: false, opened: false };
+                    let never =
+                        Row { owner: None, vms: Vec::new(), lives: false, broken: false, opened: false };
                     lessor.leases.insert(*lease, never);
                     lessor.moved(Some(*lease));
                 }
@@ -291,7 +333,7 @@ impl World {
             lessor.slots[slot].1 = Sim::Leased;
         }
         let opened = matches!(owner, LeaseOwner::Task { .. });
-        let row = Row { owner: Some(owner.clone()), vms: vms.clone(), lives: true, opened };
+        let row = Row { owner: Some(owner.clone()), vms: vms.clone(), lives: true, broken: false, opened };
         lessor.leases.insert(lease, row);
         lessor.moved(Some(lease));
         let index = lessor.index;
@@ -345,7 +387,8 @@ impl World {
         let lives: Vec<LeaseUuid> = lives.collect();
         if !lives.is_empty() {
             let lease = lives[self.draw(lives.len())];
-            self.lessor().end(lease);
+            let broken = self.chance(50);
+            self.lessor().over(lease, broken);
         }
     }
 
