@@ -61,8 +61,7 @@ impl Vm {
         self.inner().limits = Some(self.request.limits);
         let (ours, its) = link::pair().map_err(|error| io_fail("make a socket", &error))?;
         let link = watch_readable(ours).map_err(|error| io_fail("watch a socket", &error))?;
-        let mut child =
-            self.shared.runtime.run(name, its).map_err(|error| io_fail("start the runtime", &error))?;
+        let mut child = self.run(its).await.map_err(|error| io_fail("start the runtime", &error))?;
         let ready = self.ready(&mut child, &link).await;
         if let Err(failed) = ready {
             drop(link);
@@ -78,6 +77,12 @@ impl Vm {
         let vm = Arc::clone(self);
         self.shared.tasks.spawn("vm", async move { vm.keep(child, link).await });
         Ok(())
+    }
+
+    /// Starts the runtime, beside vmd's own thread: whoever starts a program stands still until that has begun.
+    async fn run(&self, stdin: OwnedFd) -> io::Result<Process> {
+        let (runtime, name) = (self.shared.runtime.clone(), self.request.vm.clone());
+        tokio::task::spawn_blocking(move || runtime.run(&name, stdin)).await.map_err(io::Error::other)?
     }
 
     /// Waits for init's first word and has it in the control groups.

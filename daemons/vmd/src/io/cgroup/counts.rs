@@ -1,6 +1,8 @@
 //! What control groups count.
 
 use super::{Cgroup, IO, Layout};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// What a group counted.
@@ -33,13 +35,23 @@ pub struct Spent {
     pub forks_refused: u64,
 }
 
+/// Longest of these files; that of block devices has two lines for each.
+const FILE_BYTES_MAX: usize = 16 * 1024;
+
+/// A file of the kernel's, which has no size and is told whole by one read. Empty where it is not there.
+fn told(path: &Path) -> String {
+    let mut room = [0; FILE_BYTES_MAX];
+    let read = File::open(path).and_then(|mut file| file.read(&mut room));
+    String::from_utf8_lossy(&room[..read.unwrap_or(0)]).into_owned()
+}
+
 fn read_number(path: &Path) -> u64 {
-    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    told(path).trim().parse().unwrap_or(0)
 }
 
 /// Bytes of all devices in a file of `DEVICE Read BYTES` and `DEVICE Write BYTES` lines.
 fn read_blkio(path: &Path) -> u64 {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = told(path);
     let bytes = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
         [_, "Read" | "Write", bytes] => bytes.parse::<u64>().ok(),
         _ => None,
@@ -49,7 +61,7 @@ fn read_blkio(path: &Path) -> u64 {
 
 /// Bytes of all devices in a file of `DEVICE rbytes=BYTES wbytes=BYTES ...` lines.
 fn read_io(path: &Path) -> u64 {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = told(path);
     let bytes = |word: &str| match word.split_once('=')? {
         ("rbytes" | "wbytes", bytes) => bytes.parse::<u64>().ok(),
         _ => None,
@@ -59,7 +71,7 @@ fn read_io(path: &Path) -> u64 {
 
 /// The number after `key` in a file of `KEY NUMBER` lines.
 fn read_key(path: &Path, key: &str) -> u64 {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = told(path);
     let value = |line: &str| line.split_once(' ').filter(|(name, _)| *name == key)?.1.trim().parse().ok();
     text.lines().find_map(value).unwrap_or(0)
 }
