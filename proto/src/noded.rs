@@ -120,6 +120,9 @@ verbs! {
     /// Rows of this node's copies that a change of masters cut off (P1.9): the files they were put into. A noded of before
     /// does not know it.
     49 CopyAside(()) as copies::AsideReply;
+    /// Bodies on this node's disk that are not what their digests say, and of which it has found no whole one since. A noded
+    /// of before does not know it.
+    50 BodyDamaged(()) as copies::DamagedReply;
 }
 
 /// Somebody who asked ConfD in the legacy form.

@@ -210,6 +210,7 @@ impl Server {
                 () = swept.cancelled() => {}
             }
         });
+        self.tasks.spawn("bodies", member.copies().clone().keep_tidy(over.clone()));
         let (keeper, kept) = (Arc::clone(&member), over.clone());
         self.tasks.spawn("master-ip", async move { keeper.keep_master_ip(kept).await });
         let api = Arc::new(Api::new(Arc::clone(&member)));

@@ -11,6 +11,7 @@
 mod damaged;
 mod reading;
 pub mod temporary;
+pub mod unnamed;
 
 pub use damaged::{damaged, is_damaged, set_aside};
 pub use reading::{BodyError, Reading};
