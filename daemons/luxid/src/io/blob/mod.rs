@@ -12,6 +12,7 @@ pub mod sweep;
 #[cfg(test)]
 mod tests;
 
+use gantry_body::unnamed::Unnamed;
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::root::Root;
 use gantry_model::task::{IMAGE_BYTES_MAX, is_digest};
@@ -20,12 +21,11 @@ use gantry_proto::noded::{PIECE_BYTES_MAX, PieceReply};
 use gantry_proto::stream::BlobPutRequest;
 use partial::{Partial, Step};
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File, FileTimes};
+use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
 
 /// Uploads under way at once, of all connections: each may take [`IMAGE_BYTES_MAX`] of the disk.
 pub const PARTIAL_MAX: usize = 32;
@@ -40,9 +40,9 @@ struct Inner {
     root: Root,
     /// By connection and digest.
     partial: Mutex<HashMap<(u64, String), Shared>>,
-    /// Held while a body is found and made young, and while the sweep looks at one and removes it: who was told that a
-    /// body is there has it for [`sweep::AGE_MIN`].
-    gate: Mutex<()>,
+    /// Held while a body is found, and while the sweep looks at one and removes it: who was told that a body is there has
+    /// it for [`gantry_body::unnamed::UNNAMED_MS_MIN`]. In it, what has no name, and since when.
+    gate: Mutex<Unnamed>,
     /// Held while an archive is looked at.
     verdicts: tokio::sync::Mutex<inspect::Verdicts>,
 }
@@ -70,25 +70,23 @@ impl Store {
 
     /// Where partial files lie: beside the bodies, so that a rename moves them.
     fn partial_dir(&self) -> PathBuf {
-        self.0.root.lib().join("blob/partial")
+        self.0.root.partial_dir()
     }
 
-    /// The size of a body, if it is there; it then stays for [`sweep::AGE_MIN`] at least, so that there is time to name it.
+    /// The size of a body, if it is there; it then stays for [`gantry_body::unnamed::UNNAMED_MS_MIN`] at least, so that there is time to name it.
     ///
     /// # Errors
     /// What the system says.
     pub async fn keep(&self, digest: &str) -> io::Result<Option<u64>> {
         let (own, digest) = (self.clone(), digest.to_owned());
-        blocking(move || own.make_young(&digest)).await
+        blocking(move || own.find(&digest)).await
     }
 
-    fn make_young(&self, digest: &str) -> io::Result<Option<u64>> {
-        let _gate = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        match File::open(self.0.root.blob(digest)) {
-            Ok(body) => {
-                body.set_times(FileTimes::new().set_modified(now()))?;
-                Ok(Some(body.metadata()?.len()))
-            }
+    fn find(&self, digest: &str) -> io::Result<Option<u64>> {
+        let mut gate = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        gate.forget(digest);
+        match std::fs::metadata(self.0.root.blob(digest)) {
+            Ok(body) => Ok(Some(body.len())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -249,12 +247,6 @@ fn check(request: &BlobPutRequest) -> Result<(), Fail> {
 
 fn broken(why: &io::Error) -> Fail {
     GanetiError::exec(format!("the body store failed: {why}; look at the disk of the master")).into()
-}
-
-/// The wall clock, which file times are in.
-fn now() -> SystemTime {
-    let gantry_model::time::Ts(seconds, micros) = gantry_rt::clock::now();
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(u64::from(micros))
 }
 
 /// Runs file work on a thread that may block. It goes on when its caller is gone.
