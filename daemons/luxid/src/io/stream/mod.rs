@@ -161,6 +161,20 @@ impl Service for StreamApi {
         self.hello.clone()
     }
 
+    /// The file's mode says who may call. People's programs know no epoch; whoever names a cluster or an epoch means just
+    /// that. What reaches a node from here carries this master's fence, which the node checks.
+    fn accept(&self, peer: &Peer) -> Result<(), String> {
+        let (theirs, ours) = (&peer.hello, &self.hello);
+        if theirs.cluster.is_some() && theirs.cluster != ours.cluster {
+            return Err("this luxid serves another cluster".to_owned());
+        }
+        if theirs.epoch.is_some() && theirs.epoch != ours.epoch {
+            let ours = ours.epoch.unwrap_or_default();
+            return Err(format!("this master's epoch is {ours}"));
+        }
+        Ok(())
+    }
+
     fn handle(self: Arc<Self>, call: Call) -> Handled {
         Box::pin(async move { self.answer(call).await })
     }
