@@ -13,7 +13,7 @@ use gantry_proto::wconfd::{WatchChange, WatchItem};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::fs::FileTimes;
+use std::fs::{File, FileTimes};
 use std::path::Path;
 use std::time::Duration;
 
@@ -82,10 +82,33 @@ async fn pieces_in_order_repeated_and_lost_become_the_body() {
     assert!(bed.store.put(2, longer).await.unwrap_err().text.contains("has 4000 bytes"));
 
     let name = digest(&body);
-    assert_eq!(bed.store.read(&name, 3990, 100).await.unwrap(), body[3990..]);
-    assert!(bed.store.read(&name, 4000, 100).await.unwrap().is_empty());
-    let none = bed.store.read(&digest(b"other"), 0, 1).await.unwrap_err().as_ganeti().unwrap();
-    assert_eq!(none.ecode(), Some("unknown_entity"));
+    let mut stored = bed.store.body(&name).await.unwrap();
+    assert_eq!(stored.piece(3990, 100).await.unwrap(), body[3990..]);
+    assert!(stored.piece(4000, 100).await.unwrap().is_empty());
+    let Err(none) = bed.store.body(&digest(b"other")).await else { panic!("there is none") };
+    assert_eq!(none.as_ganeti().unwrap().ecode(), Some("unknown_entity"));
+}
+
+#[tokio::test]
+async fn a_damaged_body_is_not_given_whole_and_may_be_sent_again() {
+    let bed = bed();
+    let (body, name) = (vec![7; 1000], digest(&[7; 1000]));
+    bed.store.put(1, piece(&body, 0, 1000)).await.unwrap();
+    let mut wrong = body.clone();
+    wrong[10] ^= 1;
+    std::fs::write(bed.root.blob(&name), wrong).unwrap();
+    let mut stored = bed.store.body(&name).await.unwrap();
+    stored.piece(0, 600).await.unwrap();
+    let told = |fail: Fail| {
+        let error = fail.as_ganeti().unwrap();
+        (error.class.clone(), error.to_string().contains("damaged on the master"))
+    };
+    let infrastructure = ("OpExecError".to_owned(), true);
+    assert_eq!(told(stored.piece(600, 400).await.unwrap_err()), infrastructure);
+    let Err(again) = bed.store.body(&name).await else { panic!("it is put aside") };
+    assert_eq!(told(again), infrastructure, "not that it was never sent");
+    assert!(bed.store.put(1, piece(&body, 0, 1000)).await.unwrap().done);
+    assert_eq!(bed.store.body(&name).await.unwrap().piece(0, 1000).await.unwrap(), body);
 }
 
 #[tokio::test]
@@ -120,7 +143,7 @@ async fn bad_requests() {
         let error = bed.store.put(1, bad).await.unwrap_err().as_ganeti().unwrap();
         assert!(error.to_string().contains(word), "{error}");
     }
-    assert!(bed.store.read("../../etc/passwd", 0, 9).await.is_err());
+    assert!(bed.store.body("../../etc/passwd").await.is_err());
     bed.store.put(1, piece(b"abc", 0, 1)).await.unwrap();
     let other = BlobPutRequest { total: 4, ..piece(b"abc", 1, 2) };
     assert!(bed.store.put(1, other).await.unwrap_err().text.contains("began with 3"));

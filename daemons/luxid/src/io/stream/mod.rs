@@ -117,8 +117,9 @@ impl StreamApi {
         items: ItemSender<wire::BlobGet>,
     ) -> Result<(), Fail> {
         let mut offset = request.offset;
+        let mut body = self.parts.store.body(&request.digest).await?;
         loop {
-            let bytes = self.parts.store.read(&request.digest, offset, READ_BYTES).await?;
+            let bytes = body.piece(offset, READ_BYTES).await?;
             if bytes.is_empty() {
                 return Ok(());
             }
