@@ -156,7 +156,7 @@ async fn open(node: &VmNode<'_, '_>, at: VmLeaseRef, attempt: &Attempt) -> Resul
             node.failed("the input is of no use".to_owned())
         })
     });
-    match (node.unless_cancelled(sent).await.flatten(), unfit) {
+    match (node.unless_cancelled(Box::pin(sent)).await.flatten(), unfit) {
         (Ok(()), _) => Ok(None),
         (Err(_), Some(why)) => Ok(Some(why)),
         (Err(why), None) => Err(why),
