@@ -47,16 +47,19 @@ const LOOK: Duration = Duration::from_millis(1_000);
 /// it, or name it again just then, the copy gets it back within this.
 const AGAIN: Duration = Duration::from_secs(600);
 
+/// The same while a side lacks one: somebody may send it again.
+const AGAIN_LACKING: Duration = Duration::from_secs(15);
+
 /// What changes when somebody may lack a body that it had: the round, and when a damaged one was last put aside here, by
 /// whomever. Only whether it is another than before counts, not how the clock stands.
 type Cause = (u64, Option<SystemTime>);
 
-/// The last time that both sides had what the objects name: for what cause, and when.
-type Settled = Option<(Cause, Instant)>;
+/// The last time that each side had got what the other has of it: for what cause, when, and for how long that is enough.
+type Settled = Option<(Cause, Instant, Duration)>;
 
 /// Whether it is to be looked at again.
 fn due(settled: Settled, cause: Cause, now: Instant) -> bool {
-    settled.is_none_or(|(of, at)| of != cause || now.duration_since(at) >= AGAIN)
+    settled.is_none_or(|(of, at, again)| of != cause || now.duration_since(at) >= again)
 }
 
 /// When the directory of damaged bodies last changed.
@@ -75,7 +78,7 @@ pub(crate) async fn settle<L: Link>(shared: &Shared<L>, member: Member) -> End {
             && let Some(named) = shared.named()
         {
             match carrier.settle(shared, named().await).await {
-                Ok(()) => settled = Some((cause, now)),
+                Ok(all) => settled = Some((cause, now, if all { AGAIN } else { AGAIN_LACKING })),
                 Err(why) => {
                     tracing::debug!(log = ?shared.log, node = shared.name(member.node), why, "bodies are not all there");
                 }
@@ -115,7 +118,9 @@ impl<L: Link> Carrier<'_, L> {
         Ok(self.call::<noded::BodyHave>(some.to_vec()).await?.into_iter().collect())
     }
 
-    async fn settle(&self, shared: &Shared<L>, named: Vec<Digest>) -> Result<(), String> {
+    /// Whether both sides have all then.
+    async fn settle(&self, shared: &Shared<L>, named: Vec<Digest>) -> Result<bool, String> {
+        let mut all = true;
         let named: BTreeSet<Digest> = named.into_iter().collect();
         let named: Vec<Digest> = named.into_iter().collect();
         for some in named.chunks(DIGESTS_MAX) {
@@ -127,13 +132,16 @@ impl<L: Link> Carrier<'_, L> {
                     (false, false) => {
                         if self.get(digest).await? {
                             shared.next_bodies_round();
+                        } else {
+                            all = false;
                         }
                     }
-                    (true, false) | (false, true) => {}
+                    (true, false) => {}
+                    (false, true) => all = false,
                 }
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Takes from the node those of `digests` that are not here and that it has.
@@ -371,11 +379,13 @@ mod tests {
         let begin = Instant::now();
         assert!(due(None, (0, None), begin));
         let once = Some(SystemTime::UNIX_EPOCH + AGAIN);
-        assert!(!due(Some(((3, once), begin)), (3, once), begin + AGAIN / 2));
-        assert!(due(Some(((3, once), begin)), (4, once), begin), "another session has brought one");
-        assert!(due(Some(((3, once), begin)), (3, once), begin + AGAIN), "a copy may have dropped one");
+        let settled = Some(((3, once), begin, AGAIN));
+        assert!(!due(settled, (3, once), begin + AGAIN / 2));
+        assert!(due(settled, (4, once), begin), "another session has brought one");
+        assert!(due(settled, (3, once), begin + AGAIN), "a copy may have dropped one");
         let before = Some(SystemTime::UNIX_EPOCH);
-        assert!(due(Some(((3, once), begin)), (3, before), begin), "one was put aside, by whatever clock");
+        assert!(due(settled, (3, before), begin), "one was put aside, by whatever clock");
+        assert!(due(Some(((3, once), begin, AGAIN_LACKING)), (3, once), begin + AGAIN_LACKING));
     }
 
     #[test]
