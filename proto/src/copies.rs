@@ -401,6 +401,18 @@ pub struct AsideReply {
     pub newest: Vec<String>,
 }
 
+/// Digests in one [`DamagedReply`].
+pub const DAMAGED_MAX: usize = 8;
+
+/// See [`crate::noded::BodyDamaged`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedReply {
+    /// How many there are.
+    pub count: u64,
+    /// The first [`DAMAGED_MAX`], in lower-case hex.
+    pub first: Vec<String>,
+}
+
 /// See [`crate::noded::CopyAlone`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AloneRequest {

@@ -126,6 +126,9 @@ verbs! {
     /// VMs that are found dead before any lease has opened them, as that is seen; at first those that are so already. A hint: what is
     /// missed stands in the next inventory. A noded of before does not know it.
     51 Losses(Fence) => SlotFacts as ();
+    /// Bodies on this node's disk that are not what their digests say, and of which it has found no whole one since. A noded
+    /// of before does not know it.
+    52 BodyDamaged(()) as copies::DamagedReply;
 }
 
 /// Somebody who asked ConfD in the legacy form.

@@ -58,6 +58,7 @@ impl Api {
             wire::CopyToken => |request, _call| member.copies().token(request).await,
             wire::BodyHave => |wanted, _call| member.copies().body_have(wanted).await,
             wire::BodyPut => |request, _call| member.copies().body_put(request).await,
+            wire::BodyDamaged => |(), _call| member.copies().body_damaged().await,
             wire::BodyGet => |request, _call| member.copies().body_get(request).await,
             wire::Elected => |won, call| member.elected(call.peer.node, won).await,
             wire::StepDown => |epoch, _call| member.step_down(epoch).await,

@@ -212,6 +212,7 @@ impl Server {
         });
         let (listener, heard) = (Arc::clone(&member), over.clone());
         self.tasks.spawn("deaths", async move { listener.hear_deaths(heard).await });
+        self.tasks.spawn("bodies", member.copies().clone().keep_tidy(over.clone()));
         let (keeper, kept) = (Arc::clone(&member), over.clone());
         self.tasks.spawn("master-ip", async move { keeper.keep_master_ip(kept).await });
         let api = Arc::new(Api::new(Arc::clone(&member)));

@@ -389,8 +389,14 @@ impl Service for Api {
             return Err(format!("this is cluster {}", self.identity.cluster));
         }
         let epoch = self.identity.fence.epoch;
-        if peer.hello.epoch.is_some_and(|theirs| theirs != epoch) {
-            return Err(format!("this master's epoch is {epoch}"));
+        match peer.hello.epoch {
+            Some(theirs) if theirs == epoch => {}
+            Some(_) => return Err(format!("this master's epoch is {epoch}")),
+            // Whoever does not say under whom it works may be of a master that is gone.
+            None => return Err("a caller of wconfd must name its epoch".to_owned()),
+        }
+        if peer.hello.component == LUXID && peer.hello.run.is_none() {
+            return Err("a luxid must name its run".to_owned());
         }
         if let Some(term) = luxid_term(peer) {
             let mut newest = self.luxid.lock().unwrap_or_else(PoisonError::into_inner);

@@ -91,9 +91,12 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
     let dir = daemon.root.lib();
     // Said at once when it is no use; then it is read for each new connection, so that a renewed one is taken.
     tls::Identity::load(&daemon.root.secrets()).context("loading the certificate")?;
-    let peers = Peers::of_dir(&dir);
-    let link = TlsLink::of_dir(daemon.root.secrets(), role.cluster, "gantry-wconfd", peers);
-    let link = Arc::new(link);
+    let link = || {
+        let peers = Peers::of_dir(&dir);
+        TlsLink::of_dir(daemon.root.secrets(), role.cluster, "gantry-wconfd", peers)
+    };
+    let asks = link();
+    let link = Arc::new(link());
     let Recovered { started, copies, config } = recover(&daemon, &role, &link).await?;
     let Some(me) = config.node(role.node) else { bail!("the configuration does not know this node") };
     let my_name = me.name.clone();
@@ -137,7 +140,8 @@ pub async fn serve(daemon: Daemon) -> anyhow::Result<()> {
         })
     }));
     let name = my_name.clone();
-    let parts = members::Parts { handle: handle.clone(), writer, copies: copies.clone(), link, me, my_name };
+    let parts =
+        members::Parts { handle: handle.clone(), writer, copies: copies.clone(), link: asks, me, my_name };
     let members = Members::new(parts);
     daemon.tasks.spawn("members", members.clone().settle(daemon.stop.clone()));
     let keeper = Keeper {

@@ -12,6 +12,7 @@
 use crate::handle::Shared;
 use crate::link::Link;
 use crate::sender::{End, Session};
+use gantry_body::{BodyError, Reading, temporary};
 use gantry_model::ids::NodeUuid;
 use gantry_model::root::Root;
 use gantry_proto::copies::{BodyGetRequest, BodyPutRequest, DIGESTS_MAX, Digest};
@@ -19,13 +20,12 @@ use gantry_proto::noded::{self, PIECE_BYTES_MAX};
 use gantry_store::{LogKind, Member};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// How long a piece of a body or of a snapshot may take; taking over a snapshot writes all objects.
@@ -47,12 +47,24 @@ const LOOK: Duration = Duration::from_millis(1_000);
 /// it, or name it again just then, the copy gets it back within this.
 const AGAIN: Duration = Duration::from_secs(600);
 
-/// The last time that both sides had what the objects name: the round, and when.
-type Settled = Option<(u64, Instant)>;
+/// The same while a side lacks one: somebody may send it again.
+const AGAIN_LACKING: Duration = Duration::from_secs(15);
+
+/// What changes when somebody may lack a body that it had: the round, and when a damaged one was last put aside here, by
+/// whomever. Only whether it is another than before counts, not how the clock stands.
+type Cause = (u64, Option<SystemTime>);
+
+/// The last time that each side had got what the other has of it: for what cause, when, and for how long that is enough.
+type Settled = Option<(Cause, Instant, Duration)>;
 
 /// Whether it is to be looked at again.
-fn due(settled: Settled, round: u64, now: Instant) -> bool {
-    settled.is_none_or(|(of, at)| of != round || now.duration_since(at) >= AGAIN)
+fn due(settled: Settled, cause: Cause, now: Instant) -> bool {
+    settled.is_none_or(|(of, at, again)| of != cause || now.duration_since(at) >= again)
+}
+
+/// When the directory of damaged bodies last changed.
+fn put_aside_at(root: &Root) -> Option<SystemTime> {
+    std::fs::metadata(root.damaged_dir()).and_then(|facts| facts.modified()).ok()
 }
 
 /// Brings both sides to the bodies that the objects name: when a session begins, whenever another one has brought one, and
@@ -61,12 +73,12 @@ pub(crate) async fn settle<L: Link>(shared: &Shared<L>, member: Member) -> End {
     let carrier = shared.carrier(member);
     let mut settled = None;
     loop {
-        let (round, now) = (shared.bodies_round(), Instant::now());
-        if due(settled, round, now)
+        let (cause, now) = ((shared.bodies_round(), put_aside_at(&shared.root)), Instant::now());
+        if due(settled, cause, now)
             && let Some(named) = shared.named()
         {
             match carrier.settle(shared, named().await).await {
-                Ok(()) => settled = Some((round, now)),
+                Ok(all) => settled = Some((cause, now, if all { AGAIN } else { AGAIN_LACKING })),
                 Err(why) => {
                     tracing::debug!(log = ?shared.log, node = shared.name(member.node), why, "bodies are not all there");
                 }
@@ -106,7 +118,9 @@ impl<L: Link> Carrier<'_, L> {
         Ok(self.call::<noded::BodyHave>(some.to_vec()).await?.into_iter().collect())
     }
 
-    async fn settle(&self, shared: &Shared<L>, named: Vec<Digest>) -> Result<(), String> {
+    /// Whether both sides have all then.
+    async fn settle(&self, shared: &Shared<L>, named: Vec<Digest>) -> Result<bool, String> {
+        let mut all = true;
         let named: BTreeSet<Digest> = named.into_iter().collect();
         let named: Vec<Digest> = named.into_iter().collect();
         for some in named.chunks(DIGESTS_MAX) {
@@ -118,13 +132,16 @@ impl<L: Link> Carrier<'_, L> {
                     (false, false) => {
                         if self.get(digest).await? {
                             shared.next_bodies_round();
+                        } else {
+                            all = false;
                         }
                     }
-                    (true, false) | (false, true) => {}
+                    (true, false) => {}
+                    (false, true) => all = false,
                 }
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Takes from the node those of `digests` that are not here and that it has.
@@ -150,17 +167,22 @@ impl<L: Link> Carrier<'_, L> {
         Ok(())
     }
 
+    /// Sends a body. One that is damaged here is put aside instead, and is then lacked here too.
     async fn put(&self, digest: &Digest) -> Result<(), String> {
         let path = self.path(digest);
-        let told = |why: io::Error| {
+        let told = |why: BodyError| {
             let text = format!("it wants a body that can't be read here: {}: {why}", path.display());
             tracing::error!(log = ?self.log, text, "can't feed a copy");
             text
         };
-        let total = std::fs::metadata(&path).map_err(told)?.len();
+        let (root, name) = (self.root.clone(), hex(digest));
+        let mut body = beside(move || Ok(Reading::open(&root, &name)?)).await.map_err(told)?;
+        let total = body.total();
         let (mut offset, mut turns) = (0, 0_u64);
         loop {
-            let bytes = piece(path.clone(), offset).await.map_err(told)?;
+            let read = move || body.piece(offset, PIECE_BYTES_MAX).map(|bytes| (body, bytes));
+            let bytes;
+            (body, bytes) = beside(read).await.map_err(told)?;
             let request = BodyPutRequest { digest: *digest, total, offset, bytes };
             let reply = self.call::<noded::BodyPut>(request).await?;
             turns += 1;
@@ -240,7 +262,7 @@ impl<L: Link> Session<'_, L> {
     }
 }
 
-/// Files of one body under way: one for each copy, and some that a killed master left and that are not swept yet.
+/// Files of one body under way: one for each copy.
 const PULLS_MAX: u32 = 100;
 
 /// A body on its way here. The file goes when it is dropped, unless it was kept.
@@ -254,19 +276,18 @@ struct Pull {
 impl Pull {
     fn create(path: &Path, log: LogKind) -> io::Result<Self> {
         let dir = path.parent().unwrap_or(path);
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // Never one that another session writes: each takes bodies from a copy of its own. luxid sweeps what is so called and
-        // old.
+        // Never one that another session writes: each takes bodies from a copy of its own. What a dead one left is replaced,
+        // or swept by this name.
         for number in 0..PULLS_MAX {
             let path = dir.join(format!(".{name}.{log:?}{number}.tmp"));
-            match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+            match temporary::create(&path) {
                 Ok(file) => return Ok(Self { file, path, hash: Sha256::new(), bytes: 0 }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
-        let text = format!("{PULLS_MAX} unfinished files of it are there");
+        let text = format!("it is being taken over {PULLS_MAX} times already");
         Err(io::Error::new(io::ErrorKind::AlreadyExists, text))
     }
 
@@ -284,7 +305,8 @@ impl Pull {
         }
         self.file.sync_all()?;
         std::fs::rename(&self.path, to)?;
-        File::open(to.parent().unwrap_or(to))?.sync_all()?;
+        // Also the directories above, which may be new.
+        to.ancestors().skip(1).take(3).try_for_each(|dir| File::open(dir)?.sync_all())?;
         Ok(true)
     }
 }
@@ -293,6 +315,13 @@ impl Drop for Pull {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Reads a body on a thread that may block.
+async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BodyError> + Send + 'static,
+) -> Result<T, BodyError> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 async fn on_disk(path: &Path) -> io::Result<bool> {
@@ -307,11 +336,7 @@ async fn on_disk(path: &Path) -> io::Result<bool> {
 }
 
 pub fn hex(digest: &Digest) -> String {
-    use std::fmt::Write as _;
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    gantry_body::hex(digest)
 }
 
 /// A piece of a file, read on a thread that may block.
@@ -352,9 +377,27 @@ mod tests {
     #[test]
     fn what_both_sides_have_is_looked_at_again_now_and_then() {
         let begin = Instant::now();
-        assert!(due(None, 0, begin));
-        assert!(!due(Some((3, begin)), 3, begin + AGAIN / 2));
-        assert!(due(Some((3, begin)), 4, begin), "another session has brought one");
-        assert!(due(Some((3, begin)), 3, begin + AGAIN), "a copy may have dropped one");
+        assert!(due(None, (0, None), begin));
+        let once = Some(SystemTime::UNIX_EPOCH + AGAIN);
+        let settled = Some(((3, once), begin, AGAIN));
+        assert!(!due(settled, (3, once), begin + AGAIN / 2));
+        assert!(due(settled, (4, once), begin), "another session has brought one");
+        assert!(due(settled, (3, once), begin + AGAIN), "a copy may have dropped one");
+        let before = Some(SystemTime::UNIX_EPOCH);
+        assert!(due(settled, (3, before), begin), "one was put aside, by whatever clock");
+        assert!(due(Some(((3, once), begin, AGAIN_LACKING)), (3, once), begin + AGAIN_LACKING));
+    }
+
+    #[test]
+    fn what_dead_masters_left_stops_no_pull() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("body");
+        for number in 0..PULLS_MAX {
+            std::fs::write(dir.path().join(format!(".body.Q{number}.tmp")), "left").unwrap();
+        }
+        let mut pull = Pull::create(&path, LogKind::Q).unwrap();
+        pull.add(b"x").unwrap();
+        assert!(pull.keep(&Sha256::digest(b"x").into(), &path).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"x");
     }
 }

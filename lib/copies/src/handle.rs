@@ -344,6 +344,11 @@ impl<L: Link> CopiesHandle<L> {
         let _ = self.0.named.set(named);
     }
 
+    /// All copies are asked anew which bodies they have.
+    pub fn take_bodies_anew(&self) {
+        self.0.next_bodies_round();
+    }
+
     /// Who leads: the claim that each append carries.
     #[must_use]
     pub fn claim(&self) -> Claim {

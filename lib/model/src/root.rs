@@ -119,6 +119,18 @@ impl Root {
         self.blob_dir().join(digest.get(..2).unwrap_or("__")).join(digest)
     }
 
+    /// Bodies that are being sent by clients: `blob/partial`.
+    #[must_use]
+    pub fn partial_dir(&self) -> PathBuf {
+        self.lib().join("blob/partial")
+    }
+
+    /// Bodies that are not what their names say: `blob/damaged`.
+    #[must_use]
+    pub fn damaged_dir(&self) -> PathBuf {
+        self.lib().join("blob/damaged")
+    }
+
     /// `role.json`: what runs here; written only by noded and init.
     #[must_use]
     pub fn role_file(&self) -> PathBuf {

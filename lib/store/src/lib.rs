@@ -48,7 +48,7 @@ pub use io::feed::{CopyView, Shipment};
 pub use io::files::{LogKind, file_of};
 pub use io::look::{AppendRefusal, Bodies, Fetched, Look, NoBodies, SnapshotFile};
 pub use io::opened::{Lead, Opened};
-pub use io::read::{READ_BYTES_MAX, read_batches};
+pub use io::read::{READ_BYTES_MAX, named_bodies, read_batches};
 pub use io::reader::{Mark, News, Reader};
 pub use io::seed::seed;
 pub use io::snapshot::Head as SnapshotHead;

@@ -3,13 +3,13 @@
 use crate::sheet::{Sheet, ids};
 use gantry_proto::copies::{
     AloneRequest, AppendReply, AppendRequest, AsideReply, BodyGetReply, BodyGetRequest, BodyPutRequest,
-    Claim, Facts, FetchReply, FetchRequest, List, Log, LookReply, MakeReply, MakeRequest, Member, Place,
-    PromiseReply, PromiseRequest, Refusal, Row, RowKind, SnapshotGetReply, SnapshotGetRequest, SnapshotId,
-    SnapshotPutReply, SnapshotPutRequest, StepDownReply, Term, TokenRecord, TokenRequest,
+    Claim, DamagedReply, Facts, FetchReply, FetchRequest, List, Log, LookReply, MakeReply, MakeRequest,
+    Member, Place, PromiseReply, PromiseRequest, Refusal, Row, RowKind, SnapshotGetReply, SnapshotGetRequest,
+    SnapshotId, SnapshotPutReply, SnapshotPutRequest, StepDownReply, Term, TokenRecord, TokenRequest,
 };
 use gantry_proto::noded::{
-    BodyGet, BodyHave, BodyPut, CopyAlone, CopyAppend, CopyAside, CopyFetch, CopyLook, CopyMake, CopyPromise,
-    CopySnapshotGet, CopySnapshotPut, CopyToken, Deposed, Elected, PieceReply, StepDown,
+    BodyDamaged, BodyGet, BodyHave, BodyPut, CopyAlone, CopyAppend, CopyAside, CopyFetch, CopyLook, CopyMake,
+    CopyPromise, CopySnapshotGet, CopySnapshotPut, CopyToken, Deposed, Elected, PieceReply, StepDown,
 };
 
 const TERM: Term = Term { epoch: 7, run: 300 };
@@ -114,6 +114,7 @@ pub fn samples(sheet: &mut Sheet) {
     };
     sheet.verb::<CopyAlone>(&[alone], &[], &[()]);
     sheet.verb::<CopyAside>(&[()], &[], &[AsideReply { count: 300, newest: vec!["W-5-12".to_owned()] }]);
+    sheet.verb::<BodyDamaged>(&[()], &[], &[DamagedReply { count: 300, first: vec!["ab".to_owned()] }]);
 }
 
 fn snapshots(sheet: &mut Sheet) {

@@ -99,6 +99,10 @@ pub fn wconfd_hellos(cluster: &VirtualCluster) -> Result<()> {
     other["cluster"] = json!("00000000-0000-4000-8000-000000000000");
     let why = refused(&socket, &other)?;
     ensure!(why.contains("cluster"), "another cluster: {why}");
+    let mut nameless = good.clone();
+    nameless["epoch"] = Value::Null;
+    let why = refused(&socket, &nameless)?;
+    ensure!(why.contains("epoch"), "without an epoch: {why}");
     let mut newer = good.clone();
     newer["versions"] = json!([77]);
     let why = refused(&socket, &newer)?;

@@ -1,6 +1,7 @@
 //! Masters die and another node takes over (P1 to P3), with real processes: whatever was acknowledged is there, and an old
 //! master that comes back changes nothing.
 
+mod bodies;
 mod crash;
 mod cut;
 mod damage;

@@ -12,8 +12,9 @@ use crate::ops::{Args, Cx, Locks, renew};
 use gantry_model::config::{AdminState, Cluster, Group, Instance, Node, Slot, SlotState, confd};
 use gantry_model::master_ip::MasterAddress;
 use gantry_model::time;
+use gantry_proto::copies::DamagedReply;
 use gantry_proto::effects::AddressLookReply;
-use gantry_proto::noded::{AddressLook, ConfdLegacy, Crypto, NodeInfo, NodeInfoReply};
+use gantry_proto::noded::{AddressLook, BodyDamaged, ConfdLegacy, Crypto, NodeInfo, NodeInfoReply};
 use gantry_proto::wconfd::{CopyStatus, Want};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -206,6 +207,28 @@ async fn legacy_warning(cx: &Cx<'_>, node: &Node, cluster: &Cluster) -> Result<O
     }
 }
 
+/// Bodies on a node's disk that are damaged, and that no other candidate has given back whole.
+async fn body_finding(cx: &Cx<'_>, node: &Node) -> Result<Option<(&'static str, String, String)>, OpFail> {
+    match cx.nodes.call::<BodyDamaged>(node, &(), CALL).await {
+        Ok(reply) => Ok(damaged_text(&reply).map(|text| ("node", node.name.clone(), text))),
+        // A noded of before can't say.
+        Err(OpFail::Error(_)) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+fn damaged_text(reply: &DamagedReply) -> Option<String> {
+    let first = reply.first.first()?;
+    let more = match reply.count.saturating_sub(1) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "its copy of body {first}{more} (an input, an output or an image) is damaged; a whole one is taken from another candidate \
+         within ten minutes if one has it; else send it again, or take it from a backup"
+    ))
+}
+
 /// Copies of either log that do not count, do not answer, or are far behind.
 fn copy_findings(copies: &Value) -> Result<Vec<(&'static str, String, String)>, OpFail> {
     let mut found = Vec::new();
@@ -320,6 +343,7 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
                 let mut found = node_findings(node, &facts, &instances, &slots);
                 found.extend(crypto_findings(cx, node, expected).await?);
                 found.extend(address.finding(cx, node).await?);
+                found.extend(body_finding(cx, node).await?);
                 legacy.extend(legacy_warning(cx, node, &cluster).await?);
                 found
             }
@@ -397,4 +421,21 @@ fn node_findings(
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_bodies_are_told_with_what_to_do() {
+        assert_eq!(damaged_text(&DamagedReply::default()), None);
+        let reply = |count| DamagedReply { count, first: vec!["ab".to_owned()] };
+        let text = damaged_text(&reply(1)).unwrap();
+        assert!(
+            text.starts_with("its copy of body ab (an input") && text.contains("send it again"),
+            "{text}"
+        );
+        assert!(damaged_text(&reply(5)).unwrap().contains("body ab and 4 more ("));
+    }
 }

@@ -162,6 +162,34 @@ async fn a_failure_ends_a_task_unless_it_keeps_going() {
     }
 }
 
+/// A flipped byte on the master's disk: never the user's fault, however the archive reads with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_input_is_never_the_users_fault_and_is_mended_under_way() {
+    let mut bed = Bed::new().await;
+    let vm = bed.leased().await;
+    let whole = archive(&[("a", "right")]);
+    let input = store(&bed, &whole);
+    let (root, digest) = (bed.luxid.root.clone(), input.digest.clone());
+    let mut wrong = whole.clone();
+    let at = wrong.windows(5).position(|bytes| bytes == b"right").unwrap();
+    wrong[at] ^= 1;
+    std::fs::write(root.blob(&digest), wrong).unwrap();
+    // What luxid does as soon as another candidate gives it.
+    let mend = tokio::spawn(async move {
+        while !gantry_body::is_damaged(&root, &digest) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let new = root.blob(&digest).with_extension("new");
+        std::fs::write(&new, whole).unwrap();
+        std::fs::rename(new, root.blob(&digest)).unwrap();
+    });
+    let spec = json!({"pool": "py", "input": input, "execute": steps(&["cat a"])});
+    let run = read(&bed.report(&op(&vm, spec)).await);
+    mend.await.unwrap();
+    assert_eq!((run.state, run.why), (TaskState::Success, None));
+    assert_eq!(run.result.steps[0].out.text.as_deref(), Some("right"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_input_or_an_out_of_no_use_is_the_users() {
     let mut bed = Bed::new().await;

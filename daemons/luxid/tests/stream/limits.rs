@@ -48,6 +48,23 @@ fn task(id: u64, state: TaskState) -> Shown {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_names_another_cluster_or_epoch_is_refused() {
+    let bed = Bed::new().await;
+    let socket = bed.root.socket(gantry_luxid::io::stream::SOCKET);
+    let hello = || gantry_rpc::Hello::new(gantry_proto::stream::PROTOCOL, "test");
+    let mut same = hello();
+    same.epoch = Some(3);
+    assert!(Client::unix(&socket, &same).await.is_ok());
+    let mut older = hello();
+    older.epoch = Some(2);
+    let Err(why) = Client::unix(&socket, &older).await else { panic!("an older master's is let in") };
+    assert!(why.to_string().contains("epoch is 3"), "{why}");
+    let mut other = hello();
+    other.cluster = Some(gantry_model::ids::ClusterUuid(Uuid::nil()));
+    assert!(Client::unix(&socket, &other).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watchers_are_told_what_they_asked_for() {
     let mut bed = Bed::new().await;
     let client = bed.client().await;

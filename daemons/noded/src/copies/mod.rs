@@ -10,6 +10,7 @@
 //! | `role` | who runs here |
 //! | `office` | elected, stepping down, deposed, alone |
 //! | `aside` | which rows were put aside |
+//! | `sweep` | what nobody needs any more, and what is damaged |
 
 mod aside;
 pub mod bodies;
@@ -17,6 +18,7 @@ mod log;
 mod office;
 pub mod role;
 mod snapshot;
+mod sweep;
 mod verbs;
 
 use bodies::Bodies;
@@ -30,6 +32,7 @@ use log::LogThread;
 use role::Roles;
 use std::io;
 use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
 
 /// All copies of one node. Clones share them.
 #[derive(Clone)]
@@ -94,6 +97,11 @@ impl Copies {
                 Err(why) => tracing::error!(?log, %why, "can't open this node's copy"),
             }
         }
+    }
+
+    /// Removes what nobody needs, and looks for what is damaged, until `stop`.
+    pub async fn keep_tidy(self, stop: CancellationToken) {
+        sweep::run(self, stop).await;
     }
 
     /// Closes the files, until the next verb.

@@ -66,6 +66,12 @@ impl Roles {
         (current.role == Role::Master).then_some(current.epoch)
     }
 
+    /// Does something that only a node may do which is no master, and becomes none meanwhile.
+    pub fn unless_master<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let current = self.fresh().ok()?;
+        (current.role != Role::Master).then(work)
+    }
+
     fn put(&self, current: &mut RoleFile, role: Role, epoch: u64) -> Result<(), Fail> {
         let next = RoleFile { role, epoch, ..*current };
         if next != *current {

@@ -5,6 +5,7 @@ use crate::core::Rules;
 use crate::core::fence::{self, FenceError};
 use gantry_model::ids::Fence;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// Why a verb may not begin.
@@ -113,17 +114,24 @@ impl Gate {
         self.inside().closed = false;
     }
 
-    /// Waits until no verb is in work but those of `spared`.
-    pub async fn drained(&self, spared: Option<Fence>) {
-        loop {
-            let left = self.0.left.notified();
-            let mut left = std::pin::pin!(left);
-            left.as_mut().enable();
-            if self.inside().working.iter().all(|fence| Some(*fence) == spared) {
-                return;
+    /// Waits until no verb is in work but those of `spared`, for at most `patience`.
+    ///
+    /// # Errors
+    /// How many are in work still.
+    pub async fn drained(&self, spared: Option<Fence>, patience: Duration) -> Result<(), usize> {
+        let working = || self.inside().working.iter().filter(|fence| Some(**fence) != spared).count();
+        let drained = async {
+            loop {
+                let left = self.0.left.notified();
+                let mut left = std::pin::pin!(left);
+                left.as_mut().enable();
+                if working() == 0 {
+                    return;
+                }
+                left.await;
             }
-            left.await;
-        }
+        };
+        tokio::time::timeout(patience, drained).await.map_err(|_| working())
     }
 }
 
@@ -151,7 +159,6 @@ impl Drop for Pass {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn fence(epoch: u64) -> Fence {
         Fence { epoch, ballot: [1; 16] }
@@ -165,12 +172,17 @@ mod tests {
         assert_eq!(pass.overruled().await, Some(fence(2)));
         assert!(matches!(gate.enter(fence(1)), Err(Shut::Fenced(FenceError::Old { .. }))));
         let newer = gate.enter(fence(2)).expect("current");
-        let waiting = tokio::time::timeout(Duration::from_millis(20), gate.drained(Some(fence(2))));
-        assert!(waiting.await.is_err(), "one is still in work");
+        let (brief, long) = (Duration::from_millis(20), Duration::from_secs(60));
+        assert_eq!(gate.drained(Some(fence(2)), brief).await, Err(1), "one is still in work");
+        let waiting = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.drained(Some(fence(2)), long).await }
+        });
         drop(pass);
-        gate.drained(Some(fence(2))).await;
+        assert_eq!(waiting.await.expect("ended"), Ok(()));
+        assert_eq!(gate.drained(None, brief).await, Err(1), "nobody is spared");
         drop(newer);
-        gate.drained(None).await;
+        assert_eq!(gate.drained(None, long).await, Ok(()));
     }
 
     #[test]

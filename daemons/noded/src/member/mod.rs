@@ -64,6 +64,9 @@ pub const FOLLOWERS_MAX: usize = 1_000;
 pub const LOOKS_MAX: usize = 64;
 /// Callers fetching files at once: each has a thread that reads.
 pub const GETTERS_MAX: usize = 32;
+/// How long a claim, or leaving, waits for verbs in work: they are told to end, and a driver that hangs must not gather
+/// waiting callers. Below what a master waits for the answer.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(30);
 /// Records of one node: the inventory of so many (some 70 bytes each) fits one frame with room to spare.
 pub const SLOTS_MAX: usize = 40_000;
 
@@ -277,8 +280,19 @@ impl Member {
             // Also of a claim that is repeated: the first may have failed just here.
             self.copies.heard(given.epoch).await?;
         }
-        self.gate.drained(Some(given)).await;
+        self.drain(Some(given)).await?;
         self.inventory_now(given).await
+    }
+
+    /// Waits for the verbs in work, but those of `spared`.
+    async fn drain(&self, spared: Option<Fence>) -> Result<(), Fail> {
+        self.gate.drained(spared, DRAIN).await.map_err(|left| {
+            let text = format!(
+                "{left} calls are in work on this node still, after {} s: ask again, or restart its gantry-noded",
+                DRAIN.as_secs()
+            );
+            Fail::new(Code::Busy, text)
+        })
     }
 
     /// What this node has of each slot. Slots whose verb is in work are told as stored.

@@ -202,7 +202,7 @@ impl Member {
     async fn mark_leaving(&self, fence: Fence) -> Result<(), Fail> {
         let roles = self.copies.roles().clone();
         blocking(move || roles.not_the_master(fence.epoch)).await?;
-        self.gate.drained(None).await;
+        self.drain(None).await?;
         let absent = |record: &slot::Record| record.state == slot::State::Absent;
         let mut live: Vec<_> = lock(&self.slots)
             .iter()

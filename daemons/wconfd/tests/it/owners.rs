@@ -92,4 +92,10 @@ async fn only_the_newest_luxid_is_believed() {
     let mut deposed = world.hello("gantry-job");
     deposed.epoch = Some(99);
     assert!(matches!(Client::unix(&socket, &deposed).await, Err(ConnectError::Refused(_))));
+    let mut silent = world.hello("gantry-job");
+    silent.epoch = None;
+    let Err(refused) = Client::unix(&socket, &silent).await else { panic!("let in without an epoch") };
+    assert!(refused.to_string().contains("epoch"), "{refused}");
+    let Err(refused) = Client::unix(&socket, &world.hello("gantry-luxid")).await else { panic!("no run") };
+    assert!(refused.to_string().contains("run"), "{refused}");
 }

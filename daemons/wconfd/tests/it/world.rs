@@ -118,11 +118,11 @@ impl World {
     }
 
     pub fn luxid_hello(&self, run: u64) -> Hello {
-        Hello { epoch: Some(1), run: Some(run), ..self.hello(LUXID) }
+        Hello { run: Some(run), ..self.hello(LUXID) }
     }
 
     pub fn hello(&self, component: &str) -> Hello {
-        Hello { cluster: Some(self.cluster), ..Hello::new(wire::PROTOCOL, component) }
+        Hello { cluster: Some(self.cluster), epoch: Some(1), ..Hello::new(wire::PROTOCOL, component) }
     }
 
     async fn connect(&self, hello: &Hello) -> Client {

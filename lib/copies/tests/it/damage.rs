@@ -298,3 +298,34 @@ async fn a_large_body_keeps_no_copy_from_counting() {
     world.storm(0, 0, 1);
     until("the body to be there", || there(1) && there(2)).await;
 }
+
+/// A flipped byte on any disk reaches no other copy: who reads such a body puts it aside, and is given a whole one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_body_is_put_aside_and_mended_from_another_copy() {
+    let world = World::new(3).await;
+    let good: Vec<u8> = (0..1_500_000_u32).map(|n| n.to_le_bytes()[n as usize % 4]).collect();
+    let mut bad = good.clone();
+    bad[1_234_567] ^= 1;
+    let body = keep_body(&world.nodes[1].root, &good);
+    let path = |nth: usize| body_path(&world.nodes[nth].root, &body);
+    let whole = |nth: usize| std::fs::read(path(nth)).is_ok_and(|found| found == good);
+    // The master's is damaged, and the third has none: it would be given the damaged one.
+    keep_body(&world.nodes[0].root, &good);
+    std::fs::write(path(0), &bad).unwrap();
+    let leader = world.lead(0, LogKind::Q).await.unwrap();
+    names(&leader, vec![body]);
+    until("all have it whole", || (0..3).all(whole)).await;
+    // A copy's is damaged where the master has none: it says that it has none either, and is given one.
+    std::fs::write(path(1), &bad).unwrap();
+    world.cut(2);
+    std::fs::remove_file(path(0)).unwrap();
+    leader.handle.take_bodies_anew();
+    until("the copy put it aside", || !path(1).exists()).await;
+    world.heal();
+    until("all have it whole again", || (0..3).all(whole)).await;
+    // Whoever finds one damaged on the master only puts it aside.
+    std::fs::write(path(0), &bad).unwrap();
+    let name = gantry_body::hex(&body);
+    assert!(gantry_body::set_aside(&world.nodes[0].root, &name).unwrap());
+    until("the master takes a whole one", || whole(0)).await;
+}

@@ -314,6 +314,7 @@ impl TestLink {
             Deposed => |request| copies.deposed(caller, request);
             CopyAlone => |request| copies.alone(caller, request);
             CopyAside => |_request| copies.aside();
+            BodyDamaged => |_request| copies.body_damaged();
         }
     }
 

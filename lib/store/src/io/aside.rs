@@ -17,6 +17,8 @@ const SAVE_ROWS: u64 = 1_000;
 const SAVE_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes compared at once.
 const PIECE_BYTES: usize = 64 * 1024;
+/// Whole copies of a log that are kept, the newest: each is as large as the log and all its objects.
+const COPIES_MAX: usize = 4;
 /// Names tried for one thing to be kept. Each is a history in which this very place was lost before.
 const NAMES_MAX: u32 = 1_000;
 
@@ -104,7 +106,13 @@ pub fn move_copy(dir: &Path, log: LogKind) -> Result<(), StoreError> {
     if names.is_empty() {
         return Ok(());
     }
-    let to = fresh(dir, &format!("{log:?}-copy"))?;
+    let aside = dir.join(ASIDE);
+    std::fs::create_dir_all(&aside).map_err(io("make", &aside))?;
+    let before = copies(&aside, log)?;
+    let to = match before.last() {
+        Some((newest, _)) => aside.join(format!("{log:?}-copy.{}", newest.saturating_add(1))),
+        None => aside.join(format!("{log:?}-copy")),
+    };
     std::fs::create_dir(&to).map_err(io("make", &to))?;
     for name in names {
         let path = dir.join(&name);
@@ -114,7 +122,30 @@ pub fn move_copy(dir: &Path, log: LogKind) -> Result<(), StoreError> {
     flush_dir(&to)?;
     flush_dir(&dir.join(ASIDE))?;
     tracing::warn!(to = %to.display(), "an old copy is kept aside");
+    // Once the new one is there; what a crash leaves of an old one goes the next time.
+    let surplus = (before.len() + 1).saturating_sub(COPIES_MAX);
+    for (_, old) in before.into_iter().take(surplus) {
+        std::fs::remove_dir_all(&old).map_err(io("remove", &old))?;
+        tracing::warn!(old = %old.display(), "the oldest copy that was kept aside is gone");
+    }
     Ok(())
+}
+
+/// The copies of a log that are kept, with their numbers, the oldest first. By number, not by any clock.
+fn copies(aside: &Path, log: LogKind) -> Result<Vec<(u64, PathBuf)>, StoreError> {
+    let base = format!("{log:?}-copy");
+    let number = |name: &str| match name.strip_prefix(&*base)? {
+        "" => Some(0),
+        more => more.strip_prefix('.')?.parse().ok(),
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(aside).map_err(io("read", aside))? {
+        let path = entry.map_err(io("read", aside))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        found.extend(name.and_then(number).map(|number| (number, path.clone())));
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// A name in `aside/` that is not taken.
@@ -140,4 +171,29 @@ pub fn flush_dir(dir: &Path) -> Result<(), StoreError> {
 pub fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_copies_are_kept_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let aside = dir.path().join(ASIDE);
+        let other = aside.join("W-copy.99");
+        std::fs::create_dir_all(&other).unwrap();
+        for nth in 0..12 {
+            std::fs::write(dir.path().join("queue.data"), nth.to_string()).unwrap();
+            move_copy(dir.path(), LogKind::Q).unwrap();
+            assert!(!dir.path().join("queue.data").exists());
+        }
+        let kept: Vec<String> = copies(&aside, LogKind::Q)
+            .unwrap()
+            .into_iter()
+            .map(|(_, path)| std::fs::read_to_string(path.join("queue.data")).unwrap())
+            .collect();
+        assert_eq!(kept, ["8", "9", "10", "11"]);
+        assert!(other.exists(), "it is of the other log");
+    }
 }

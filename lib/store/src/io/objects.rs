@@ -124,6 +124,35 @@ pub fn each(
     Ok(())
 }
 
+/// Reads objects of one kind after a key, in order, until there are `bytes` of them: one short transaction, however many there
+/// are. None at the end.
+pub fn some_of(
+    conn: &Connection,
+    spec: &FileSpec,
+    kind: &str,
+    after: &str,
+    bytes: usize,
+) -> Result<Vec<Object>, StoreError> {
+    let err = failed(spec.name, "read its objects");
+    let sql = "SELECT key, rev, crc, body FROM object WHERE kind = ? AND key > ? ORDER BY key";
+    let mut query = conn.prepare_cached(sql).map_err(&err)?;
+    let mut rows = query.query(params![kind, after]).map_err(&err)?;
+    let (mut found, mut held) = (Vec::new(), 0);
+    while held < bytes
+        && let Some(r) = rows.next().map_err(&err)?
+    {
+        let read = || Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?));
+        let (key, rev, crc, body): (String, i64, i64, String) = read().map_err(&err)?;
+        let (rev, body) = (uint(spec.name, rev)?, body.into_bytes());
+        if object_crc(kind, &key, rev, &body) != crc {
+            return Err(damaged(spec.name, format!("object {kind}/{key} has a wrong crc")));
+        }
+        held += body.len();
+        found.push(Object { kind: kind.to_owned(), key, rev, body });
+    }
+    Ok(found)
+}
+
 /// Deletes all objects, in the caller's transaction.
 pub fn clear(conn: &Connection, spec: &FileSpec) -> Result<(), StoreError> {
     conn.execute("DELETE FROM object", []).map_err(failed(spec.name, "clear its objects"))?;
@@ -170,4 +199,35 @@ pub fn load_local(conn: &Connection, spec: &FileSpec) -> Result<Vec<LocalRow>, S
         found.push(LocalRow { key, body: body.into_bytes() });
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::QUEUE_DATA;
+    use super::super::sql::Db;
+    use super::*;
+
+    #[test]
+    fn objects_of_a_kind_are_read_in_short_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = QUEUE_DATA.path(dir.path());
+        std::fs::write(&path, "").unwrap();
+        let db = Db::make(&QUEUE_DATA, &path).unwrap();
+        for (kind, key) in [("task", "1"), ("task", "10"), ("job", "5"), ("task", "2"), ("later", "1")] {
+            let object = Object { kind: kind.to_owned(), key: key.to_owned(), rev: 1, body: b"{}".to_vec() };
+            put(&db.conn, &QUEUE_DATA, object).unwrap();
+        }
+        let mut after = String::new();
+        let mut seen = Vec::new();
+        loop {
+            let some = some_of(&db.conn, &QUEUE_DATA, "task", &after, 1).unwrap();
+            let [one] = &some[..] else { break };
+            after.clone_from(&one.key);
+            seen.push(one.key.clone());
+        }
+        assert_eq!(seen, ["1", "10", "2"]);
+        assert_eq!(some_of(&db.conn, &QUEUE_DATA, "task", "", 3).unwrap().len(), 2, "it stops at the bound");
+        db.conn.execute("UPDATE object SET body = '[]' WHERE key = '10'", []).unwrap();
+        assert!(some_of(&db.conn, &QUEUE_DATA, "task", "", 99).unwrap_err().is_damage());
+    }
 }

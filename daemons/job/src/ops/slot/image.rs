@@ -41,11 +41,7 @@ impl<'a> Images<'a> {
         if *sent {
             return Ok(());
         }
-        let path = self.root.blob(digest);
-        if !path.is_file() {
-            return Err(OpFail::exec(format!("the image {digest} is not in the body store of the master")));
-        }
-        bodies::send(&path, async |piece: Piece| {
+        bodies::send(&self.root, digest, async |piece: Piece| {
             let Piece { offset, bytes, last } = piece;
             let (fence, digest) = (self.nodes.fence(), digest.to_owned());
             let request = ImagePutRequest { fence, digest, offset, bytes, last };

@@ -146,15 +146,8 @@ async fn open(node: &VmNode<'_, '_>, at: VmLeaseRef, attempt: &Attempt) -> Resul
     let limits = OpenLimits { memory_mib: limits.memory_mib, pids: limits.pids, disk_mib: limits.disk_mib };
     node.steady::<VmOpen>(&VmOpenRequest { at, limits: Some(limits) }).await?;
     let Some(input) = &attempt.spec.input else { return Ok(None) };
-    let path = node.cx.root().blob(&input.digest);
-    if !path.is_file() {
-        return Err(OpFail::exec(format!(
-            "the input {} is not in the body store of the master",
-            input.digest
-        )));
-    }
     let mut unfit = None;
-    let sent = bodies::send(&path, async |piece: Piece| {
+    let sent = bodies::send(node.cx.root(), &input.digest, async |piece: Piece| {
         let Piece { offset, bytes, last } = piece;
         let (upload, path) = (UPLOAD.to_owned(), String::new());
         let request = VmPutRequest { at, upload, path, offset, bytes, last };
@@ -163,7 +156,7 @@ async fn open(node: &VmNode<'_, '_>, at: VmLeaseRef, attempt: &Attempt) -> Resul
             node.failed("the input is of no use".to_owned())
         })
     });
-    match (sent.await, unfit) {
+    match (node.unless_cancelled(Box::pin(sent)).await.flatten(), unfit) {
         (Ok(()), _) => Ok(None),
         (Err(_), Some(why)) => Ok(Some(why)),
         (Err(why), None) => Err(why),

@@ -76,7 +76,8 @@ impl<'r, 'a> VmNode<'r, 'a> {
         }
     }
 
-    async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, OpFail> {
+    /// Leaves the work when the job is asked to end.
+    pub async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, OpFail> {
         let mut cancelled = self.cx.cancelled();
         tokio::select! {
             biased;

@@ -12,6 +12,8 @@ pub mod sweep;
 #[cfg(test)]
 mod tests;
 
+use gantry_body::unnamed::Unnamed;
+use gantry_body::{BodyError, Reading};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::root::Root;
 use gantry_model::task::{IMAGE_BYTES_MAX, is_digest};
@@ -20,12 +22,11 @@ use gantry_proto::noded::{PIECE_BYTES_MAX, PieceReply};
 use gantry_proto::stream::BlobPutRequest;
 use partial::{Partial, Step};
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File, FileTimes};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::fs::DirBuilder;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
 
 /// Uploads under way at once, of all connections: each may take [`IMAGE_BYTES_MAX`] of the disk.
 pub const PARTIAL_MAX: usize = 32;
@@ -40,9 +41,9 @@ struct Inner {
     root: Root,
     /// By connection and digest.
     partial: Mutex<HashMap<(u64, String), Shared>>,
-    /// Held while a body is found and made young, and while the sweep looks at one and removes it: who was told that a
-    /// body is there has it for [`sweep::AGE_MIN`].
-    gate: Mutex<()>,
+    /// Held while a body is found, and while the sweep looks at one and removes it: who was told that a body is there has
+    /// it for [`gantry_body::unnamed::UNNAMED_MS_MIN`]. In it, what has no name, and since when.
+    gate: Mutex<Unnamed>,
     /// Held while an archive is looked at.
     verdicts: tokio::sync::Mutex<inspect::Verdicts>,
 }
@@ -70,25 +71,23 @@ impl Store {
 
     /// Where partial files lie: beside the bodies, so that a rename moves them.
     fn partial_dir(&self) -> PathBuf {
-        self.0.root.lib().join("blob/partial")
+        self.0.root.partial_dir()
     }
 
-    /// The size of a body, if it is there; it then stays for [`sweep::AGE_MIN`] at least, so that there is time to name it.
+    /// The size of a body, if it is there; it then stays for [`gantry_body::unnamed::UNNAMED_MS_MIN`] at least, so that there is time to name it.
     ///
     /// # Errors
     /// What the system says.
     pub async fn keep(&self, digest: &str) -> io::Result<Option<u64>> {
         let (own, digest) = (self.clone(), digest.to_owned());
-        blocking(move || own.make_young(&digest)).await
+        blocking(move || own.find(&digest)).await
     }
 
-    fn make_young(&self, digest: &str) -> io::Result<Option<u64>> {
-        let _gate = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        match File::open(self.0.root.blob(digest)) {
-            Ok(body) => {
-                body.set_times(FileTimes::new().set_modified(now()))?;
-                Ok(Some(body.metadata()?.len()))
-            }
+    fn find(&self, digest: &str) -> io::Result<Option<u64>> {
+        let mut gate = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        gate.forget(digest);
+        match std::fs::metadata(self.0.root.blob(digest)) {
+            Ok(body) => Ok(Some(body.len())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -194,23 +193,18 @@ impl Store {
         self.lock().retain(|(of, _), _| *of != connection);
     }
 
-    /// A piece of a body for a reader; empty at its end.
+    /// Begins to read a body.
     ///
     /// # Errors
     /// No such body, a disk that fails.
-    pub async fn read(&self, digest: &str, offset: u64, most: usize) -> Result<Vec<u8>, Fail> {
+    pub async fn body(&self, digest: &str) -> Result<Body, Fail> {
         if !is_digest(digest) {
             return Err(no_digest());
         }
-        let path = self.0.root.blob(digest);
-        let read = blocking(move || {
-            let mut body = File::open(path)?;
-            body.seek(SeekFrom::Start(offset))?;
-            let mut bytes = Vec::new();
-            body.take(most as u64).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        });
-        read.await.map_err(|why| match why.kind() {
+        let (root, name) = (self.0.root.clone(), digest.to_owned());
+        let opened = blocking(move || Reading::open(&root, &name)).await;
+        opened.map(|reading| Body(Some(reading))).map_err(|why| match why.kind() {
+            ErrorKind::NotFound if gantry_body::is_damaged(&self.0.root, digest) => damaged(digest),
             ErrorKind::NotFound => {
                 let text =
                     format!("no body {digest} is stored: it was never sent, or nothing names it any more");
@@ -223,6 +217,43 @@ impl Store {
     fn lock(&self) -> MutexGuard<'_, HashMap<(u64, String), Shared>> {
         self.0.partial.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A body that is read. Its last byte is given only when all of it is what its digest says; one that is damaged is put aside,
+/// and then taken from another candidate's copy.
+pub struct Body(Option<Reading>);
+
+impl Body {
+    /// A piece; empty at its end.
+    ///
+    /// # Errors
+    /// It is damaged; a disk that fails.
+    pub async fn piece(&mut self, offset: u64, most: usize) -> Result<Vec<u8>, Fail> {
+        let mut reading =
+            self.0.take().ok_or_else(|| Fail::new(Code::Internal, "a piece was left half read"))?;
+        let read = move || {
+            let piece = reading.piece(offset, most);
+            Ok((reading, piece))
+        };
+        let (reading, piece) = blocking(read).await.map_err(|why| broken(&why))?;
+        self.0 = Some(reading);
+        piece.map_err(|why| match why {
+            BodyError::Io(why) => broken(&why),
+            BodyError::Damaged { digest } => {
+                tracing::error!(digest, "a body is damaged: it was put aside");
+                damaged(&digest)
+            }
+        })
+    }
+}
+
+/// Nobody's fault but the disk's.
+fn damaged(digest: &str) -> Fail {
+    let text = format!(
+        "the body {digest} is damaged on the master; a whole one is taken from another candidate if one has it: try again in a \
+         minute, or see \"gnt-cluster verify\""
+    );
+    GanetiError::exec(text).into()
 }
 
 fn no_digest() -> Fail {
@@ -249,12 +280,6 @@ fn check(request: &BlobPutRequest) -> Result<(), Fail> {
 
 fn broken(why: &io::Error) -> Fail {
     GanetiError::exec(format!("the body store failed: {why}; look at the disk of the master")).into()
-}
-
-/// The wall clock, which file times are in.
-fn now() -> SystemTime {
-    let gantry_model::time::Ts(seconds, micros) = gantry_rt::clock::now();
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(u64::from(micros))
 }
 
 /// Runs file work on a thread that may block. It goes on when its caller is gone.

@@ -1,11 +1,12 @@
 //! One upload under way: its file, what it has, its hash so far. Dropped before it is whole, its file goes.
 
+use gantry_body::temporary;
 use gantry_rt::files::sync_dir;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// What a piece led to.
@@ -27,9 +28,9 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Begins a body of `total` bytes. A file of an upload that was dropped a moment ago is replaced.
+    /// Begins a body of `total` bytes. The file is locked, so that noded does not take it for a dead luxid's.
     pub fn create(path: PathBuf, total: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let file = temporary::create(&path)?;
         Ok(Self { path, file, hash: Sha256::new(), next: 0, total })
     }
 

@@ -1,19 +1,21 @@
 //! The store on a real file system.
 
-use super::sweep::{AGE_MIN, Unused, unused};
+use super::sweep::{Unused, unused};
 use super::*;
 use crate::core::mirror::{Mirror, Snapshot};
 use crate::core::queue::Shown;
 use crate::io::view::View;
+use gantry_body::unnamed::{UNNAMED_MS_MIN, Work};
 use gantry_model::config::kind;
 use gantry_model::defaults::{ClusterSeed, cluster};
 use gantry_model::ids::{ClusterUuid, NodeUuid};
-use gantry_model::time::Ts;
 use gantry_proto::wconfd::{WatchChange, WatchItem};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
+use std::fs::{File, FileTimes};
 use std::path::Path;
+use std::time::Duration;
 
 struct Bed {
     store: Store,
@@ -48,11 +50,14 @@ fn more(next: u64) -> PieceReply {
     PieceReply { next, done: false }
 }
 
-fn age(path: &Path, by: Duration) {
+/// As if the wall clock had been ten years off when it was written.
+fn age(path: &Path) {
     let file = File::open(path).unwrap();
-    let old = file.metadata().unwrap().modified().unwrap() - by;
+    let old = file.metadata().unwrap().modified().unwrap() - Duration::from_secs(315_000_000);
     file.set_times(FileTimes::new().set_modified(old)).unwrap();
 }
+
+const HOUR: u64 = UNNAMED_MS_MIN;
 
 #[tokio::test]
 async fn pieces_in_order_repeated_and_lost_become_the_body() {
@@ -77,10 +82,33 @@ async fn pieces_in_order_repeated_and_lost_become_the_body() {
     assert!(bed.store.put(2, longer).await.unwrap_err().text.contains("has 4000 bytes"));
 
     let name = digest(&body);
-    assert_eq!(bed.store.read(&name, 3990, 100).await.unwrap(), body[3990..]);
-    assert!(bed.store.read(&name, 4000, 100).await.unwrap().is_empty());
-    let none = bed.store.read(&digest(b"other"), 0, 1).await.unwrap_err().as_ganeti().unwrap();
-    assert_eq!(none.ecode(), Some("unknown_entity"));
+    let mut stored = bed.store.body(&name).await.unwrap();
+    assert_eq!(stored.piece(3990, 100).await.unwrap(), body[3990..]);
+    assert!(stored.piece(4000, 100).await.unwrap().is_empty());
+    let Err(none) = bed.store.body(&digest(b"other")).await else { panic!("there is none") };
+    assert_eq!(none.as_ganeti().unwrap().ecode(), Some("unknown_entity"));
+}
+
+#[tokio::test]
+async fn a_damaged_body_is_not_given_whole_and_may_be_sent_again() {
+    let bed = bed();
+    let (body, name) = (vec![7; 1000], digest(&[7; 1000]));
+    bed.store.put(1, piece(&body, 0, 1000)).await.unwrap();
+    let mut wrong = body.clone();
+    wrong[10] ^= 1;
+    std::fs::write(bed.root.blob(&name), wrong).unwrap();
+    let mut stored = bed.store.body(&name).await.unwrap();
+    stored.piece(0, 600).await.unwrap();
+    let told = |fail: Fail| {
+        let error = fail.as_ganeti().unwrap();
+        (error.class.clone(), error.to_string().contains("damaged on the master"))
+    };
+    let infrastructure = ("OpExecError".to_owned(), true);
+    assert_eq!(told(stored.piece(600, 400).await.unwrap_err()), infrastructure);
+    let Err(again) = bed.store.body(&name).await else { panic!("it is put aside") };
+    assert_eq!(told(again), infrastructure, "not that it was never sent");
+    assert!(bed.store.put(1, piece(&body, 0, 1000)).await.unwrap().done);
+    assert_eq!(bed.store.body(&name).await.unwrap().piece(0, 1000).await.unwrap(), body);
 }
 
 #[tokio::test]
@@ -115,7 +143,7 @@ async fn bad_requests() {
         let error = bed.store.put(1, bad).await.unwrap_err().as_ganeti().unwrap();
         assert!(error.to_string().contains(word), "{error}");
     }
-    assert!(bed.store.read("../../etc/passwd", 0, 9).await.is_err());
+    assert!(bed.store.body("../../etc/passwd").await.is_err());
     bed.store.put(1, piece(b"abc", 0, 1)).await.unwrap();
     let other = BlobPutRequest { total: 4, ..piece(b"abc", 1, 2) };
     assert!(bed.store.put(1, other).await.unwrap_err().text.contains("began with 3"));
@@ -163,28 +191,41 @@ async fn a_start_after_a_crash_has_whole_bodies_only() {
 }
 
 #[tokio::test]
-async fn the_sweep_takes_what_is_old_and_not_named() {
+async fn the_sweep_takes_what_had_no_name_for_an_hour() {
     let bed = bed();
-    let bodies: [&[u8]; 4] = [b"named", b"young", b"old", b"asked for"];
+    let bodies: [&[u8]; 5] = [b"named", b"came later", b"old", b"asked for", b"written anew"];
+    let path = |body: &[u8]| bed.root.blob(&digest(body));
     for body in bodies {
         bed.store.put(1, piece(body, 0, body.len())).await.unwrap();
-    }
-    let path = |body: &[u8]| bed.root.blob(&digest(body));
-    for body in [bodies[0], bodies[2], bodies[3]] {
-        age(&path(body), AGE_MIN * 2);
+        age(&path(body));
     }
     let leftover = path(b"old").with_file_name(format!(".{}.9.0.tmp", digest(b"old")));
     std::fs::write(&leftover, b"o").unwrap();
-    age(&leftover, AGE_MIN * 2);
-    assert_eq!(bed.store.keep(&digest(bodies[3])).await.unwrap(), Some(9));
-    assert_eq!(bed.store.keep(&digest(b"never sent")).await.unwrap(), None);
+    std::fs::remove_file(path(b"came later")).unwrap();
 
-    let named = HashSet::from([digest(bodies[0])]);
-    let swept = bed.store.remove(&bed.store.unused(&named, now() - AGE_MIN).unwrap()).unwrap();
-    assert_eq!((swept.bodies, swept.leftovers, swept.bytes), (1, 1, 4));
-    let left: Vec<bool> = bodies.iter().map(|body| path(body).exists()).collect();
-    assert_eq!(left, [true, true, false, true]);
-    assert!(!leftover.exists());
+    let named = HashSet::from([digest(b"named")]);
+    let look = |now| bed.store.unused(&named, now, Work::default()).unwrap();
+    let sweep = |now| bed.store.remove(&look(now), now).unwrap();
+    let swept = sweep(0);
+    assert_eq!((swept.bodies, swept.leftovers), (0, 1), "however old the clock says they are");
+    std::fs::write(path(b"came later"), b"came later").unwrap();
+    // A job puts the same body there: its file takes the place.
+    let new = path(b"written anew").with_extension("new");
+    std::fs::write(&new, b"written anew").unwrap();
+    std::fs::rename(&new, path(b"written anew")).unwrap();
+    age(&path(b"written anew"));
+    assert_eq!(bed.store.keep(&digest(b"asked for")).await.unwrap(), Some(9));
+    assert_eq!(bed.store.keep(&digest(b"never sent")).await.unwrap(), None);
+    assert_eq!(sweep(HOUR - 1).bodies, 0);
+    let due = look(HOUR);
+    assert_eq!(due.bodies, [digest(b"old")]);
+    // Told of between the look and the removal.
+    assert_eq!(bed.store.keep(&digest(b"old")).await.unwrap(), Some(3));
+    assert_eq!(bed.store.remove(&due, HOUR).unwrap().bodies, 0);
+    assert_eq!(sweep(HOUR).bodies, 0);
+    let swept = sweep(3 * HOUR);
+    assert_eq!((swept.bodies, swept.bytes), (4, 34));
+    assert!(path(b"named").exists());
 }
 
 fn config(image: &[u8]) -> Arc<Snapshot> {
@@ -228,7 +269,7 @@ async fn what_tasks_and_images_name_stays() {
     let bodies: [&[u8]; 6] = [b"input", b"out", b"err", b"archive", b"image", b"nobody's"];
     for body in bodies {
         bed.store.put(1, piece(body, 0, body.len())).await.unwrap();
-        age(&bed.root.blob(&digest(body)), AGE_MIN * 3);
+        age(&bed.root.blob(&digest(body)));
     }
     let named = |body: &[u8]| json!({ "digest": digest(body), "bytes": body.len() });
     let step = json!({ "name": "s", "why": "exit", "exit": 0, "wall_ms": 1, "cpu_us": 1, "memory_peak_bytes": 1,
@@ -238,18 +279,20 @@ async fn what_tasks_and_images_name_stays() {
         task(1, 0, json!({ "input": named(b"input") })),
         task(2, 5, json!({ "result": { "steps": [step], "archive": named(b"archive") } })),
     ]);
-    let nothing = unused(&bed.store, &view, &Snapshot::default()).unwrap();
+    let nothing = unused(&bed.store, &view, &Snapshot::default(), 0).unwrap();
     assert_eq!(nothing, Unused::default(), "images are not known yet");
     let config = config(b"image");
+    let look = |now| unused(&bed.store, &view, &config, now).unwrap();
 
-    // An attempt that began before a body came may have put it there, and names it when it ends.
-    let Ts(now, _) = gantry_rt::clock::now();
-    let began = now - AGE_MIN.as_secs() * 4;
-    let attempt = json!({ "number": 1, "lease": uuid::Uuid::nil(), "job": 1, "start": [began, 0] });
-    view.apply(vec![task(3, 3, json!({ "attempts": [attempt] }))]);
-    assert_eq!(unused(&bed.store, &view, &config).unwrap().bodies, [""; 0]);
+    // An attempt that ran when a body was first seen may have put it there, and names it when it ends; one that began
+    // later has nothing to do with it.
+    let attempt = |job: u64| json!({ "attempts": [{ "number": 1, "lease": uuid::Uuid::nil(), "job": job, "start": [1, 0] }] });
+    view.apply(vec![task(3, 3, attempt(8))]);
+    assert_eq!(look(0).bodies, [""; 0]);
+    view.apply(vec![task(4, 3, attempt(9))]);
+    assert_eq!(look(3 * HOUR).bodies, [""; 0]);
     view.apply(vec![Shown::TaskGone(gantry_model::ids::TaskId(3))]);
-    let swept = bed.store.remove(&unused(&bed.store, &view, &config).unwrap()).unwrap();
+    let swept = bed.store.remove(&look(3 * HOUR), 3 * HOUR).unwrap();
     assert_eq!((swept.bodies, swept.bytes), (1, 8));
     let left: Vec<bool> = bodies.iter().map(|body| bed.root.blob(&digest(body)).exists()).collect();
     assert_eq!(left, [true, true, true, true, true, false]);

@@ -117,8 +117,9 @@ impl StreamApi {
         items: ItemSender<wire::BlobGet>,
     ) -> Result<(), Fail> {
         let mut offset = request.offset;
+        let mut body = self.parts.store.body(&request.digest).await?;
         loop {
-            let bytes = self.parts.store.read(&request.digest, offset, READ_BYTES).await?;
+            let bytes = body.piece(offset, READ_BYTES).await?;
             if bytes.is_empty() {
                 return Ok(());
             }
@@ -159,6 +160,20 @@ impl StreamApi {
 impl Service for StreamApi {
     fn hello(&self) -> Hello {
         self.hello.clone()
+    }
+
+    /// The file's mode says who may call. People's programs know no epoch; whoever names a cluster or an epoch means just
+    /// that. What reaches a node from here carries this master's fence, which the node checks.
+    fn accept(&self, peer: &Peer) -> Result<(), String> {
+        let (theirs, ours) = (&peer.hello, &self.hello);
+        if theirs.cluster.is_some() && theirs.cluster != ours.cluster {
+            return Err("this luxid serves another cluster".to_owned());
+        }
+        if theirs.epoch.is_some() && theirs.epoch != ours.epoch {
+            let ours = ours.epoch.unwrap_or_default();
+            return Err(format!("this master's epoch is {ours}"));
+        }
+        Ok(())
     }
 
     fn handle(self: Arc<Self>, call: Call) -> Handled {

@@ -1,5 +1,6 @@
 //! The output of a task: relayed while its steps run, from the store when they are stored.
 
+use super::super::blob::Body;
 use super::StreamApi;
 use super::relay::{Broken, Offsets, Sink, relay};
 use crate::core::mirror::ObjectChange;
@@ -186,8 +187,9 @@ impl StreamApi {
         let sink = TaskSink { items, attempt: place.attempt, step: place.step, name: &step.name };
         let both = [(Stream::Out, &step.out, place.out), (Stream::Err, &step.err, place.err)];
         for (stream, output, mut offset) in both {
+            let mut kept = self.kept(output).await?;
             loop {
-                let bytes = self.stored_bytes(output, offset).await?;
+                let bytes = kept.piece(offset).await?;
                 if bytes.is_empty() {
                     break;
                 }
@@ -199,14 +201,33 @@ impl StreamApi {
         Ok(())
     }
 
-    async fn stored_bytes(&self, output: &Output, offset: u64) -> Result<Vec<u8>, Fail> {
-        match (&output.text, &output.digest) {
-            (Some(text), _) => {
+    /// Where an output is kept.
+    async fn kept<'a>(&self, output: &'a Output) -> Result<Kept<'a>, Fail> {
+        Ok(match (&output.text, &output.digest) {
+            (Some(text), _) => Kept::Text(text),
+            (None, Some(digest)) => Kept::Body(self.parts.store.body(digest).await?),
+            (None, None) => Kept::Text(""),
+        })
+    }
+}
+
+/// An output that was stored.
+enum Kept<'a> {
+    /// In the result.
+    Text(&'a str),
+    /// In the body store.
+    Body(Body),
+}
+
+impl Kept<'_> {
+    /// What comes at an offset; empty at its end.
+    async fn piece(&mut self, offset: u64) -> Result<Vec<u8>, Fail> {
+        match self {
+            Self::Text(text) => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX);
                 Ok(text.as_bytes().get(from..).unwrap_or_default().to_vec())
             }
-            (None, Some(digest)) => self.parts.store.read(digest, offset, super::READ_BYTES).await,
-            (None, None) => Ok(Vec::new()),
+            Self::Body(body) => body.piece(offset, super::READ_BYTES).await,
         }
     }
 }

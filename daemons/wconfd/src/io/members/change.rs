@@ -320,7 +320,16 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Parts;
     use super::*;
+    use gantry_copies::link::TlsLink;
+
+    /// Were it shared, a sender would not hear that its connection was lost: [`Shared::ask`] would, in its place.
+    #[test]
+    fn the_way_to_the_nodes_is_no_senders() {
+        let owned: fn(Parts) -> TlsLink = |parts| parts.link;
+        let _ = owned;
+    }
 
     #[test]
     fn feeding_a_learner_ends_when_it_is_dead_or_gets_nowhere() {

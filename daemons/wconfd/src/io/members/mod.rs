@@ -53,7 +53,8 @@ struct Shared {
     handle: Handle,
     writer: Writer,
     copies: CopiesHandle<TlsLink>,
-    link: Arc<TlsLink>,
+    /// Nobody else's: see [`Parts::link`].
+    link: TlsLink,
     me: Member,
     my_name: String,
     said: watch::Sender<Said>,
@@ -86,8 +87,9 @@ pub struct Parts {
     pub writer: Writer,
     /// W's copies.
     pub copies: CopiesHandle<TlsLink>,
-    /// The way to all nodeds.
-    pub link: Arc<TlsLink>,
+    /// The way to all nodeds. By value, since no sender may use it: a link tells once that a connection was lost, and a
+    /// sender that does not hear it goes on with a copy that may be another one since.
+    pub link: TlsLink,
     /// This node's copy.
     pub me: Member,
     /// This node's name.
