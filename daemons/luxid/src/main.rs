@@ -4,10 +4,6 @@ use clap::Parser;
 use gantry_luxid::config::Args;
 use std::process::ExitCode;
 
-/// A daemon takes and gives back some thousand small pieces of memory for each job: a good part of its time with the C library's.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = Args::parse();
     let options = gantry_rt::Options { name: "luxid", root: args.root(), log_file: args.log_file.clone() };

@@ -6,10 +6,6 @@ use gantry_noded::config::Args;
 use gantry_rt::{Options, run_with};
 use std::process::ExitCode;
 
-/// A daemon takes and gives back some thousand small pieces of memory for each job: a good part of its time with the C library's.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = Args::parse();
     let options =

@@ -7,10 +7,6 @@ use gantry_vmd::io::stage;
 use gantry_vmd::{Args, PATIENCE, init_program, run};
 use std::process::ExitCode;
 
-/// A daemon takes and gives back some thousand small pieces of memory for each job: a good part of its time with the C library's.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = Args::parse();
     let root = std::fs::canonicalize(&args.root).unwrap_or_else(|_| args.root.clone());

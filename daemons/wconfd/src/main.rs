@@ -5,10 +5,6 @@ use gantry_wconfd::args::{Args, Command};
 use gantry_wconfd::{backup, elect, init, serve};
 use std::process::ExitCode;
 
-/// A daemon takes and gives back some thousand small pieces of memory for each job: a good part of its time with the C library's.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
