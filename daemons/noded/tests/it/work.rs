@@ -155,9 +155,13 @@ pub async fn get(
 
 /// Host pid of the PID 1 of a node's one VM.
 pub fn init_of(vmd: &Vmd) -> i32 {
+    // Of all its threads: vmd starts runtimes beside its own.
     let children = |pid: i64| -> Vec<i64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let texts = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        texts
+            .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+            .collect()
     };
     let runtimes = children(i64::from(vmd.pid()));
     let all = runtimes.iter().flat_map(|runtime| children(*runtime)).chain(runtimes.iter().copied());
