@@ -35,7 +35,8 @@ pub struct Spent {
     pub forks_refused: u64,
 }
 
-/// Longest of these files; that of block devices has two lines for each.
+/// Most bytes read of one of these files. That of block devices has some six lines for each: what a hundred disks have done fits,
+/// those after them are not counted.
 const FILE_BYTES_MAX: usize = 16 * 1024;
 
 /// A file of the kernel's, which has no size and is told whole by one read. Empty where it is not there.
