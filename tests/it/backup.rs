@@ -4,7 +4,7 @@
 use crate::failover::{copies, load::Load};
 use crate::{cluster, step};
 use anyhow::{Context, Result, ensure};
-use gantry_tests::{VirtualCluster, pool, task, wait};
+use gantry_tests::{VirtualCluster, bounded, pool, task, wait};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -177,7 +177,8 @@ fn an_old_master_that_comes_back_after_a_restore_is_none() {
     });
     let floors = clean(&cluster).expect("a pool");
     step("a living master is not restored beside", || {
-        let output = cluster.command_on(1, &["cluster", "restore", "--yes-do-it", &at]).output()?;
+        let output =
+            bounded::output(&mut cluster.command_on(1, &["cluster", "restore", "--yes-do-it", &at]))?;
         let said = gantry_tests::foreign::said(&output);
         ensure!(!output.status.success() && said.contains("has a master that answers"), "{said}");
         copies(&cluster, 3)
@@ -280,8 +281,9 @@ fn stray_is_gone(cluster: &VirtualCluster, name: &str) -> Result<()> {
 /// Whether there is a whole backup in `dir`, by what a restore says.
 fn is_whole(program: &Path, dir: &Path) -> Result<bool> {
     let root = tempfile::tempdir()?;
-    let look =
-        Command::new(program).arg("--root").arg(root.path()).args(["restore", "--look"]).arg(dir).output()?;
+    let look = bounded::output(
+        Command::new(program).arg("--root").arg(root.path()).args(["restore", "--look"]).arg(dir),
+    )?;
     let said = String::from_utf8_lossy(&look.stderr).into_owned();
     ensure!(
         look.status.success() || said.contains("holds no backup"),
@@ -313,7 +315,7 @@ fn a_backup_that_is_killed_is_none() {
             let partial = dir.path().join(".b.partial").join(stage);
             wait::until("it is so far", PATIENCE, || (partial.exists() || at.exists()).then_some(()))?;
             child.kill()?;
-            child.wait()?;
+            bounded::end(&mut child)?;
             let whole = is_whole(&program, &at)?;
             ensure!(whole == at.exists(), "the name is there before the backup is whole");
             halves += u64::from(!whole);
@@ -369,7 +371,7 @@ fn a_restore_that_is_killed_is_given_again() {
             cluster.kill_node(0)?;
             std::fs::write(points.join(point), "")?;
             let args = ["cluster", "restore", "--yes-do-it", &at];
-            let output = cluster.command(&args).env("GANTRY_CRASH_DIR", &points).output()?;
+            let output = bounded::output(cluster.command(&args).env("GANTRY_CRASH_DIR", &points))?;
             ensure!(!output.status.success() && !points.join(point).exists(), "nothing came by {point}");
             let said = cluster.run(&args)?;
             ensure!(said.contains("This node is the master now"), "{said}");

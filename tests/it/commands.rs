@@ -2,7 +2,7 @@
 
 use crate::{cluster, step};
 use anyhow::{Result, ensure};
-use gantry_tests::{VirtualCluster, process, rest, wait};
+use gantry_tests::{VirtualCluster, bounded, process, rest, wait};
 use serde_json::Value;
 use std::process::Stdio;
 use std::time::Duration;
@@ -214,7 +214,7 @@ fn locks(cluster: &VirtualCluster) -> Result<()> {
     let mut watch = cluster.command(&["job", "watch", &waits.to_string()]);
     let watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     says(cluster, &format!("job cancel --kill --yes-do-it {held}"), &["SIGKILL"])?;
-    let output = watch.wait_with_output()?;
+    let output = bounded::output_of(watch)?;
     ensure!(
         output.status.success(),
         "the watched job got its lock: {}",
@@ -238,7 +238,8 @@ fn wrong_input(cluster: &VirtualCluster) -> Result<()> {
 
 /// On a node that is not the master the commands say who is.
 fn other_nodes(cluster: &VirtualCluster) -> Result<()> {
-    let output = cluster.command(&["node", "list"]).env("GANTRY_ROOT", &cluster.nodes[1].root).output()?;
+    let output =
+        bounded::output(cluster.command(&["node", "list"]).env("GANTRY_ROOT", &cluster.nodes[1].root))?;
     let text = gantry_tests::foreign::said(&output);
     ensure!(
         output.status.code() == Some(1) && text.contains("node1.gantry.test"),
@@ -246,7 +247,7 @@ fn other_nodes(cluster: &VirtualCluster) -> Result<()> {
         output.status
     );
     let nowhere = cluster.dir().join("nowhere");
-    let output = cluster.command(&["node", "list"]).env("GANTRY_ROOT", &nowhere).output()?;
+    let output = bounded::output(cluster.command(&["node", "list"]).env("GANTRY_ROOT", &nowhere))?;
     let text = gantry_tests::foreign::said(&output);
     ensure!(output.status.code() == Some(1) && text.contains("No cluster here"), "{}: {text}", output.status);
     Ok(())

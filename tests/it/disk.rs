@@ -8,8 +8,8 @@ use super::step;
 use anyhow::{Context, Result, ensure};
 use gantry_tests::leak::Site;
 use gantry_tests::luxi::delay;
-use gantry_tests::task;
 use gantry_tests::{Luxi, Options, VirtualCluster, pool, rest, wait};
+use gantry_tests::{bounded, task};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -318,7 +318,7 @@ fn a_backup_on_a_full_disk_is_none_and_says_so() {
         let mut failed = 0;
         for inodes in 1.. {
             disk.set_inodes(inodes)?;
-            let output = cluster.command_on(0, &["cluster", "backup", &told]).output()?;
+            let output = bounded::output(&mut cluster.command_on(0, &["cluster", "backup", &told]))?;
             if output.status.success() {
                 break;
             }

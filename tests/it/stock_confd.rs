@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use gantry_model::root::Root;
 use gantry_tests::foreign::python;
-use gantry_tests::{VirtualCluster, wait};
+use gantry_tests::{VirtualCluster, bounded, wait};
 use serde::Deserialize;
 use serde_json::{Map, Number, Value, json};
 use std::fs;
@@ -284,7 +284,7 @@ fn ours_asks(cluster: &VirtualCluster, stock: &Stock, instance: &str) -> Result<
     ] {
         let mut command = Command::new(cluster.programs().join("gantry"));
         command.args(["debug", "confd"]).args(asked).env("GANTRY_ROOT", &dir).stdin(Stdio::null());
-        let output = command.output()?;
+        let output = bounded::output(&mut command)?;
         let said = gantry_tests::foreign::said(&output);
         ensure!(said.contains(wanted), "{asked:?} of a stock server does not say {wanted}: {said}");
     }

@@ -2,7 +2,7 @@
 
 use crate::leak::Site;
 use crate::net::{self, Net};
-use crate::{Luxi, process, wait};
+use crate::{Luxi, bounded, process, wait};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -313,7 +313,7 @@ impl VirtualCluster {
     /// # Errors
     /// When it fails: with all it said.
     pub fn run_on(&self, number: usize, args: &[&str]) -> Result<String> {
-        let output = self.command_on(number, args).output().with_context(|| format!("gantry {args:?}"))?;
+        let output = bounded::output(&mut self.command_on(number, args))?;
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if !output.status.success() {
             bail!("gantry {} on {}: {}\n{out}{err}", args.join(" "), self.nodes[number].name, output.status);
@@ -386,7 +386,7 @@ impl VirtualCluster {
     /// # Errors
     /// When it can't be started.
     pub fn output(&self, args: &[&str]) -> Result<Output> {
-        self.command(args).output().with_context(|| format!("gantry {args:?}"))
+        bounded::output(&mut self.command(args))
     }
 
     /// Runs a `gantry …` command on the master that must succeed; what it printed.

@@ -132,21 +132,8 @@ impl Site {
     /// # Errors
     /// When it is not so after `within`: says why.
     pub fn rests(&self, cluster: &VirtualCluster, count: usize, within: Duration) -> Result<()> {
-        let mut last = String::new();
-        let rested = wait::until("all slots are clean and nothing else is there", within, || {
-            match self.unrest(cluster, count) {
-                Ok(why) if why.is_empty() => Some(()),
-                Ok(why) => {
-                    last = why.join("; ");
-                    None
-                }
-                Err(why) => {
-                    last = format!("{why:#}");
-                    None
-                }
-            }
-        });
-        rested.with_context(|| last.clone())
+        let what = "all slots are clean and nothing else is there";
+        wait::nothing_left(what, within, || self.unrest(cluster, count))
     }
 
     fn unrest(&self, cluster: &VirtualCluster, count: usize) -> Result<Vec<String>> {

@@ -2,6 +2,7 @@
 //! address of its own. Used by the whole-cluster tests, `cargo xtask dev-cluster` and the benches.
 //! Speaks to the programs only as their users do: command lines, sockets, files.
 
+pub mod bounded;
 pub mod cluster;
 pub mod examples;
 pub mod foreign;

@@ -77,13 +77,19 @@ fn field_kib(pid: u32, field: &str) -> Result<u64> {
 #[must_use]
 pub fn commands(root: &Path) -> Vec<(u32, Vec<String>)> {
     let wanted = root.to_string_lossy();
+    all(|words| words.iter().any(|word| *word == wanted))
+}
+
+/// Pids and command lines of all living processes whose command line, never empty, is `wanted`.
+#[must_use]
+pub fn all(wanted: impl Fn(&[String]) -> bool) -> Vec<(u32, Vec<String>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
         let words: Vec<String> =
             line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        if words.iter().any(|word| *word == wanted) && lives(pid) {
+        if wanted(&words) && lives(pid) {
             found.push((pid, words));
         }
     }

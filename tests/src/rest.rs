@@ -1,7 +1,7 @@
 //! What a cluster looks like when nothing goes on: what every test leaves behind, whatever it did.
 
 use crate::{Luxi, VirtualCluster, process, wait};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -12,19 +12,7 @@ use std::time::Duration;
 /// # Errors
 /// When something is still there after `within`: says what.
 pub fn reached(cluster: &VirtualCluster, within: Duration) -> Result<()> {
-    let mut last = String::new();
-    let rested = wait::until("nothing of any job is left", within, || match look(cluster) {
-        Ok(left) if left.is_empty() => Some(()),
-        Ok(left) => {
-            last = left.join("; ");
-            None
-        }
-        Err(why) => {
-            last = format!("{why:#}");
-            None
-        }
-    });
-    rested.with_context(|| last.clone())
+    wait::nothing_left("nothing of any job is left", within, || look(cluster))
 }
 
 /// What is left of jobs, in words; nothing when the cluster rests.

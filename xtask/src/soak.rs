@@ -14,6 +14,8 @@ const SIM_SEEDS: &str = "20000";
 const FAILOVERS: &str = "30";
 /// Seconds of the storm over the pool.
 const STORM_S: &str = "180";
+/// Seconds that one step may take, of which one has all failovers.
+const STEP_S: &str = "7200";
 
 /// Tests of one round: package, kind and name of the target, filter.
 const ROUND: [(&str, &str, &str); 4] = [
@@ -54,7 +56,8 @@ fn round(programs: &Path, seed: u64) -> Result<()> {
         args.push(filter);
         let mut command = cargo(&args);
         command.env("GANTRY_BIN_DIR", programs).env("GANTRY_SEED", seed.to_string());
-        run(command.env("GANTRY_FAILOVER_ROUNDS", FAILOVERS).env("GANTRY_STORM_S", STORM_S))?;
+        command.env("GANTRY_FAILOVER_ROUNDS", FAILOVERS).env("GANTRY_STORM_S", STORM_S);
+        run(command.env("GANTRY_STEP_S", STEP_S))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::damage::Told;
 use super::{PATIENCE, copies};
 use crate::{cluster, step};
 use anyhow::{Context, Result, ensure};
-use gantry_tests::{VirtualCluster, process, wait};
+use gantry_tests::{VirtualCluster, bounded, process, wait};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::fs;
@@ -163,7 +163,7 @@ fn a_change_of_candidates_that_its_master_does_not_survive_is_settled_by_the_nex
                 command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
             let fired = wait::until("the point is come by", PATIENCE, || (!armed.exists()).then_some(()));
             let killed = cluster.kill_node(master);
-            child.wait()?;
+            bounded::end(&mut child)?;
             fired.and(killed)?;
             // Two candidates, or three, whatever the two logs say: with the dead one back there is a majority of each.
             boot(&cluster, master)?;
@@ -189,7 +189,8 @@ fn what_a_dead_promotion_or_demotion_leaves_is_taken_away() {
         let role = fs::read_to_string(lib.join("role.json")).unwrap_or_default();
         (role.contains("candidate"), lib.join("secrets/ca.key").exists())
     };
-    let modify = |yes: &str| cluster.command_on(0, &["node", "modify", "-C", yes, &name]).output();
+    let modify =
+        |yes: &str| bounded::output(&mut cluster.command_on(0, &["node", "modify", "-C", yes, &name]));
     for (point, yes, leaves) in [
         ("candidate-secrets", "yes", (false, true)),
         ("role-candidate-set", "yes", (true, true)),

@@ -6,7 +6,7 @@ use super::{AWAY_FROM_SILENT, JOBS, PATIENCE, TAGS, copies, returns};
 use crate::step;
 use anyhow::{Context, Result, ensure};
 use gantry_tests::net::{DEVICE, Net};
-use gantry_tests::{Options, Random, VirtualCluster, process, wait};
+use gantry_tests::{Options, Random, VirtualCluster, bounded, process, wait};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
@@ -98,7 +98,7 @@ fn a_master_that_is_cut_off_is_replaced_and_nothing_is_lost() {
         step("the old master does not believe itself, and takes nothing", || {
             // With one way open it may know already, and have stepped down.
             for args in [["cluster", "master-ping"].as_slice(), &["cluster", "add-tags", "late"]] {
-                let said = cluster.command_on(master, args).output()?;
+                let said = bounded::output(&mut cluster.command_on(master, args))?;
                 ensure!(!said.status.success(), "{args:?} on the old master succeeded");
             }
             cluster.led_by(next);

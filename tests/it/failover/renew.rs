@@ -7,7 +7,7 @@ use crate::{cluster, step};
 use anyhow::{Context, Result, ensure};
 use gantry_rpc::tls::{CA_PEM, Identity, NODE_KEY, NODE_PEM};
 use gantry_rpc::{Client, Hello};
-use gantry_tests::{VirtualCluster, process, wait};
+use gantry_tests::{VirtualCluster, bounded, process, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -223,7 +223,7 @@ fn dies_at(cluster: &VirtualCluster, node: usize, point: &str) -> Result<()> {
     for job in process::jobs(&cluster.nodes[0].root) {
         process::signal(job.pid, Signal::SIGKILL).ok();
     }
-    child.wait()?;
+    bounded::end(&mut child)?;
     fired?;
     copies(cluster, 3)
 }
@@ -263,7 +263,7 @@ fn a_renewal_that_its_master_does_not_survive_is_gone_on_with_by_the_next() {
             let mut child = begin(&cluster, master)?;
             let fired = wait::until("the point is come by", PATIENCE, || (!armed.exists()).then_some(()));
             let killed = cluster.kill_node(master);
-            child.wait()?;
+            bounded::end(&mut child)?;
             fired.and(killed)?;
             boot(&cluster, master)?;
             take_over(&cluster, next)?;

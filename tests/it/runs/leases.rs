@@ -1,7 +1,7 @@
 //! Leases of people: got, used, given back; and what is left when who holds them goes away.
 
 use super::*;
-use gantry_tests::process;
+use gantry_tests::{bounded, process};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
@@ -95,7 +95,7 @@ fn interrupted_while_waiting(bed: &Bed) -> Result<()> {
     let mut waiting = acquiring(bed, &[])?;
     at(bed, "waiting")?;
     ctrl_c(&waiting)?;
-    let status = waiting.wait()?;
+    let status = bounded::end(&mut waiting)?;
     ensure!(!status.success(), "an interrupted command says so: {status}");
     wait::until("the request is withdrawn", PATIENCE, || {
         (!leases(bed).ok()?.iter().any(|(_, state)| state == "waiting")).then_some(())
@@ -108,7 +108,7 @@ fn interrupted_while_held(bed: &Bed) -> Result<()> {
     let mut holder = acquiring(bed, &["--", "sleep", "1000"])?;
     wait::until("its command runs", PATIENCE, || child_of(holder.id()))?;
     ctrl_c(&holder)?;
-    holder.wait()?;
+    bounded::end(&mut holder)?;
     none_left(bed, PATIENCE)
 }
 
@@ -116,7 +116,7 @@ fn killed_holder(bed: &Bed) -> Result<()> {
     let mut holder = acquiring(bed, &["--ttl", "5s", "--", "sleep", "1000"])?;
     let command = wait::until("its command runs", PATIENCE, || child_of(holder.id()))?;
     process::signal(holder.id(), Signal::SIGKILL)?;
-    holder.wait()?;
+    bounded::end(&mut holder)?;
     process::signal(command, Signal::SIGKILL)?;
     none_left(bed, Duration::from_secs(20))
 }
