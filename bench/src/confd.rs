@@ -137,12 +137,17 @@ impl Load {
 
     /// The next request; the slot is named in its rsalt.
     fn request(&mut self, slot: usize, kind: Kind, query: &Query) -> Result<(Vec<u8>, Sent)> {
+        self.request_at(slot, kind, query, seconds())
+    }
+
+    /// The same, signed at a time.
+    fn request_at(&mut self, slot: usize, kind: Kind, query: &Query, s: u64) -> Result<(Vec<u8>, Sent)> {
         self.number += 1;
         let rsalt = format!("{:08x}-0000-4000-{slot:04x}-{:012x}", std::process::id(), self.number);
         let dst = (self.form == Form::Second).then(|| self.peer.ip().to_string());
         let request = Request { kind, query: query.clone(), rsalt: rsalt.clone(), dst };
         let msg = request.message(self.form)?;
-        let (datagram, mac) = seal_request(self.form, &self.keys, &seconds().to_string(), &msg);
+        let (datagram, mac) = seal_request(self.form, &self.keys, &s.to_string(), &msg);
         Ok((datagram, Sent { rsalt, mac, at: Instant::now() }))
     }
 
@@ -156,11 +161,11 @@ impl Load {
     }
 
     /// Sends datagrams with as few calls as it takes.
-    fn send(&self, datagrams: &[Vec<u8>]) -> Result<()> {
+    fn send(&self, datagrams: &[impl AsRef<[u8]>]) -> Result<()> {
         let mut rest = datagrams;
         while !rest.is_empty() {
             let part = &rest[..rest.len().min(FLIGHT)];
-            let slices: Vec<[IoSlice<'_>; 1]> = part.iter().map(|one| [IoSlice::new(one)]).collect();
+            let slices: Vec<[IoSlice<'_>; 1]> = part.iter().map(|one| [IoSlice::new(one.as_ref())]).collect();
             let addrs = vec![Some(SockaddrIn::from(self.peer)); part.len()];
             let mut headers = MultiHeaders::preallocate(part.len(), None);
             let sent =
@@ -210,45 +215,67 @@ impl Load {
     }
 
     /// Times of requests that are sent so many a second, whether the earlier are answered or not, and how many got no
-    /// reply. A request's time runs from when it was due.
+    /// reply. A request's time runs from when it was due. All are signed before the first is sent, and all replies checked after
+    /// the last has come: half of the machine's time went into that, and requests waited for their own client.
     fn paced(&mut self, rate: f64) -> Result<(Vec<Duration>, usize)> {
-        const SLOTS: usize = 4096;
-        self.flight = (0..SLOTS).map(|_| None).collect();
+        let shots = self.shots(rate)?;
+        let replies = self.shoot(&shots, rate)?;
+        let first = self.number - shots.len() as u64;
+        let mut times = Vec::with_capacity(replies.len());
+        for (bytes, at) in &replies {
+            let outer = Outer::parse(bytes)?;
+            let number =
+                outer.salt.get(24..).and_then(|hex| u64::from_str_radix(hex, 16).ok()).context("a number")?;
+            let index = usize::try_from(number.checked_sub(first + 1).context("a request of ours")?)?;
+            let (_, sent) = shots.get(index).context("a request of ours")?;
+            let heard = open(self.form, &self.keys, &sent.mac, &sent.rsalt, &outer, seconds())?;
+            ensure!(heard.ok, "an error: {}", heard.answer);
+            times.push(at.saturating_sub(Duration::from_secs_f64(index as f64 / rate)));
+        }
+        Ok((times, shots.len() - replies.len()))
+    }
+
+    /// What is sent in a window, each signed for the second in which it is due.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "some 100,000 a second, for seconds"
+    )]
+    fn shots(&mut self, rate: f64) -> Result<Vec<(Vec<u8>, Sent)>> {
+        // Signing and sending them all takes less than the age at which a request is too old.
+        let begin = seconds();
+        let count = (WINDOW.as_secs_f64() * rate) as u32;
+        let one = |due: u32| {
+            let at = usize::try_from(self.number).unwrap_or_default() % self.questions.len();
+            let (kind, query) = self.questions[at].clone();
+            self.request_at(0, kind, &query, begin + (f64::from(due) / rate) as u64)
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// Sends them, each when it is due: the replies, with the time of each from the beginning.
+    fn shoot(&self, shots: &[(Vec<u8>, Sent)], rate: f64) -> Result<Vec<(Vec<u8>, Duration)>> {
         let mut buffers = vec![vec![0_u8; 4096]; FLIGHT];
-        let mut idle: Vec<usize> = (0..SLOTS).collect();
+        let mut replies = Vec::with_capacity(shots.len());
         prctl::set_timerslack(1)?;
-        let (begin, mut times, mut due) = (Instant::now(), Vec::new(), 0_u32);
-        loop {
-            let over = begin.elapsed() >= WINDOW;
-            let mut batch = Vec::new();
-            while !over && batch.len() < FLIGHT {
-                let at = begin + Duration::from_secs_f64(f64::from(due) / rate);
-                if at > Instant::now() {
-                    break;
-                }
-                let slot = idle.pop().context("the server is too slow for half of its own rate")?;
-                batch.push(self.next(slot)?);
-                if let Some(sent) = &mut self.flight[slot] {
-                    sent.at = at;
-                }
-                due += 1;
-            }
+        let (begin, mut sent) = (Instant::now(), 0);
+        let due = |number: usize| Duration::from_secs_f64(number as f64 / rate);
+        while replies.len() < shots.len() && begin.elapsed() < WINDOW + LOST {
+            let now = begin.elapsed();
+            let ready =
+                shots[sent..].iter().take(FLIGHT).enumerate().take_while(|(more, _)| due(sent + more) <= now);
+            let batch: Vec<&[u8]> = ready.map(|(_, (datagram, _))| datagram.as_slice()).collect();
             self.send(&batch)?;
-            let free = self.receive(&mut buffers, MsgFlags::MSG_DONTWAIT)?;
-            if free.is_empty() && batch.is_empty() {
-                if over && (idle.len() == SLOTS || begin.elapsed() > WINDOW + LOST) {
-                    break;
-                }
-                let next = begin + Duration::from_secs_f64(f64::from(due) / rate);
-                pause(&self.socket, if over { begin + WINDOW + LOST } else { next })?;
-            }
-            for (slot, time) in free {
-                idle.push(slot);
-                times.push(time);
+            sent += batch.len();
+            let got = take(&self.socket, &mut buffers, MsgFlags::MSG_DONTWAIT)?;
+            let now = begin.elapsed();
+            replies.extend(got.iter().zip(&buffers).map(|(bytes, buffer)| (buffer[..*bytes].to_vec(), now)));
+            if got.is_empty() && batch.is_empty() {
+                let next = if sent < shots.len() { due(sent) } else { WINDOW + LOST };
+                pause(&self.socket, begin + next)?;
             }
         }
-        self.flight = (0..FLIGHT).map(|_| None).collect();
-        Ok((times, SLOTS - idle.len()))
+        Ok(replies)
     }
 }
 

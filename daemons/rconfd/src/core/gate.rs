@@ -67,9 +67,19 @@ impl Replays {
                 self.floor = self.floor.max(oldest);
             }
         }
-        if salt > self.floor && self.seen.entry(salt).or_default().insert(mac) {
+        if salt > self.floor && self.second(salt).insert(mac) {
             self.count += 1;
         }
+    }
+
+    /// The set of a second. A newest one has room for as many as the one before it: a large set that grows while it is filled
+    /// is copied again and again, which held all answers up for some ms of each second. No more room is made than is in use.
+    fn second(&mut self, salt: u64) -> &mut HashSet<u128, BuildHasherDefault<Same>> {
+        let before = self.seen.last_key_value().filter(|(newest, _)| **newest < salt);
+        let room = before.map_or(0, |(_, macs)| macs.len());
+        self.seen
+            .entry(salt)
+            .or_insert_with(|| HashSet::with_capacity_and_hasher(room, BuildHasherDefault::default()))
     }
 
     /// For how many seconds from now on nobody with a right clock is answered: the floor lies ahead. A wall clock
@@ -220,5 +230,38 @@ impl Gate {
     #[must_use]
     pub fn remembered(&self) -> usize {
         self.legacy.len() + self.second.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sets' rooms, from the oldest second on.
+    fn rooms(replays: &Replays) -> Vec<usize> {
+        replays.seen.values().map(HashSet::capacity).collect()
+    }
+
+    #[test]
+    fn a_new_second_does_not_grow_again_to_where_the_last_one_was() {
+        let mut replays = Replays::new(1 << 20, 1_000);
+        (0..50_000).for_each(|mac| replays.note(1_000, mac, 1_000));
+        replays.note(1_001, 0, 1_001);
+        let room = rooms(&replays)[1];
+        assert!(room >= 50_000, "{room}");
+        (1..50_000).for_each(|mac| replays.note(1_001, mac, 1_001));
+        assert_eq!(rooms(&replays)[1], room);
+    }
+
+    /// Else a few requests with many times in them would cost all memory.
+    #[test]
+    fn room_is_made_once_for_what_is_remembered() {
+        let mut replays = Replays::new(1 << 20, 1_000);
+        (0..50_000).for_each(|mac| replays.note(1_000, mac, 1_000));
+        for ahead in 1..300 {
+            replays.note(1_000 + ahead, 7, 1_000);
+            replays.note(1_000 - ahead, 7, 1_000);
+        }
+        assert!(rooms(&replays).iter().sum::<usize>() < 4 * 50_000, "{:?}", rooms(&replays));
     }
 }
