@@ -41,6 +41,7 @@ fn every_node_tells_how_it_is() {
         Site::of(&cluster)?.rests(&cluster, SIZE, PATIENCE)
     });
     step("VMs and slots are told", || cluster.nodes.iter().try_for_each(vms));
+    step("who has a VM is told, and until when", || leased(&cluster));
     step("hbal reads the load of every VM", || hbal(&cluster));
     step("promtool finds no fault with the metrics", || cluster.nodes.iter().try_for_each(promtool));
     step("the board and the alert rules name metrics that there are", || contrib(&cluster));
@@ -266,6 +267,31 @@ fn vms(node: &Node) -> Result<()> {
     let leases = report(node, "instance/lease-status", |_| true)?;
     ensure!(leases["data"]["orphans"] == json!([]), "{leases}");
     Ok(())
+}
+
+fn leased(cluster: &VirtualCluster) -> Result<()> {
+    let all = SIZE.to_string();
+    let said =
+        cluster.run(&["lease", "acquire", pool::NAME, "--count", &all, "--for", "60m", "--ttl", "10m"])?;
+    let uuid = said.split_whitespace().find(|word| word.len() == 36).context("a uuid")?;
+    let begun = gantry_model::time::now().0;
+    // A node knows of a lease from the first command on.
+    for vm in 0..SIZE {
+        cluster.run(&["lease", "exec", uuid, "--vm", &vm.to_string(), "--", "true"])?;
+    }
+    for node in &cluster.nodes {
+        let of = |data: &Value| {
+            let all = data["instances"].as_array()?.iter().find(|one| one["lease"]["owner"].is_string())?;
+            Some(all["lease"].clone())
+        };
+        let told = report(node, "instance/inst-status-oci", |data| of(data).is_some())?;
+        let lease = of(&told["data"]).context("a lease")?;
+        let ends = lease["expires"].as_f64().context("a time")? - begun as f64;
+        // Not renewed it ends after ten minutes.
+        ensure!(lease["id"] == uuid && (500.0..700.0).contains(&ends), "{uuid}: {lease}");
+    }
+    cluster.run(&["lease", "release", uuid])?;
+    Site::of(cluster)?.rests(cluster, SIZE, PATIENCE)
 }
 
 fn promtool(node: &Node) -> Result<()> {

@@ -3,12 +3,13 @@
 //! built in. What is told is there at once, and disks, which are a question an instance, hold up nothing else.
 
 use crate::core::board::Board;
+use crate::core::collect::lease::Held;
 use crate::core::collect::lv::Disk;
 use crate::core::collect::node::Instance;
 use crate::core::settings::Settings;
 use futures_util::StreamExt;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,8 +22,10 @@ const ASK: Duration = Duration::from_secs(15);
 pub const FIRST: Duration = Duration::from_secs(15);
 /// Most instances whose disks are asked for: a node has dozens.
 const DISKS_OF_MAX: usize = 256;
-/// Questions after disks at once. One takes ten seconds where a candidate is silent; ConfD answers each node 50 a second.
-const DISKS_AT_ONCE: usize = 16;
+/// Most leases that are asked about: a VM has one, and a node has dozens of VMs.
+const LEASES_MAX: usize = 256;
+/// Questions after disks, and after leases, at once. One takes ten seconds where a candidate is silent; ConfD answers each node 50 a second.
+const AT_ONCE: usize = 16;
 
 /// A question, and the number of its ConfD request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub enum Ask {
     Minors,
     /// 9: the disks of the instance with this uuid.
     Disks(String),
+    /// 102: the lease with this uuid.
+    Lease(String),
 }
 
 /// A question's answer; None: nobody answered, or said that there is none.
@@ -55,6 +60,10 @@ struct Words {
     with_disks: Vec<(String, String)>,
     /// By the uuid of their instance.
     disks: BTreeMap<String, Vec<Disk>>,
+    /// Uuids of the leases that were last seen on this node.
+    held: BTreeSet<String>,
+    /// What is known of them.
+    leases: BTreeMap<String, Held>,
 }
 
 /// What was told so far. Clones share it.
@@ -112,7 +121,34 @@ impl Told {
         self.words(|words| words.disks.values().flatten().cloned().collect())
     }
 
-    /// Asks everything but disks once, all at the same time: where candidates are down, each question takes its whole time.
+    /// What is known of these leases, and they are the ones that are asked about from now on. One that came since the last question
+    /// is not known yet: tasks have theirs for less than a question takes.
+    #[must_use]
+    pub fn leases<'a>(&self, held: impl Iterator<Item = &'a str>) -> BTreeMap<String, Held> {
+        self.words(|words| {
+            words.held = held.take(LEASES_MAX).map(str::to_owned).collect();
+            let Words { held, leases, .. } = words;
+            leases.retain(|uuid, _| held.contains(uuid));
+            leases.clone()
+        })
+    }
+
+    /// Asks about all leases that were last seen, some at a time: they may have been renewed. Of one that nobody tells of, the last
+    /// word holds.
+    async fn refresh_leases(&self) {
+        let held = self.words(|words| words.held.clone());
+        let ask = |uuid: String| async move {
+            if let Some(answer) = self.cluster.ask(Ask::Lease(uuid.clone())).await {
+                self.words(|words| match Held::read(&answer) {
+                    Some(lease) if words.held.contains(&uuid) => drop(words.leases.insert(uuid, lease)),
+                    _ => drop(words.leases.remove(&uuid)),
+                });
+            }
+        };
+        futures_util::stream::iter(held).for_each_concurrent(AT_ONCE, ask).await;
+    }
+
+    /// Asks everything but disks and leases once, all at the same time: where candidates are down, each question takes its whole time.
     async fn refresh(&self) {
         let ask = |what| self.cluster.ask(what);
         let settings = async {
@@ -150,7 +186,7 @@ impl Told {
                 self.words(|words| words.disks.insert(uuid, disks(&name, &answer)));
             }
         };
-        futures_util::stream::iter(wanted).for_each_concurrent(DISKS_AT_ONCE, ask).await;
+        futures_util::stream::iter(wanted).for_each_concurrent(AT_ONCE, ask).await;
     }
 }
 
@@ -185,7 +221,7 @@ fn pace() -> tokio::time::Interval {
     pace
 }
 
-/// Asks again and again, and hands new settings to the board. Disks are asked for at a pace of their own.
+/// Asks again and again, and hands new settings to the board. Disks and leases are asked for at a pace of their own.
 pub async fn follow(told: Told, board: Arc<Mutex<Board>>, stop: CancellationToken) {
     let mut settings = told.watch();
     // What was told since the board was made.
@@ -206,6 +242,13 @@ pub async fn follow(told: Told, board: Arc<Mutex<Board>>, stop: CancellationToke
             told.refresh_disks().await;
         }
     };
+    let asking_about_leases = async {
+        let mut pace = pace();
+        loop {
+            pace.tick().await;
+            told.refresh_leases().await;
+        }
+    };
     let telling = async {
         while settings.changed().await.is_ok() {
             let now = *settings.borrow_and_update();
@@ -217,6 +260,7 @@ pub async fn follow(told: Told, board: Arc<Mutex<Board>>, stop: CancellationToke
     tokio::select! {
         () = asking => {}
         () = asking_for_disks => {}
+        () = asking_about_leases => {}
         () = telling => {}
         () = stop.cancelled() => {}
     }
@@ -247,6 +291,10 @@ mod tests {
                 Ask::Disks(_) => {
                     json!([{"logical_id": ["a", "b", 3], "children": [{"logical_id": ["vg", "lv1"]}]}])
                 }
+                Ask::Lease(uuid) => json!({
+                    "uuid": uuid, "owner": {"user": {"name": "ada"}}, "pool": "p", "vms": [], "granted": 0, "until": 60_000,
+                    "renewed": 0, "state": "active", "granted_at": 100.0,
+                }),
             };
             Box::pin(std::future::ready(Some(answer)))
         }
@@ -272,6 +320,24 @@ mod tests {
         check();
     }
 
+    #[tokio::test]
+    async fn leases_that_are_seen_are_asked_about_and_others_forgotten() {
+        let cluster = Arc::new(Played::default());
+        let told = Told::first(cluster.clone(), FIRST, &CancellationToken::new()).await;
+        let uuid = |number: u8| format!("00000000-0000-4000-8000-{number:012}");
+        let seen = |numbers: &[u8]| {
+            let uuids: Vec<String> = numbers.iter().map(|number| uuid(*number)).collect();
+            told.leases(uuids.iter().map(String::as_str))
+        };
+        assert!(seen(&[1, 2]).is_empty(), "nobody has said anything");
+        told.refresh_leases().await;
+        *cluster.0.lock().unwrap() = true;
+        told.refresh_leases().await;
+        let held = Held { owner: "ada".to_owned(), expires: 160.0 };
+        assert_eq!(seen(&[2, 3]), BTreeMap::from([(uuid(2), held)]));
+        assert!(seen(&[1]).is_empty(), "it was gone, and is not remembered");
+    }
+
     /// Of many instances, and who is asked for disks is silent until let go. Counts what is asked at once.
     #[derive(Debug, Default)]
     struct Slow {
@@ -288,7 +354,7 @@ mod tests {
                 match what {
                     Ask::Collectors => Some(json!({"lv": {"active": false}})),
                     Ask::Instances => Some(json!([(0..300).map(instance).collect::<Vec<_>>(), []])),
-                    Ask::Minors => None,
+                    Ask::Minors | Ask::Lease(_) => None,
                     Ask::Disks(uuid) => {
                         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
                         self.most.fetch_max(now, Ordering::SeqCst);
@@ -315,12 +381,12 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        until(&|| cluster.now.load(Ordering::SeqCst) == DISKS_AT_ONCE).await;
+        until(&|| cluster.now.load(Ordering::SeqCst) == AT_ONCE).await;
         until(&|| !listed("lv")).await;
         assert_eq!((told.disks(), told.instances().unwrap().len()), (Vec::new(), 300));
         cluster.go.cancel();
         until(&|| told.disks().len() == DISKS_OF_MAX).await;
-        assert_eq!(cluster.most.load(Ordering::SeqCst), DISKS_AT_ONCE);
+        assert_eq!(cluster.most.load(Ordering::SeqCst), AT_ONCE);
         stop.cancel();
         followed.await.unwrap();
     }

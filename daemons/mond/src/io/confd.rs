@@ -30,6 +30,7 @@ impl Confd {
             Ask::Instances => (Kind::Instances, Query::Text(node.name)),
             Ask::Minors => (Kind::Minors, Query::Text(node.name)),
             Ask::Disks(instance) => (Kind::Disks, Query::Text(instance)),
+            Ask::Lease(lease) => (Kind::Leases, Query::Text(lease)),
         };
         let answer = files::client(&self.root)?.ask(kind, query).await?;
         Ok(answer.reply.ok.then_some(answer.reply.answer))

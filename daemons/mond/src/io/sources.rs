@@ -176,7 +176,9 @@ impl Sources {
         {
             return Ok(Arc::clone(view));
         }
-        let view = Arc::new(node::view(&self.places, self.told.instances())?);
+        let mut view = node::view(&self.places, self.told.instances())?;
+        view.leases = self.told.leases(view.slots.iter().filter_map(|slot| slot.holder.as_deref()));
+        let view = Arc::new(view);
         *kept = Some((now, Arc::clone(&view)));
         Ok(view)
     }

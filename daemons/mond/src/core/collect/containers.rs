@@ -137,6 +137,7 @@ mod tests {
             instances: Some(vec![instance(1, "oci", "up", None), instance(2, "fake", "up", None)]),
             slots: vec![slot(1, SlotState::Live, "oci"), slot(2, SlotState::Live, "fake")],
             vms: vec![vm],
+            ..View::default()
         }
     }
 

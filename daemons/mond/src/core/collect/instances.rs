@@ -3,6 +3,7 @@
 //! A slot of a pool has its VM made and destroyed again and again: that nothing lives in it is no trouble, and one that was lost
 //! is made anew by itself.
 
+use super::lease::Held;
 use super::node::{OCI, Row, SlotState, View};
 use crate::core::exposition::Family;
 use crate::core::report::{Code, Gathered, Status};
@@ -24,13 +25,14 @@ pub fn gathered(collector: &str, view: &View) -> Gathered {
     let rows = view.rows();
     let rows: Vec<&Row<'_>> = rows.iter().filter(|row| is_of(collector, row.hypervisor())).collect();
     let parts: Vec<Status> = rows.iter().map(|row| status(row)).collect();
-    let instances: Vec<Value> = rows.iter().zip(&parts).map(|(row, status)| value(row, status)).collect();
+    let instances = rows.iter().zip(&parts).map(|(row, status)| value(view, row, status));
+    let instances: Vec<Value> = instances.collect();
     let whole = collector == "inst-status";
     let families = if whole { families(&rows, &parts) } else { Vec::new() };
     Gathered::status(json!({ "instances": instances }), Status::worst(&parts), families)
 }
 
-fn value(row: &Row<'_>, status: &Status) -> Value {
+fn value(view: &View, row: &Row<'_>, status: &Status) -> Value {
     let lease = row.slot.and_then(|slot| slot.holder.as_deref());
     json!({
         "name": row.name(),
@@ -41,7 +43,7 @@ fn value(row: &Row<'_>, status: &Status) -> Value {
         "mtime": row.instance.map_or(0.0, |instance| instance.mtime),
         "state_reason": [],
         "status": status.value(),
-        "lease": lease.map(|id| json!({"id": id, "owner": null, "expires": null})),
+        "lease": lease.map(|id| Held::entry(id, view.leases.get(id))),
     })
 }
 
@@ -117,6 +119,7 @@ mod tests {
             instances: Some(vec![instance(1, "oci", admin, pool)]),
             slots: vec![slot(1, state, "oci")],
             vms: if runs { vec![vm(1, 3)] } else { Vec::new() },
+            ..View::default()
         }
     }
 
@@ -182,6 +185,7 @@ mod tests {
     fn an_instance_has_ganetis_keys_and_its_lease() {
         let mut view = view("up", Some("p"), SlotState::Live, true);
         view.slots[0].holder = Some("l1".into());
+        view.leases.insert("l1".into(), Held { owner: "ada".into(), expires: 7.5 });
         view.vms[0].usage.up = Some(Duration::from_secs(90_061));
         let data = gathered("inst-status-oci", &view).data;
         assert_eq!(
@@ -189,7 +193,7 @@ mod tests {
             json!({
                 "name": "inst1", "uuid": uuid(1), "adminState": "up", "actualState": "running", "uptime": "1 day, 1:01:01",
                 "mtime": 1.5, "state_reason": [], "status": {"code": 0, "message": ""},
-                "lease": {"id": "l1", "owner": null, "expires": null},
+                "lease": {"id": "l1", "owner": "ada", "expires": 7.5},
             })
         );
     }

@@ -5,6 +5,7 @@ pub mod daemons;
 pub mod diskstats;
 pub mod drbd;
 pub mod instances;
+pub mod lease;
 pub mod load;
 pub mod lv;
 pub mod node;

@@ -1,6 +1,7 @@
 //! What is known of the VMs of this node, from three places: ConfD (which instances live here), noded's records (what became of
 //! each slot), the control groups (what runs and what it uses). ConfD may be silent: then instances are named by their uuid.
 
+use super::lease::Held;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -180,6 +181,8 @@ pub struct View {
     pub slots: Vec<Slot>,
     /// What runs.
     pub vms: Vec<Vm>,
+    /// What is known of leases, by uuid.
+    pub leases: BTreeMap<String, Held>,
 }
 
 /// An instance with what is known of it.
@@ -239,7 +242,7 @@ impl View {
         for slot in &mut slots {
             slot.is_new = !known.get(slot.uuid.as_str()).is_some_and(|old| slot.is_as(old));
         }
-        Self { instances, slots, vms }
+        Self { instances, slots, vms, leases: BTreeMap::new() }
     }
 
     /// Everything there is on this node: ConfD's instances, and slots in which something lives. Sorted by name.
@@ -347,6 +350,7 @@ pub(super) mod tests {
                 slot(4, SlotState::Lost, "fake"),
             ],
             vms: vec![vm(1, 3), vm(4, 2), vm(3, 3)],
+            leases: BTreeMap::new(),
         };
         let rows = view.rows();
         let names: Vec<&str> = rows.iter().map(Row::name).collect();

@@ -120,6 +120,7 @@ mod tests {
             instances: Some(vec![instance(1, "oci", "up", Some("p")), instance(2, "oci", "up", Some("p"))]),
             slots: vec![leased, slot(2, SlotState::Lost, "oci"), slot(3, SlotState::Live, "fake")],
             vms: vec![vm(1, 3), vm(9, 1)],
+            ..View::default()
         }
     }
 
