@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// How long starting or stopping a node may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The start or the end of a whole cluster takes no longer, whatever its number of nodes.
+const ALL: Duration = Duration::from_secs(1_200);
 
 /// Uids of a node's VMs: 64 ranges.
 pub(crate) const IDS_PER_NODE: u32 = 64 << 16;
@@ -163,7 +165,7 @@ impl VirtualCluster {
     /// When a step fails; what was started is stopped.
     pub fn start(options: &Options) -> Result<Self> {
         let mut cluster = Self::prepare(options)?;
-        match cluster.bring_up(options) {
+        match bounded::watched("a cluster starts", ALL, || cluster.bring_up(options)) {
             Ok(()) => Ok(cluster),
             Err(why) => {
                 let logs: String = cluster.nodes.iter().map(Node::logs).collect();
@@ -528,7 +530,7 @@ impl Drop for VirtualCluster {
         if std::thread::panicking() {
             eprintln!("{}", self.nodes.iter().map(Node::logs).collect::<String>());
         }
-        let stopped = self.stop();
+        let stopped = bounded::watched("a cluster ends", ALL, || self.stop());
         if let Ok(site) = Site::of(self) {
             site.sweep();
         }
