@@ -308,7 +308,7 @@ impl World {
     /// A start finds what must not be.
     pub fn restore(&mut self, n: usize) -> Result<(), Broken> {
         let Some((me, copies)) = self.nodes[n].image.clone() else { return Ok(()) };
-        let known = (0..self.config.logs).all(|log| self.known_old(n, log, &copies[log].shown()));
+        let known = (0..self.config.logs).all(|log| self.known_old(n, log, &copies[log]));
         // An image from when the node counted alone asks nobody, so nobody can tell it.
         let asks = copies.iter().all(|c| c.answer(me).list.members.len() > 1);
         if me != self.nodes[n].me || !known || !asks {
@@ -321,9 +321,13 @@ impl World {
         self.crash(n, false, |_| true)
     }
 
-    /// Whether every other node has, committed, a record that tells what `shown` is.
-    fn known_old(&self, n: usize, log: usize, shown: &Shown) -> bool {
+    /// Whether every other node has, committed, a record that tells what `image` is: one that came after all that the image has of
+    /// its own. An older record says of a copy that is ahead of its holder the same as of one that is behind, and is
+    /// outdone by the newer ones in the image itself as soon as that is asked.
+    fn known_old(&self, n: usize, log: usize, image: &crate::disk::Copy) -> bool {
         let (line, list) = (self.line(n, log), &self.nodes[n].copies[log].answer(self.nodes[n].me).list);
+        let shown = image.shown();
+        let own = image.log.flushed().records().of(&shown.copy_id).map_or(Index(0), |record| record.at.idx);
         let mut others = (0..self.nodes.len()).filter(|o| *o != n);
         // Who counts alone has nobody who could know.
         list.members.len() > 1
@@ -335,8 +339,8 @@ impl World {
                 let records = copy.log.flushed().records();
                 let record = records.of(&shown.copy_id);
                 let at = record.and_then(|r| self.watch.at(line, r.at.idx)).map(Row::position);
-                let committed = record.is_some_and(|r| Some(r.at) == at);
-                committed && judge(shown, record, Index(0)).is_err()
+                let committed = record.is_some_and(|r| Some(r.at) == at && r.at.idx > own);
+                committed && judge(&shown, record, Index(0)).is_err()
             })
     }
 
