@@ -13,8 +13,8 @@ use std::process::Command;
 
 /// The files of a candidate's copies.
 const FILES: [&str; 4] = ["wconf.log", "config.data", "locks.data", "queue.data"];
-/// What SQLite puts beside each.
-const BESIDE: [&str; 3] = ["", "-wal", "-shm"];
+/// What SQLite and the store put beside each.
+const BESIDE: [&str; 4] = ["", "-wal", "-shm", ".flushed"];
 /// The node that is hurt: never the master.
 const HURT: usize = 2;
 /// Ten years in days.
@@ -220,6 +220,46 @@ fn a_master_whose_log_is_damaged_leads_no_more() {
         cluster.run(&["cluster", "verify"])?;
         told.is_there(&cluster)
     });
+}
+
+/// SQLite takes a changed byte of its WAL for the end of it. Where no other copy knows better, the store does: nothing that was
+/// acknowledged is gone without a word, in either log.
+#[test]
+fn a_lone_master_whose_wal_is_damaged_says_what_is_gone() {
+    let cluster = cluster(1);
+    let mut told = Told::default();
+    let backup = cluster.dir().join("backup").to_string_lossy().into_owned();
+    step("acknowledged, and kept", || {
+        told.tag(&cluster, "first")?;
+        cluster.run(&["cluster", "backup", &backup]).map(drop)
+    });
+    for log in ["queue.data", "wconf.log"] {
+        step(&format!("{log}: it does not go on, and says what to do"), || {
+            // Some more, which the damage hits.
+            for number in 0..5 {
+                cluster.run(&["cluster", "add-tags", &format!("more{number}")])?;
+            }
+            cluster.kill_node(0)?;
+            let path = lib(&cluster, 0).join(format!("{log}-wal"));
+            let mut bytes = fs::read(&path)?;
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x15;
+            fs::write(&path, bytes)?;
+            cluster.boot(0)?;
+            let said = wait::until("a command says it", PATIENCE, || {
+                let (_, said) = cluster.refused(&["cluster", "list-tags"]).ok()?;
+                said.contains("damaged").then_some(said)
+            })?;
+            ensure!(said.contains("flushed here and") && said.contains("restore"), "{said}");
+            Ok(())
+        });
+        step("the backup brings it back", || {
+            cluster.kill_node(0)?;
+            cluster.run(&["cluster", "restore", "--yes-do-it", &backup])?;
+            cluster.led_by(0);
+            told.is_there(&cluster)
+        });
+    }
 }
 
 /// The library of Debian's package faketime, in the directory of the machine's architecture.

@@ -3,6 +3,7 @@
 
 use super::aside;
 use super::files::FileSpec;
+use super::flushed::{Flushed, Mark};
 use super::log::{base, insert, last, put_vote, rows, terms, vote};
 use super::objects::{self, Applied};
 use super::sql::{Db, failed, int};
@@ -65,11 +66,13 @@ impl LogView for View {
 /// Promises `claim` in a transaction of its own; durable when this returns.
 pub fn give_promise(db: &mut Db, claim: &Claim, rules: Rules) -> Result<Vote, StoreError> {
     let file = db.spec.name;
-    let tx = db.begin()?;
+    let (tx, mark) = db.begin_marked()?;
     let refuse = |why| StoreError::Refused { term: claim.term, why };
     let raised = promise(&vote(&tx, file)?, claim, rules).map_err(refuse)?;
     put_vote(&tx, file, &raised)?;
+    let last = last(&tx, file, &base(&tx, file)?)?.idx;
     tx.commit().map_err(failed(file, "commit"))?;
+    mark.note(Flushed { promised: raised.promised, last });
     Ok(raised)
 }
 
@@ -86,18 +89,21 @@ pub fn append(
     also: impl FnOnce(&Connection, &Plan) -> Result<(), StoreError>,
 ) -> Result<Index, StoreError> {
     let (db_spec, file) = (db.spec, db.spec.name);
-    let tx = db.begin()?;
+    let (tx, mark) = db.begin_marked()?;
     let base = base(&tx, file)?;
     let count = append.rows.len() as u64 + 1;
     let view = View::read(&tx, file, &base, applied, append.prev.idx, count)?;
     let refuse = |why| StoreError::Refused { term: append.claim.term, why };
-    let plan = admit_own(&vote(&tx, file)?, &view, append, rules).map_err(refuse)?;
+    let before = vote(&tx, file)?;
+    let plan = admit_own(&before, &view, append, rules).map_err(refuse)?;
     if let Some(vote) = &plan.vote {
         put_vote(&tx, file, vote)?;
     }
-    write(&tx, db_spec, dir, &plan, &append.rows)?;
+    write(&tx, mark, db_spec, dir, &plan, &append.rows)?;
     also(&tx, &plan)?;
     tx.commit().map_err(failed(file, "commit"))?;
+    let promised = plan.vote.as_ref().unwrap_or(&before).promised;
+    mark.note(Flushed { promised, last: end(&plan, &append.rows, view.last.idx) });
     Ok(plan.matched)
 }
 
@@ -114,23 +120,41 @@ pub fn apply_here<'a>(
     objects::set_applied(conn, db_spec, mark)
 }
 
+/// The last row of a log that ended at `before`, once a plan is carried out.
+fn end(plan: &Plan, rows: &[Row], before: Index) -> Index {
+    match (rows[plan.skip..].last(), plan.delete_from) {
+        (Some(row), _) => row.idx,
+        (None, Some(from)) => Index(from.0 - 1),
+        (None, None) => before,
+    }
+}
+
 /// Carries out a plan in the caller's transaction: rows that differ go aside, then the new ones come.
 fn write(
     tx: &Transaction<'_>,
+    mark: &mut Mark,
     spec: FileSpec,
     dir: &Path,
     plan: &Plan,
     rows: &[Row],
 ) -> Result<(), StoreError> {
     if let Some(from) = plan.delete_from {
-        cut(tx, spec, dir, from)?;
+        cut(tx, mark, spec, dir, from)?;
     }
     rows[plan.skip..].iter().try_for_each(|row| insert(tx, spec.name, row))
 }
 
 /// Deletes all rows from `from` on, after they are saved.
-pub fn cut(tx: &Transaction<'_>, spec: FileSpec, dir: &Path, from: Index) -> Result<(), StoreError> {
-    aside::save_rows(tx, spec, dir, Index(from.0 - 1))?;
+pub fn cut(
+    tx: &Transaction<'_>,
+    mark: &mut Mark,
+    spec: FileSpec,
+    dir: &Path,
+    from: Index,
+) -> Result<(), StoreError> {
+    let last = Index(from.0 - 1);
+    aside::save_rows(tx, spec, dir, last)?;
+    mark.lower(last)?;
     tx.execute("DELETE FROM log WHERE idx >= ?", [int(from.0)]).map_err(failed(spec.name, "cut the log"))?;
     Ok(())
 }
@@ -162,7 +186,7 @@ pub fn adopt(
 ) -> Result<Position, StoreError> {
     let spec = db.spec;
     let file = spec.name;
-    let tx = db.begin()?;
+    let (tx, mark) = db.begin_marked()?;
     let refuse = |why| StoreError::Refused { term: claim.term, why };
     let raised = promise(&vote(&tx, file)?, claim, rules).map_err(refuse)?;
     put_vote(&tx, file, &raised)?;
@@ -173,7 +197,7 @@ pub fn adopt(
         let append = Append { claim: *claim, prev, rows: piece, commit: Index(0) };
         let view = View::read(&tx, file, &base, applied, prev.idx, append.rows.len() as u64 + 1)?;
         let plan = fit(&view, &append).map_err(refuse)?;
-        write(&tx, spec, dir, &plan, &append.rows)?;
+        write(&tx, mark, spec, dir, &plan, &append.rows)?;
         let Some(end) = append.rows.last() else { break };
         prev = end.position();
     }
@@ -181,9 +205,10 @@ pub fn adopt(
         if prev.idx < applied {
             return Err(refuse(crate::core::copy::Refusal::Broken(prev.idx.next())));
         }
-        cut(&tx, spec, dir, prev.idx.next())?;
+        cut(&tx, mark, spec, dir, prev.idx.next())?;
     }
     tx.commit().map_err(failed(file, "commit"))?;
+    mark.note(Flushed { promised: raised.promised, last: prev.idx });
     clear_spool(db)?;
     Ok(prev)
 }

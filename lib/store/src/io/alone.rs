@@ -2,6 +2,7 @@
 //! others may have is lost to it, and they are strangers to it from then on.
 
 use super::files::LogKind;
+use super::flushed::Flushed;
 use super::log;
 use super::objects;
 use super::sql::{Db, failed};
@@ -54,7 +55,7 @@ pub fn go_alone(dir: &Path, log: LogKind, how: &Alone) -> Result<(), StoreError>
 fn begin(db: &mut Db, how: &Alone) -> Result<(), StoreError> {
     let (spec, file) = (db.spec, db.spec.name);
     let term = Term { epoch: how.epoch, run: 0 };
-    let tx = db.begin()?;
+    let (tx, flushed) = db.begin_marked()?;
     let vote = log::vote(&tx, file)?;
     if (vote.history, vote.promised.epoch, vote.ballot) == (how.history, how.epoch, how.ballot) {
         return Ok(());
@@ -78,7 +79,9 @@ fn begin(db: &mut Db, how: &Alone) -> Result<(), StoreError> {
     if spec.objects {
         mark(&tx, &spec, how.history)?;
     }
-    tx.commit().map_err(failed(file, "commit"))
+    tx.commit().map_err(failed(file, "commit"))?;
+    flushed.note(Flushed { promised: term, last: last.idx.next() });
+    Ok(())
 }
 
 fn mark(tx: &rusqlite::Connection, spec: &super::files::FileSpec, history: Uuid) -> Result<(), StoreError> {

@@ -1,6 +1,7 @@
 //! What must go but may be wanted by a person: kept in `aside/`, where no program reads it again.
 
 use super::files::{FileSpec, LogKind};
+use super::flushed;
 use super::log;
 use crate::core::row::{Index, Row};
 use crate::error::StoreError;
@@ -100,7 +101,7 @@ fn line(row: &Row) -> Vec<u8> {
 pub fn move_copy(dir: &Path, log: LogKind) -> Result<(), StoreError> {
     let specs = || std::iter::once(log.log_file()).chain(log.projections());
     let names: Vec<String> = specs()
-        .flat_map(|spec| ["", "-wal", "-shm"].map(|end| format!("{}{end}", spec.name)))
+        .flat_map(|spec| ["", "-wal", "-shm", flushed::END].map(|end| format!("{}{end}", spec.name)))
         .filter(|name| dir.join(name).exists())
         .collect();
     if names.is_empty() {

@@ -3,6 +3,7 @@
 
 use super::copy::EmptyCopy;
 use super::files::{FileSpec, LogKind};
+use super::flushed;
 use super::lock;
 use super::log;
 use super::objects::{self, Applied};
@@ -151,6 +152,9 @@ pub(super) fn build(
     db.conn.close().map_err(|(_, source)| failed(spec.name, "close")(source))?;
     let file = File::open(&temp).map_err(io("open", &temp))?;
     file.sync_all().map_err(io("flush", &temp))?;
+    if spec.log {
+        flushed::forget(&path)?;
+    }
     std::fs::rename(&temp, &path).map_err(io("rename", &path))?;
     File::open(dir).and_then(|d| d.sync_all()).map_err(io("flush", dir))
 }

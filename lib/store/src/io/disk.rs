@@ -2,6 +2,7 @@
 
 use super::admit::{self, some_rows};
 use super::files::LogKind;
+use super::flushed::Flushed;
 use super::log;
 use super::look::{Bodies, Fetched, Look, SnapshotFile};
 use super::objects::{self, Applied};
@@ -46,6 +47,7 @@ impl Disk {
     pub fn open(dir: &Path, kind: LogKind, rules: Rules) -> Result<Option<Disk>, StoreError> {
         let Some(log) = open_log(dir, kind)? else { return Ok(None) };
         let file = log.spec.name;
+        has_what_was_flushed(&log)?;
         let (vote, base) = (log::vote(&log.conn, file)?, log::base(&log.conn, file)?);
         let projections = open_projections(dir, kind, &vote, &base)?;
         let mut disk = Disk { dir: dir.to_owned(), kind, rules, log, projections };
@@ -306,6 +308,23 @@ pub fn open_log(dir: &Path, kind: LogKind) -> Result<Option<Db>, StoreError> {
     let log = Db::open(spec, &path)?;
     log.checkpoint()?;
     Ok(Some(log))
+}
+
+/// Compares a log with what was said of it when it was flushed. The mark is read first: what is flushed meanwhile is in the log. A
+/// writer that lets rows go meanwhile has said so before, so the mark is read once more.
+fn has_what_was_flushed(log: &Db) -> Result<(), StoreError> {
+    let (conn, file) = (&log.conn, log.spec.name);
+    let mut before = log.mark.read()?;
+    loop {
+        let (vote, base) = (log::vote(conn, file)?, log::base(conn, file)?);
+        let now = Flushed { promised: vote.promised, last: log::last(conn, file, &base)?.idx };
+        let Some(what) = before.and_then(|before| before.lost(now)) else { return Ok(()) };
+        let again = log.mark.read()?;
+        if again == before {
+            return Err(damaged(file, what));
+        }
+        before = again;
+    }
 }
 
 fn open_projections(dir: &Path, kind: LogKind, vote: &Vote, base: &Base) -> Result<Vec<Db>, StoreError> {

@@ -6,6 +6,7 @@
 use super::admit::{View, cut};
 use super::aside::{flush_dir, io};
 use super::disk::Disk;
+use super::flushed::Flushed;
 use super::log;
 use super::objects::{self, Applied};
 use super::snapshot;
@@ -60,7 +61,7 @@ fn take(
 ) -> Result<Result<TakeOver, Refusal>, StoreError> {
     let (applied, rules, dir) = (disk.applied()?, disk.rules, disk.dir.clone());
     let spec = disk.log.spec;
-    let tx = disk.log.begin()?;
+    let (tx, mark) = disk.log.begin_marked()?;
     let base = log::base(&tx, spec.name)?;
     let gone = !side.try_exists().map_err(io("look for", side))?;
     if gone || side != super::install::side(&dir, spec.name, base.gen_no + 1) {
@@ -73,20 +74,24 @@ fn take(
         Ok(TakeOver::Take(plan)) => plan,
         other => return Ok(other),
     };
+    let promised = plan.vote.as_ref().unwrap_or(&vote).promised;
     let Plan { vote, keep_after, base } = &plan;
     if let Some(vote) = vote {
         log::put_vote(&tx, spec.name, vote)?;
     }
     if !keep_after {
         // What is applied is in the snapshot; only rows beyond may be somebody's loss.
-        cut(&tx, spec, &dir, applied.next())?;
+        cut(&tx, mark, spec, &dir, applied.next())?;
+        mark.lower(Index(0))?;
         tx.execute("DELETE FROM log", []).map_err(failed(spec.name, "forget rows"))?;
     }
     tx.execute("DELETE FROM log WHERE idx <= ?", [int(base.at.idx.0)])
         .map_err(failed(spec.name, "forget rows"))?;
     log::put_tokens(&tx, spec.name, &head.records())?;
     log::put_base(&tx, spec.name, base)?;
+    let last = log::last(&tx, spec.name, base)?.idx;
     tx.commit().map_err(failed(spec.name, "commit"))?;
+    mark.note(Flushed { promised, last });
     Ok(Ok(TakeOver::Take(plan)))
 }
 

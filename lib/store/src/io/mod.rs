@@ -10,6 +10,7 @@ pub mod create;
 mod disk;
 pub mod feed;
 pub mod files;
+mod flushed;
 mod install;
 mod lock;
 pub mod log;

@@ -4,6 +4,7 @@
 //! closing that descriptor drops the POSIX locks the connection relies on.
 
 use super::files::FileSpec;
+use super::flushed::Mark;
 use crate::error::StoreError;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 use std::path::Path;
@@ -66,6 +67,8 @@ pub struct Db {
     pub spec: FileSpec,
     /// Its connection.
     pub conn: Connection,
+    /// Of a log: how far it was flushed, beside it.
+    pub mark: Mark,
 }
 
 /// Maps an error of SQLite to what was tried on which file.
@@ -134,7 +137,7 @@ impl Db {
         let err = failed(spec.name, "open");
         let conn = Connection::open_with_flags(path, flags).map_err(&err)?;
         conn.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(err)?;
-        Ok(Db { spec: *spec, conn })
+        Ok(Db { spec: *spec, conn, mark: Mark::of(path) })
     }
 
     fn tune(&self) -> Result<(), StoreError> {
@@ -167,6 +170,12 @@ impl Db {
         self.conn
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed(self.spec.name, "begin a transaction"))
+    }
+
+    /// As [`Db::begin`], with the mark, which is to follow what the transaction does.
+    pub fn begin_marked(&mut self) -> Result<(Transaction<'_>, &mut Mark), StoreError> {
+        let begun = self.conn.transaction_with_behavior(TransactionBehavior::Immediate);
+        Ok((begun.map_err(failed(self.spec.name, "begin a transaction"))?, &mut self.mark))
     }
 
     /// Runs `work`, whose transactions are not flushed: what they write can be made again from the log.

@@ -49,7 +49,7 @@ fn what_was_left_of_a_crashed_birth_is_no_hindrance() {
     assert_eq!(names(&found(dir.path(), LogKind::W)), ["cluster/c@1"]);
     let mut files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
     files.sort();
-    assert_eq!(files, ["config.data", "locks.data", "wconf.lock", "wconf.log"]);
+    assert_eq!(files, ["config.data", "locks.data", "wconf.lock", "wconf.log", "wconf.log.flushed"]);
 }
 
 #[test]
