@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 /// Requests on their way.
 const FLIGHT: usize = 32;
 /// How long each figure is measured.
-const WINDOW: Duration = Duration::from_secs(8);
+const WINDOW: Duration = Duration::from_secs(4);
+/// And how often that at half load.
+const WINDOWS: usize = 5;
 /// No bounds but those of the machine. The bench says so.
 const SETTINGS: &str =
     "[confd]\nreplay_entries = 8000000\nrate = 100000000\nburst = 100000000\nbytes_per_s = 100000000000\n";
@@ -47,17 +49,12 @@ pub fn measure() -> Result<Vec<Figure>> {
             let mut load = Load::new(&cluster, form, count)?;
             load.warm()?;
             let rate = load.closed()?;
-            let (mut times, lost) = load.paced(rate / 2.0)?;
+            let windows = (0..WINDOWS).map(|_| load.paced(rate / 2.0)).collect::<Result<Vec<_>>>()?;
             rates.push(rate);
             let of = form.as_str();
             let (name, aim) = names(count, form);
             all.push(Figure { name, value: format!("{rate:.0}/s"), aim });
-            let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
-            all.push(Figure {
-                name: "  at half of that, open loop",
-                value: format!("p50 {:.3} ms p99 {:.3} ms", p50.as_secs_f64() * 1e3, p99.as_secs_f64() * 1e3),
-                aim: format!("aim p99 ≤ 1 ms ({of}, n={}, lost {lost})", times.len()),
-            });
+            all.push(half_load(windows, of));
         }
     }
     all.push(Figure {
@@ -66,6 +63,26 @@ pub fn measure() -> Result<Vec<Figure>> {
         aim: "aim ≥ 0.80 (plj0, plj2)".to_owned(),
     });
     Ok(all)
+}
+
+/// The medians of some windows: whatever else the machine does for a moment meets one of them.
+fn half_load(mut windows: Vec<(Vec<Duration>, usize)>, form: &str) -> Figure {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let mut of = |part: f64| {
+        let mut all: Vec<f64> = windows.iter_mut().map(|(times, _)| ms(percentile(times, part))).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    };
+    let (p50, p99) = (of(0.5), of(0.99));
+    let (count, lost) =
+        windows.iter().fold((0, 0), |(n, lost), (times, more)| (n + times.len(), lost + more));
+    Figure {
+        name: "  at half of that, open loop",
+        value: format!("p50 {:.3} ms p99 {:.3} ms", p50[WINDOWS / 2], p99[WINDOWS / 2]),
+        aim: format!(
+            "aim p99 ≤ 1 ms; medians of {WINDOWS} windows, p99 {p99:.2?} ({form}, n={count}, lost {lost})"
+        ),
+    }
 }
 
 fn names(count: u32, form: Form) -> (&'static str, String) {
