@@ -106,6 +106,19 @@ fn a_master_that_is_cut_off_is_replaced_and_nothing_is_lost() {
             ensure!(!tags.contains("late"), "{tags}");
             Ok(())
         });
+        step("its backup says that nobody knows, or is refused", || {
+            let dir = cluster.dir().join(format!("cut{round}"));
+            let output = bounded::output(
+                &mut cluster.command_on(master, &["cluster", "backup", &dir.to_string_lossy()]),
+            )?;
+            let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+            let warned =
+                output.status.success() && said[0].contains("no majority of the candidates confirms");
+            // With one way open it may know already.
+            let refused = !output.status.success() && said[1].contains("this node is not the master");
+            ensure!(warned || (refused && way != Way::Both), "{said:?}");
+            Ok(())
+        });
         step("everything acknowledged is there, and more is taken", || {
             load.is_there(&cluster)?;
             cluster.run(&["cluster", "add-tags", &format!("after{round}")]).map(drop)

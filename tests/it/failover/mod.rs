@@ -10,7 +10,7 @@ mod renew;
 
 use crate::{cluster, step};
 use anyhow::{Context, Result, ensure};
-use gantry_tests::{Luxi, Random, VirtualCluster, pool, process, wait};
+use gantry_tests::{Luxi, Random, VirtualCluster, bounded, pool, process, wait};
 use load::Load;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -112,6 +112,19 @@ fn an_old_master_that_wakes_up_changes_nothing() {
         ensure!(said.contains(&format!("for an answer of {}", cluster.nodes[0].name)), "{said}");
         ensure!(took < AWAY_FROM_SILENT, "it took {took:?}: {said}");
         cluster.led_by(1);
+        Ok(())
+    });
+    step("no backup is made of a master that does not know yet", || {
+        let dir = cluster.dir().join("late");
+        let output =
+            bounded::output(&mut cluster.command_on(0, &["cluster", "backup", &dir.to_string_lossy()]))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let new = &cluster.nodes[1].name;
+        ensure!(!output.status.success() && !dir.exists(), "{said}");
+        ensure!(
+            said.contains("has been replaced") && said.contains(&format!("{new} is the master now")),
+            "{said}"
+        );
         Ok(())
     });
     step("it wakes up, accepts nothing, and steps down", || {

@@ -5,10 +5,12 @@
 use super::check::digest;
 use super::manifest::{self, Body, Entry, Manifest, Place};
 use super::{
-    BackupError, HMAC_KEY, NODE_TOML, Progress, body_name, count, failed, room, say, size, snapshot_name,
-    unix_ms,
+    BackupError, HMAC_KEY, NODE_TOML, Progress, body_name, count, failed, others, room, say, size,
+    snapshot_name, still, unix_ms,
 };
+use gantry_copies::peers::Peer;
 use gantry_model::config::{Cluster, Node, kind};
+use gantry_model::ids::NodeUuid;
 use gantry_model::pool::Image;
 use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
@@ -126,6 +128,8 @@ struct Named {
     cluster_name: Option<String>,
     node_name: Option<String>,
     bodies: BTreeSet<String>,
+    /// The other candidates.
+    candidates: Vec<(NodeUuid, Peer)>,
 }
 
 fn fill(root: &Root, role: &RoleFile, partial: &Path) -> Result<Manifest, BackupError> {
@@ -139,6 +143,7 @@ fn fill(root: &Root, role: &RoleFile, partial: &Path) -> Result<Manifest, Backup
         other => other.into(),
     })?;
     let named = named(role, &w, &q)?;
+    still::check(root, role, &named.candidates)?;
     let secrets = partial.join("secrets");
     DirBuilder::new().mode(0o700).create(&secrets).map_err(failed("make", &secrets))?;
     let [trust, key] = authority(root)?;
@@ -214,11 +219,11 @@ fn named(role: &RoleFile, w: &SnapshotFile, q: &SnapshotFile) -> Result<Named, B
         kind::CLUSTER => {
             named.cluster_name = serde_json::from_slice::<Cluster>(&object.body).ok().map(|c| c.cluster_name);
         }
-        kind::NODE => {
-            let node =
-                serde_json::from_slice::<Node>(&object.body).ok().filter(|node| node.uuid == role.node);
-            named.node_name = named.node_name.take().or(node.map(|node| node.name));
-        }
+        kind::NODE => match serde_json::from_slice::<Node>(&object.body) {
+            Ok(node) if node.uuid == role.node => named.node_name = Some(node.name),
+            Ok(node) if node.master_candidate => named.candidates.extend(others::peer(&node)),
+            Ok(_) | Err(_) => {}
+        },
         kind::IMAGE => {
             named.bodies.extend(serde_json::from_slice::<Image>(&object.body).map(|image| image.digest));
         }

@@ -16,6 +16,7 @@
 //! | `make` | making one |
 //! | `check` | whether one is whole |
 //! | `others` | what other nodes say before a restore |
+//! | `still` | whether the node is still the master when one is made |
 //! | `restore` | making this node the master of what a backup holds |
 //!
 //! Lines for people go to standard output, each at once; one that begins with [`PASSING`] is of the moment only.
@@ -25,6 +26,7 @@ pub mod make;
 pub mod manifest;
 pub mod others;
 pub mod restore;
+pub mod still;
 
 use crate::core::config;
 use gantry_copies::link::chain;

@@ -1,16 +1,18 @@
-//! What the other nodes say before a restore: whether a master lives, whose copies have more than the backup, and the
+//! What the other nodes say before a restore, or a backup: whether a master lives, whose copies have more than the backup, and the
 //! highest epoch that anybody has heard of. Nothing is promised and nothing changed there.
 
 use super::manifest::{Manifest, Place};
 use futures_util::future::join_all;
 use gantry_copies::link::chain;
 use gantry_copies::peers::Peer;
+use gantry_model::config::Node;
 use gantry_model::ids::{ClusterUuid, NodeUuid};
 use gantry_proto::copies::{Log, LookReply};
 use gantry_proto::hello::Hello;
 use gantry_proto::noded;
 use gantry_rpc::Client;
 use gantry_rpc::tls::Identity;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long a node may take to say what it has.
@@ -52,6 +54,13 @@ pub struct Verdict {
     pub epoch: u64,
 }
 
+/// Where a node is asked. None: its address is none.
+#[must_use]
+pub fn peer(node: &Node) -> Option<(NodeUuid, Peer)> {
+    let address = SocketAddr::new(node.primary_ip.parse().ok()?, node.noded_port);
+    Some((node.uuid, Peer { name: node.name.clone(), address }))
+}
+
 /// Asks all of these at once.
 pub async fn ask(identity: &Identity, cluster: ClusterUuid, nodes: &[(NodeUuid, Peer)]) -> Vec<Other> {
     let asked = nodes.iter().map(|(node, peer)| async move {
@@ -68,7 +77,7 @@ async fn one(
     node: NodeUuid,
     peer: &Peer,
 ) -> Result<Answer, String> {
-    let mut hello = Hello::new(noded::PROTOCOL, "gantry-restore");
+    let mut hello = Hello::new(noded::PROTOCOL, "gantry-backup");
     (hello.node, hello.cluster) = (Some(node), Some(cluster));
     let client = Client::tls(peer.address, &hello, identity, node).await.map_err(|why| chain(&why))?;
     let fence = client.peer().epoch.unwrap_or_default();

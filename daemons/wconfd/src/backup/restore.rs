@@ -32,7 +32,6 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -146,11 +145,7 @@ fn plan(root: &Root, dir: &Path) -> Result<Plan, BackupError> {
     }))?;
     let others = nodes.iter().filter(|other| other.uuid != node);
     let candidates = others.clone().filter(|other| other.master_candidate).map(|n| n.name.clone()).collect();
-    let peer = |other: &Node| {
-        let address = SocketAddr::new(other.primary_ip.parse().ok()?, other.noded_port);
-        Some((other.uuid, Peer { name: other.name.clone(), address }))
-    };
-    let others = others.filter_map(peer).collect();
+    let others = others.filter_map(others::peer).collect();
     Ok(Plan { manifest, settings, save, node, heads: [w, q], config, others, candidates, unknown })
 }
 
