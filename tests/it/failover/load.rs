@@ -1,14 +1,19 @@
 //! What clients do while masters die, and what they were told is done.
 
 use anyhow::{Context, Result, ensure};
-use gantry_tests::{Luxi, VirtualCluster};
+use gantry_tests::{Luxi, VirtualCluster, pool, task};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Clients that submit side by side.
 const SUBMITTERS: u32 = 3;
+/// Clients of tasks, each with one under way.
+const TESTERS: u32 = 3;
+/// What a task in the midst of a failover may need, all its attempts together.
+const TASKS_END: Duration = Duration::from_secs(180);
 
 /// What was acknowledged.
 #[derive(Default)]
@@ -17,9 +22,20 @@ pub struct Load {
     jobs: Mutex<BTreeMap<u64, String>>,
     /// Tags of the cluster whose job ended well.
     tags: Mutex<BTreeSet<String>>,
+    /// Whether there is a pool for tasks.
+    pool: bool,
+    /// Tasks by id, with what tells each apart.
+    tasks: Mutex<BTreeMap<u64, String>>,
+    /// How many of them were seen to end.
+    ended: AtomicUsize,
 }
 
 impl Load {
+    /// One with tasks for the pool too.
+    pub fn with_tasks() -> Self {
+        Self { pool: true, ..Self::default() }
+    }
+
     /// Submits jobs and changes the configuration until `strike` has happened and nobody answers any more.
     pub fn blow(
         &self,
@@ -35,6 +51,10 @@ impl Load {
                 scope.spawn(move || self.submit(cluster, &format!("r{round}c{client}"), over));
             }
             scope.spawn(|| self.tag(cluster, round, &over));
+            for client in 0..if self.pool { TESTERS } else { 0 } {
+                let over = &over;
+                scope.spawn(move || self.test(cluster, &format!("r{round}t{client}"), over));
+            }
             let struck = strike();
             over.store(true, Ordering::Relaxed);
             struck
@@ -48,6 +68,11 @@ impl Load {
     /// Acknowledged jobs and tags.
     pub fn count(&self) -> (usize, usize) {
         (self.jobs.lock().expect("no panic").len(), self.tags.lock().expect("no panic").len())
+    }
+
+    /// Tasks that were seen to end.
+    pub fn ended(&self) -> usize {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Ends with its connection.
@@ -92,7 +117,59 @@ impl Load {
         }
     }
 
-    /// Every acknowledged job and tag is there.
+    /// Has one task run after another.
+    fn test(&self, cluster: &VirtualCluster, name: &str, over: &AtomicBool) {
+        let Ok(mut luxi) = Luxi::connect(&cluster.master().socket("luxi.sock")) else { return };
+        for number in 0.. {
+            let name = format!("{name}n{number}");
+            // Long enough that a master dies in the midst of some.
+            let command = format!("sleep 0.2; echo {name}");
+            let spec = json!({
+                "name": name, "pool": pool::NAME, "execute": [{"command": command}],
+                "limits": {"wall_s": 30, "cpu_s": 10, "memory_mib": 64, "pids": 16, "disk_mib": 8, "output_kib": 64},
+            });
+            let id = match task::submit(&mut luxi, &spec) {
+                Ok(id) => id,
+                Err(why) => return eprintln!("    {name} was not acknowledged: {why:#}"),
+            };
+            self.tasks.lock().expect("no panic").insert(id, name);
+            let mut rev = json!(0);
+            loop {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Ok(record) = luxi.call("WaitForTaskChange", json!([id, rev, 1])) else { return };
+                if !record["end"].is_null() {
+                    break;
+                }
+                // Nothing when it has not changed for a second.
+                rev = if record.is_null() { rev } else { record["rev"].clone() };
+            }
+            self.ended.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Every acknowledged task ends well, with its own output, on a VM of its own; an attempt that failed did so for
+    /// infrastructure.
+    pub fn tasks_end_well(&self, cluster: &VirtualCluster) -> Result<()> {
+        let tasks = self.tasks.lock().expect("no panic").clone();
+        let ids: Vec<u64> = tasks.keys().copied().collect();
+        let all = task::wait_all(&mut cluster.luxi()?, &ids, TASKS_END)?;
+        for one in &all {
+            ensure!(one.state() == "success", "task {} is {}: {}", one.id(), one.state(), one.why());
+            ensure!(one.out(0).contains(&tasks[&one.id()]), "task {} said {:?}", one.id(), one.out(0));
+            let outcomes = one.outcomes();
+            let (last, before) = outcomes.split_last().context("no attempt")?;
+            let infra = before.iter().all(|outcome| *outcome == "infra-fail");
+            ensure!(*last == "user-ok" && infra, "attempts of task {}: {outcomes:?}", one.id());
+        }
+        let again = all.iter().filter(|one| one.attempts().len() > 1).count();
+        let vms = task::no_vm_twice(&all)?;
+        eprintln!("    {} tasks on {vms} VMs, {again} of them were tried again", all.len());
+        Ok(())
+    }
+
+    /// Every acknowledged job, tag and task is there.
     pub fn is_there(&self, cluster: &VirtualCluster) -> Result<()> {
         let mut luxi = cluster.luxi()?;
         let jobs = self.jobs.lock().expect("no panic").clone();
@@ -110,6 +187,10 @@ impl Load {
         let tags = self.tags.lock().expect("no panic");
         let lost: Vec<&String> = tags.iter().filter(|tag| !known.contains(tag.as_str())).collect();
         ensure!(lost.is_empty(), "tags were acknowledged and are lost: {lost:?}");
+        for (id, name) in self.tasks.lock().expect("no panic").iter() {
+            let record = task::Record::of(&mut luxi, *id)?;
+            ensure!(record.name() == name, "task {id} is not {name:?}: {}", record.json());
+        }
         Ok(())
     }
 }

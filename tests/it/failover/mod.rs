@@ -5,79 +5,25 @@ mod bodies;
 mod crash;
 mod cut;
 mod damage;
+mod deaths;
 pub mod load;
 mod renew;
 
 use crate::{cluster, step};
 use anyhow::{Context, Result, ensure};
-use gantry_tests::{Luxi, Random, VirtualCluster, bounded, pool, process, wait};
-use load::Load;
+use gantry_tests::{Luxi, VirtualCluster, bounded, process, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Rounds of death and failover; a soak sets more.
-const ROUNDS_ENV: &str = "GANTRY_FAILOVER_ROUNDS";
-const ROUNDS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What is acknowledged of each kind before a master dies, in the midst of more.
 const JOBS: usize = 60;
 const TAGS: usize = 4;
-/// How soon a node that comes back knows the new master: three times the longest pause between two tries, and its start.
-const RETURN: Duration = Duration::from_secs(10);
 /// After so long without an answer a copy is silent for sure.
 const SILENT_MS: u64 = 5_500;
 /// A failover away from a master that says nothing takes 3 to 4 s; with a wait for each step it would be 17.
 const AWAY_FROM_SILENT: Duration = Duration::from_secs(10);
-/// Leases drawn until one is of a VM on another node than the master.
-const LEASES_MAX: usize = 30;
-
-#[test]
-fn the_master_dies_under_load_again_and_again() {
-    let rounds = std::env::var(ROUNDS_ENV).ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
-    let mut random = Random::from_env("failover under load");
-    let cluster = cluster(3);
-    step("all nodes have copies that count", || copies(&cluster, 3));
-    step("a pool of six", || pool::add(&cluster, "fake", 6));
-    let mut held = None;
-    let load = Load::default();
-    let mut master = 0;
-    for round in 1..=rounds {
-        let next = (master + 1 + random.below(2)) % 3;
-        step("a user holds a lease of a VM that will live", || {
-            held = Some(lease_elsewhere(&cluster, held.take())?);
-            Ok(())
-        });
-        step(&format!("round {round}: node {} dies, node {} takes over", master + 1, next + 1), || {
-            let (jobs, tags) = load.count();
-            load.blow(&cluster, round, || {
-                wait::until("enough is acknowledged", PATIENCE, || {
-                    let now = load.count();
-                    (now.0 >= jobs + JOBS && now.1 >= tags + TAGS).then_some(())
-                })?;
-                cluster.kill_node(master)
-            })?;
-            let said = cluster.run_on(next, &["cluster", "master-failover"])?;
-            ensure!(said.contains("is the master now"), "{said}");
-            cluster.led_by(next);
-            Ok(())
-        });
-        step("everything acknowledged is there", || load.is_there(&cluster));
-        step("the user's lease goes on", || {
-            let (lease, _) = held.as_ref().context("a lease")?;
-            let state = state_of(&cluster, lease)?;
-            ensure!(state == "active", "{lease} is {state}");
-            // Not only a word in a table: its user can renew it.
-            cluster.run(&["lease", "renew", lease]).map(drop)
-        });
-        step("the dead node comes back as a candidate, and says who is master", || {
-            cluster.boot(master)?;
-            returns(&cluster, master, RETURN)
-        });
-        master = next;
-    }
-    step("the cluster is sound", || cluster.run(&["cluster", "verify"]).map(drop));
-}
 
 #[test]
 fn an_old_master_that_wakes_up_changes_nothing() {
@@ -187,29 +133,7 @@ pub(crate) fn returns(cluster: &VirtualCluster, number: usize, within: Duration)
         (said.trim() == name).then_some(())
     })
     .with_context(|| format!("it said {said}"))?;
-    copies(cluster, 3)
-}
-
-/// A lease (uuid, node) whose VM is not on the master: `held`, if that is so, else another.
-fn lease_elsewhere(cluster: &VirtualCluster, held: Option<(String, String)>) -> Result<(String, String)> {
-    let mut lease = held;
-    for _ in 0..LEASES_MAX {
-        match lease.take() {
-            Some((uuid, node)) if node != cluster.master().name => return Ok((uuid, node)),
-            Some((uuid, _)) => drop(cluster.run(&["lease", "release", &uuid])?),
-            None => {}
-        }
-        let said = cluster.run(&["lease", "acquire", "--json", "--for", "1h", "--ttl", "5m", pool::NAME])?;
-        let said: Value = serde_json::from_str(&said)?;
-        let word = |value: &Value| value.as_str().map(str::to_owned).with_context(|| said.to_string());
-        lease = Some((word(&said["uuid"])?, word(&said["nodes"][0])?));
-    }
-    anyhow::bail!("{LEASES_MAX} leases, and all VMs were on the master")
-}
-
-fn state_of(cluster: &VirtualCluster, lease: &str) -> Result<String> {
-    let rows = cluster.luxi()?.query("lease", &["state"], json!(["==", "uuid", lease]))?;
-    Ok(rows.first().and_then(|row| row[0].as_str()).unwrap_or("not there").to_owned())
+    copies(cluster, cluster.nodes.len())
 }
 
 /// Waits until node `number` counts as silent in both logs.
