@@ -8,6 +8,7 @@ use crate::io::files::FileSpec;
 use crate::io::log;
 use crate::io::look::{Look, NoBodies};
 use crate::io::objects;
+use crate::io::reader::Reader;
 use crate::io::sql::Db;
 use crate::io::writer::{LocalChange, LocalRow};
 use std::sync::Arc;
@@ -108,6 +109,14 @@ fn led(dir: &Path, kind: LogKind) -> Result<(Vec<Object>, Local), String> {
     Ok((in_order(started.objects), plain(started.local)))
 }
 
+/// As a reader beside them finds the objects of W.
+fn read(dir: &Path) -> Result<Vec<Object>, String> {
+    let mut objects = Vec::new();
+    let loaded = Reader::open(dir).and_then(|reader| reader.load(|object| objects.push(object)));
+    loaded.map_err(|why| why.chain())?;
+    Ok(in_order(objects))
+}
+
 /// The files in a directory of their own, one of them with a byte changed. Nobody has had it open: a writer that failed may
 /// still be closing its files.
 fn copied(from: &TempDir, hurt: Option<(&FileSpec, usize, u8)>) -> TempDir {
@@ -157,6 +166,14 @@ fn flips(whole: &TempDir, kind: LogKind, spec: &'static FileSpec, all: bool) {
         let place = *place;
         let told = format!("{}: byte {} of page {} ^ {mask:#x}", spec.name, place % PAGE, place / PAGE + 1);
         let hurt = || copied(whole, Some((spec, place, *mask)));
+        if kind == LogKind::W {
+            match read(hurt().path()) {
+                Ok(found) if found == there.objects => {}
+                Ok(_) => wrong.push(format!("{told}: it is read, and is another")),
+                Err(why) if why.contains(spec.name) => {}
+                Err(why) => wrong.push(format!("{told}: read: {why}")),
+            }
+        }
         match followed(hurt().path(), kind) {
             Ok(found) if found == there => {}
             Ok(_) => wrong.push(format!("{told}: the copy is believed, and is another")),
