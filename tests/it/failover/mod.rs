@@ -5,6 +5,7 @@ mod bodies;
 mod crash;
 mod cut;
 mod damage;
+mod flips;
 pub mod load;
 mod renew;
 
