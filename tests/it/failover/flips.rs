@@ -124,3 +124,35 @@ fn a_flipped_byte_anywhere_in_a_candidates_files_is_mended_or_told_and_cured() {
         cure(&cluster, &told)
     });
 }
+
+/// Nobody else knows what a lone master's files held: it says which is damaged, and a backup brings it back.
+#[test]
+fn a_lone_master_with_a_hidden_row_does_not_go_on_without_it() {
+    let cluster = cluster(1);
+    let mut told = Told::default();
+    let backup = cluster.dir().join("backup").to_string_lossy().into_owned();
+    step("acknowledged, and kept", || {
+        told.tag(&cluster, "first")?;
+        cluster.run(&["cluster", "backup", &backup]).map(drop)
+    });
+    for name in ["config.data", "queue.data"] {
+        step(&format!("{name}: it does not go on, and says what to do"), || {
+            cluster.kill_node(0)?;
+            checkpoint(&cluster, 0)?;
+            hide(&lib(&cluster, 0).join(name))?;
+            cluster.boot(0)?;
+            let said = wait::until("a command says it", PATIENCE, || {
+                let (_, said) = cluster.refused(&["cluster", "list-tags"]).ok()?;
+                said.contains("damaged").then_some(said)
+            })?;
+            ensure!(said.contains(name) && said.contains("restore"), "{said}");
+            Ok(())
+        });
+        step("the backup brings it back", || {
+            cluster.kill_node(0)?;
+            cluster.run(&["cluster", "restore", "--yes-do-it", &backup])?;
+            cluster.led_by(0);
+            told.is_there(&cluster)
+        });
+    }
+}
