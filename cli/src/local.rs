@@ -6,7 +6,6 @@ use gantry_model::role::{Role, RoleFile};
 use gantry_model::root::Root;
 use gantry_proto::hello::Hello;
 use gantry_rpc::Client;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// Names a directory with the sibling programs, in place of the one this program lies in.
@@ -18,14 +17,8 @@ pub const LIBEXEC_ENV: &str = "GANTRY_LIBEXEC";
 /// A file that is there but cannot be read or understood.
 pub fn role(root: &Root) -> Result<Option<RoleFile>, CliError> {
     let path = root.role_file();
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(CliError::plain(format!("cannot read {}: {error}", path.display()))),
-    };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| CliError::plain(format!("{} is damaged: {error}", path.display())))
+    gantry_rt::files::read_role(root)
+        .map_err(|error| CliError::plain(format!("cannot read {}: {error}", path.display())))
 }
 
 /// Who calls: what the environment says, else this system's name of the user, else the number.

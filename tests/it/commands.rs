@@ -302,7 +302,7 @@ fn destroyed(cluster: &VirtualCluster) -> Result<()> {
     let root = &cluster.master().root;
     wait::until("the master's daemons end", PATIENCE, || process::with_root(root).is_empty().then_some(()))?;
     refuses(cluster, "node list", 1, &["No cluster here"])?;
-    for left in ["queue.data", "config.data", "wconf.log", "secrets", "role.json"] {
+    for left in ["queue.data", "config.data", "wconf.log", "secrets", "role.json", "role.json.2"] {
         ensure!(!root.join("var/lib/gantry").join(left).exists(), "{left} is still there");
     }
     Ok(())

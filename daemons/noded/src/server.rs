@@ -143,7 +143,7 @@ impl Server {
     }
 
     fn role(&self) -> Result<Option<RoleFile>, ServeError> {
-        gantry_rt::files::read_role(&self.settings.root).map_err(|source| {
+        gantry_rt::files::mend_role(&self.settings.root).map_err(|source| {
             let root = self.settings.root.path().display().to_string();
             ServeError::Role { root, source }
         })

@@ -336,9 +336,10 @@ fn make(new: &Path, plan: &Plan) -> Result<(), InitError> {
     // Readable by its group: confd and its clients run as other users.
     write(&new.join("hmac.key"), hmac_key().as_bytes(), 0o640)?;
     let role = RoleFile { node: plan.node, cluster: plan.cluster, role: Role::Master, epoch: FIRST_EPOCH };
-    let mut text = serde_json::to_vec_pretty(&role).expect("a role is plain data");
-    text.push(b'\n');
-    write(&new.join("role.json"), &text, 0o644)?;
+    let text = files::encode_role(&role).expect("a role is plain data");
+    for name in ["role.json.2", "role.json"] {
+        write(&new.join(name), &text, 0o644)?;
+    }
     let config = Config::load(plan.objects.iter().cloned())?;
     for (key, value) in ssconf::of(&config.snapshot()) {
         write(&new.join(format!("ssconf_{key}")), value.as_bytes(), 0o444)?;

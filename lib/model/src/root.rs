@@ -137,6 +137,12 @@ impl Root {
         self.lib().join("role.json")
     }
 
+    /// `role.json.2`: the same, for when that is damaged. Without `role.json` it says nothing.
+    #[must_use]
+    pub fn role_spare(&self) -> PathBuf {
+        self.lib().join("role.json.2")
+    }
+
     /// `hmac.key`: by which confd's clients and servers know each other.
     #[must_use]
     pub fn hmac_key(&self) -> PathBuf {

@@ -1,6 +1,6 @@
 //! Small files that must be whole: written aside, flushed, renamed. And the directories of a root.
 
-use gantry_model::role::RoleFile;
+pub use crate::role_file::{encode_role, mend_role, read_role, write_role};
 use gantry_model::root::Root;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -75,55 +75,15 @@ pub fn make_dirs(root: &Root) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads `role.json`; None when there is none: the node has not joined.
-///
-/// # Errors
-/// When it can't be read or is no role file.
-pub fn read_role(root: &Root) -> io::Result<Option<RoleFile>> {
-    match std::fs::read(root.role_file()) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Writes `role.json`; durable when this returns. For noded and init only.
-///
-/// # Errors
-/// What the system says.
-pub fn write_role(root: &Root, role: &RoleFile) -> io::Result<()> {
-    let mut text = serde_json::to_vec_pretty(role)?;
-    text.push(b'\n');
-    atomic_write(&root.role_file(), &text, 0o644)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gantry_model::ids::{ClusterUuid, NodeUuid};
-    use gantry_model::role::Role;
 
     fn root() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().expect("a directory");
         let root = Root::new(dir.path());
         make_dirs(&root).expect("made");
         (dir, root)
-    }
-
-    #[test]
-    fn a_role_is_read_back() {
-        let (_dir, root) = root();
-        assert_eq!(read_role(&root).expect("no error"), None);
-        let role = RoleFile {
-            node: NodeUuid(uuid::Uuid::from_u128(1)),
-            cluster: ClusterUuid(uuid::Uuid::from_u128(2)),
-            role: Role::Master,
-            epoch: 3,
-        };
-        write_role(&root, &role).expect("written");
-        assert_eq!(read_role(&root).expect("no error"), Some(role));
-        std::fs::write(root.role_file(), "{").expect("written");
-        assert!(read_role(&root).is_err());
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod files;
 mod logs;
 pub mod node_toml;
 mod ready;
+mod role_file;
 pub mod secret;
 pub mod services;
 mod tasks;

@@ -16,7 +16,7 @@ const FILES: [&str; 4] = ["wconf.log", "config.data", "locks.data", "queue.data"
 /// What SQLite and the store put beside each.
 const BESIDE: [&str; 4] = ["", "-wal", "-shm", ".flushed"];
 /// The node that is hurt: never the master.
-const HURT: usize = 2;
+pub(super) const HURT: usize = 2;
 /// Ten years in days.
 const DECADE: u32 = 3650;
 
@@ -39,7 +39,7 @@ impl Told {
     }
 }
 
-fn lib(cluster: &VirtualCluster, node: usize) -> PathBuf {
+pub(super) fn lib(cluster: &VirtualCluster, node: usize) -> PathBuf {
     cluster.nodes[node].root.join("var/lib/gantry")
 }
 
@@ -59,7 +59,7 @@ fn put(from: &Path, to: &Path) -> Result<()> {
 
 /// Changes one byte wherever a file holds `text`; old pages that are used no more may hold it as well. What a stopped node has
 /// in the -wal must be in the file already.
-fn flip(path: &Path, text: &[u8]) -> Result<()> {
+pub(super) fn flip(path: &Path, text: &[u8]) -> Result<()> {
     let mut bytes = fs::read(path)?;
     let found: Vec<usize> =
         (0..bytes.len().saturating_sub(text.len())).filter(|at| bytes[*at..].starts_with(text)).collect();
@@ -71,7 +71,7 @@ fn flip(path: &Path, text: &[u8]) -> Result<()> {
 }
 
 /// Moves what lies in the -wal files of a stopped node into the files themselves.
-fn checkpoint(cluster: &VirtualCluster, node: usize) -> Result<()> {
+pub(super) fn checkpoint(cluster: &VirtualCluster, node: usize) -> Result<()> {
     const CODE: &str = "import sqlite3, sys\nfor path in sys.argv[1:]:\n    c = sqlite3.connect(path)\n    \
                         assert c.execute('pragma wal_checkpoint(truncate)').fetchone()[0] == 0\n    c.close()\n";
     let paths = FILES.map(|file| lib(cluster, node).join(file));
@@ -93,7 +93,7 @@ fn stands(cluster: &VirtualCluster, log: &str, is: impl Fn(&Value) -> bool) -> R
 }
 
 /// The cure of docs/FAILOVER.md, and that all is well after it.
-fn cure(cluster: &VirtualCluster, told: &Told) -> Result<()> {
+pub(super) fn cure(cluster: &VirtualCluster, told: &Told) -> Result<()> {
     let name = &cluster.nodes[HURT].name;
     cluster.run(&["node", "modify", "-C", "no", name])?;
     cluster.run(&["node", "modify", "-C", "yes", name])?;
@@ -104,7 +104,7 @@ fn cure(cluster: &VirtualCluster, told: &Told) -> Result<()> {
 
 /// Stops a node as a loss of power does, changes its files, starts it: the others go on meanwhile and after, and the copy
 /// of `log` counts no more, with `why` in what is said of it.
-fn hurt(
+pub(super) fn hurt(
     cluster: &VirtualCluster,
     told: &mut Told,
     (name, log, why): (&str, &str, &str),

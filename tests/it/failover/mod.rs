@@ -6,6 +6,7 @@ mod crash;
 mod cut;
 mod damage;
 mod deaths;
+mod flips;
 pub mod load;
 mod renew;
 

@@ -14,16 +14,24 @@ use gantry_model::master_ip::MasterAddress;
 use gantry_model::time;
 use gantry_proto::copies::DamagedReply;
 use gantry_proto::effects::AddressLookReply;
-use gantry_proto::noded::{AddressLook, BodyDamaged, ConfdLegacy, Crypto, NodeInfo, NodeInfoReply};
+use gantry_proto::noded::{
+    AddressLook, BodyDamaged, ConfdLegacy, Crypto, NodeInfo, NodeInfoReply, SsconfHave,
+};
 use gantry_proto::wconfd::{CopyStatus, Want};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 /// A copy that answered so lately is only being connected anew: a noded that restarts is no finding.
 const AWAY_MS: u64 = 3_000;
 /// A copy that lacks more changes than a learner may when it begins to count (P2.2).
 const LAG_MAX: u64 = 1000;
+/// How often a node is asked whose ssconf files are not what they should be: what has just changed is on its way to it.
+const SSCONF_TRIES: u32 = 12;
+/// And how long between.
+const SSCONF_EVERY: Duration = Duration::from_millis(250);
 
 /// Submits the config job and one job per group after it. Result: `{"jobs": …}`.
 pub async fn submit(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
@@ -207,6 +215,39 @@ async fn legacy_warning(cx: &Cx<'_>, node: &Node, cluster: &Cluster) -> Result<O
     }
 }
 
+/// Files that Ganeti's tools and confd read, and that are not what the configuration says: somebody, or the disk, changed them.
+async fn ssconf_finding(
+    cx: &mut Cx<'_>,
+    node: &Node,
+) -> Result<Option<(&'static str, String, String)>, OpFail> {
+    let mut wrong = None;
+    for _ in 0..SSCONF_TRIES {
+        let have = match cx.nodes.call::<SsconfHave>(node, &(), CALL).await {
+            Ok(have) => have,
+            // A noded of before can't say.
+            Err(OpFail::Error(_)) => return Ok(None),
+            Err(other) => return Err(other),
+        };
+        wrong = ssconf_wrong(&cx.master.ssconf().await?.values, &have.digests);
+        if wrong.is_none() {
+            return Ok(None);
+        }
+        tokio::time::sleep(SSCONF_EVERY).await;
+    }
+    Ok(wrong.map(|text| ("node", node.name.clone(), text)))
+}
+
+fn ssconf_wrong(values: &[(String, String)], have: &[(String, [u8; 32])]) -> Option<String> {
+    let is_right = |(key, value): &&(String, String)| {
+        let digest: [u8; 32] = Sha256::digest(value).into();
+        have.iter().any(|(name, found)| name == key && *found == digest)
+    };
+    let (key, _) = values.iter().find(|value| !is_right(value))?;
+    Some(format!(
+        "its ssconf_{key} is not what the configuration says: \"gnt-cluster redist-conf\" writes it anew"
+    ))
+}
+
 /// Bodies on a node's disk that are damaged, and that no other candidate has given back whole.
 async fn body_finding(cx: &Cx<'_>, node: &Node) -> Result<Option<(&'static str, String, String)>, OpFail> {
     match cx.nodes.call::<BodyDamaged>(node, &(), CALL).await {
@@ -344,6 +385,7 @@ pub async fn group(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
                 found.extend(crypto_findings(cx, node, expected).await?);
                 found.extend(address.finding(cx, node).await?);
                 found.extend(body_finding(cx, node).await?);
+                found.extend(ssconf_finding(cx, node).await?);
                 legacy.extend(legacy_warning(cx, node, &cluster).await?);
                 found
             }
@@ -426,6 +468,18 @@ fn node_findings(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_missing_or_another_is_told() {
+        let values = [("a".to_owned(), "1\n".to_owned()), ("b".to_owned(), String::new())];
+        let digest = |key: &str, text: &str| (key.to_owned(), <[u8; 32]>::from(Sha256::digest(text)));
+        let right = [digest("a", "1\n"), digest("b", ""), digest("later", "x")];
+        assert_eq!(ssconf_wrong(&values, &right), None);
+        for wrong in [vec![digest("a", "1\n")], vec![digest("a", "1\n"), digest("b", "\n")]] {
+            let text = ssconf_wrong(&values, &wrong).unwrap();
+            assert!(text.contains("ssconf_b") && text.contains("redist-conf"), "{text}");
+        }
+    }
 
     #[test]
     fn damaged_bodies_are_told_with_what_to_do() {

@@ -33,13 +33,17 @@ pub enum DataError {
         #[source]
         source: rusqlite::Error,
     },
-    /// A row is not what was written.
-    #[error("{} is damaged: row {row} does not match its crc", path.display())]
+    /// It is not what was written: what this node has seen and made is not known any more.
+    #[error(
+        "{} is damaged: {what}. Remove it (with its -wal) and role.json, then join this node again: gnt-node add --readd on the \
+         master (docs/FAILOVER.md)",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Its key.
-        row: String,
+        /// What of it.
+        what: String,
     },
     /// A newer program wrote it.
     #[error("{} needs a reader of format {wanted}, this program knows {FORMAT}", path.display())]
@@ -128,9 +132,10 @@ pub fn file(dir: &Path) -> PathBuf {
 /// When the file can't be read, is damaged, too new, or another node's.
 pub fn open(dir: &Path, cluster: ClusterUuid, node: NodeUuid) -> Result<(Data, Loaded), DataError> {
     let path = file(dir);
-    let at = |source| DataError::Open { path: path.clone(), source };
-    let db = Connection::open(&path).map_err(at)?;
-    prepare(&db, cluster, node).map_err(at)?;
+    let db = Connection::open(&path).map_err(at(&path))?;
+    tune(&db).map_err(at(&path))?;
+    whole(&db, &path)?;
+    make(&db, cluster, node).map_err(at(&path))?;
     check_meta(&db, &path, cluster, node)?;
     let loaded = load(&db, &path)?;
     let (queue, writes) = mpsc::channel(QUEUE_MAX);
@@ -161,12 +166,37 @@ impl Data {
     }
 }
 
-fn prepare(db: &Connection, cluster: ClusterUuid, node: NodeUuid) -> rusqlite::Result<()> {
+/// A failure to read, which may be damage in SQLite's words, or that it finds other tables than ours.
+fn at(path: &Path) -> impl Fn(rusqlite::Error) -> DataError {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+    let path = path.to_owned();
+    move |source| match source.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase | Unknown) | None => {
+            DataError::Damaged { path: path.clone(), what: source.to_string() }
+        }
+        Some(_) => DataError::Open { path: path.clone(), source },
+    }
+}
+
+/// That each page and each row is in its place: a row that is found no more has no crc that could be wrong.
+fn whole(db: &Connection, path: &Path) -> Result<(), DataError> {
+    let found: String = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(at(path))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    let first = found.lines().find(|line| !line.starts_with("***")).unwrap_or("").to_owned();
+    Err(DataError::Damaged { path: path.to_owned(), what: first })
+}
+
+fn tune(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(std::time::Duration::from_secs(5))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     // Rows found only in a page cache after a failed flush must not be built upon.
-    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+fn make(db: &Connection, cluster: ClusterUuid, node: NodeUuid) -> rusqlite::Result<()> {
     db.execute_batch(
         "BEGIN IMMEDIATE;
          CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
@@ -185,14 +215,13 @@ fn prepare(db: &Connection, cluster: ClusterUuid, node: NodeUuid) -> rusqlite::R
 }
 
 fn check_meta(db: &Connection, path: &Path, cluster: ClusterUuid, node: NodeUuid) -> Result<(), DataError> {
-    let at = |source| DataError::Open { path: path.to_owned(), source };
     let one = "SELECT value FROM meta WHERE key = ?1";
-    let wanted: i64 = db.query_row(one, ["min_reader"], |row| row.get(0)).map_err(at)?;
+    let wanted: i64 = db.query_row(one, ["min_reader"], |row| row.get(0)).map_err(at(path))?;
     if wanted > FORMAT {
         return Err(DataError::TooNew { path: path.to_owned(), wanted });
     }
     for (key, ours) in [("cluster", cluster.to_string()), ("node", node.to_string())] {
-        let found: String = db.query_row(one, [key], |row| row.get(0)).map_err(at)?;
+        let found: String = db.query_row(one, [key], |row| row.get(0)).map_err(at(path))?;
         if found != ours {
             return Err(DataError::Foreign { path: path.to_owned(), found, wanted: ours });
         }
@@ -203,7 +232,7 @@ fn check_meta(db: &Connection, path: &Path, cluster: ClusterUuid, node: NodeUuid
 fn load(db: &Connection, path: &Path) -> Result<Loaded, DataError> {
     let mut loaded = Loaded::default();
     for (key, body) in rows(db, path, "SELECT key, crc, body FROM node")? {
-        let damaged = || DataError::Damaged { path: path.to_owned(), row: format!("node/{key}") };
+        let damaged = || no_crc(path, &format!("node/{key}"));
         match key.as_str() {
             "fence" => loaded.fence = Some(serde_json::from_str(&body).map_err(|_| damaged())?),
             "ssconf" => loaded.ssconf = serde_json::from_str(&body).map_err(|_| damaged())?,
@@ -212,7 +241,7 @@ fn load(db: &Connection, path: &Path) -> Result<Loaded, DataError> {
         }
     }
     for (key, body) in rows(db, path, "SELECT key, crc, body FROM slot")? {
-        let damaged = || DataError::Damaged { path: path.to_owned(), row: format!("slot/{key}") };
+        let damaged = || no_crc(path, &format!("slot/{key}"));
         let slot = key.parse().map_err(|_| damaged())?;
         let record = serde_json::from_str(&body).map_err(|_| damaged())?;
         loaded.slots.insert(slot, record);
@@ -221,20 +250,23 @@ fn load(db: &Connection, path: &Path) -> Result<Loaded, DataError> {
 }
 
 fn rows(db: &Connection, path: &Path, query: &str) -> Result<Vec<(String, String)>, DataError> {
-    let at = |source| DataError::Open { path: path.to_owned(), source };
-    let mut select = db.prepare(query).map_err(at)?;
+    let mut select = db.prepare(query).map_err(at(path))?;
     let found = select
         .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?, row.get::<_, String>(2)?)))
-        .map_err(at)?;
+        .map_err(at(path))?;
     let mut rows = Vec::new();
     for row in found {
-        let (key, crc, body) = row.map_err(at)?;
+        let (key, crc, body) = row.map_err(at(path))?;
         if crc != checksum(&key, &body) {
-            return Err(DataError::Damaged { path: path.to_owned(), row: key });
+            return Err(no_crc(path, &key));
         }
         rows.push((key, body));
     }
     Ok(rows)
+}
+
+fn no_crc(path: &Path, row: &str) -> DataError {
+    DataError::Damaged { path: path.to_owned(), what: format!("row {row} does not match its crc") }
 }
 
 fn checksum(key: &str, body: &str) -> u32 {
@@ -334,6 +366,49 @@ mod tests {
         db.execute("UPDATE slot SET body = replace(body, '7', '6')", []).expect("updated");
         let refused = open(dir.path(), CLUSTER, NODE).expect_err("damaged");
         assert!(matches!(refused, DataError::Damaged { .. }), "{refused}");
+    }
+
+    /// Whatever bit of the file changes: what was written is read, or the file is refused by its name.
+    #[tokio::test]
+    async fn a_flipped_bit_hides_no_row() {
+        let dir = tempfile::tempdir().expect("dir");
+        let slot = |n| InstanceUuid(Uuid::from_u128(n));
+        let (data, _) = open(dir.path(), CLUSTER, NODE).expect("opens");
+        data.put(Change::Fence(Fence { epoch: 4, ballot: [9; 16] })).await.expect("put");
+        for n in 0..40 {
+            data.put(Change::Slot(slot(n), Box::new(record(7)))).await.expect("put");
+        }
+        drop(data);
+        let db = Connection::open(file(dir.path())).expect("opens");
+        db.busy_timeout(std::time::Duration::from_secs(5)).expect("set");
+        db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("all in the file");
+        drop(db);
+        let whole = std::fs::read(file(dir.path())).expect("read");
+        let fresh = |bytes: &[u8]| {
+            let dir = tempfile::tempdir().expect("dir");
+            std::fs::write(file(dir.path()), bytes).expect("written");
+            (open(dir.path(), CLUSTER, NODE).map(|(_, loaded)| loaded), dir)
+        };
+        let (there, _dir) = fresh(&whole);
+        let there = there.expect("whole");
+        let (mut refused, mut tried) = (0, 0);
+        // Heads and pointers of pages, and some of what is in them.
+        for place in (0..whole.len()).filter(|at| at % 4096 < 150 && at % 2 == 0 || at % 211 == 0) {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 1 << (place % 7);
+            let (found, _dir) = fresh(&bytes);
+            tried += 1;
+            match found {
+                Ok(found) => {
+                    assert_eq!((found.fence, &found.slots), (there.fence, &there.slots), "byte {place}");
+                }
+                Err(why) => {
+                    refused += 1;
+                    assert!(why.to_string().contains("noded.data"), "byte {place}: {why}");
+                }
+            }
+        }
+        assert!(refused * 5 > tried, "{refused} of {tried}");
     }
 
     #[tokio::test]

@@ -245,7 +245,9 @@ pub fn finish_leaving(root: &Root, ganeti_paths: bool) -> Result<(), FileError> 
     if !mark.exists() {
         return Ok(());
     }
+    // Without role.json its spare says nothing.
     remove(&root.role_file())?;
+    remove(&root.role_spare())?;
     remove(&root.master_ip_file())?;
     for path in list(&root.secrets())? {
         remove(&path)?;
@@ -356,6 +358,7 @@ mod tests {
         write_ssconf(&root, true, &[("master_node".into(), "n1\n".into())]).expect("written");
         store_secrets(&root, "c", "k", "a").expect("written");
         std::fs::write(root.role_file(), "{}").expect("written");
+        std::fs::write(root.role_spare(), "{}").expect("written");
         std::fs::write(data::file(&root.lib()), "").expect("written");
         mark_leaving(&root).expect("marked");
         std::fs::remove_file(root.role_file()).expect("the first step was done before the crash");

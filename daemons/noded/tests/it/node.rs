@@ -185,6 +185,7 @@ async fn leaving_removes_what_made_it_a_member_and_ends_the_process() {
     assert!(status.success(), "{status}");
     for path in [
         node.root.role_file(),
+        node.root.role_spare(),
         node.root.ssconf("master_node"),
         node.root.secrets().join("node.key"),
         node.root.lib().join("noded.data"),

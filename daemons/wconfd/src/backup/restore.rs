@@ -383,7 +383,8 @@ fn exchange(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) -
     let lib = root.lib();
     let aside = fresh_aside(&lib)?;
     let role = root.role_file();
-    let mut old = vec![role.clone()];
+    // Without role.json its spare says nothing.
+    let mut old = vec![role.clone(), root.role_spare()];
     for entry in fs::read_dir(&lib).map_err(failed("list", &lib))? {
         let path = entry.map_err(failed("list", &lib))?.path();
         if path.file_name().and_then(|name| name.to_str()).is_some_and(is_replaced) {

@@ -8,7 +8,7 @@ use super::look::{Bodies, Fetched, Look, SnapshotFile};
 use super::objects::{self, Applied};
 use super::snapshot;
 use super::sql::{Db, damaged, failed};
-use super::{aside, create, install};
+use super::{aside, create, install, whole};
 use crate::core::Rules;
 use crate::core::compact::Base;
 use crate::core::copy::{Claim, Refusal, Vote, promise};
@@ -42,14 +42,16 @@ pub struct Disk {
 
 impl Disk {
     /// Opens the files; `None` when there is no log. Checkpoints all of them first, so that nothing is said that
-    /// rests on a page cache only (P1.4), makes missing projections while the log has all rows, and carries on
+    /// rests on a page cache only (P1.4), checks their pages, makes missing projections while the log has all rows, and carries on
     /// a snapshot that was being taken over.
     pub fn open(dir: &Path, kind: LogKind, rules: Rules) -> Result<Option<Disk>, StoreError> {
         let Some(log) = open_log(dir, kind)? else { return Ok(None) };
         let file = log.spec.name;
+        whole::all(&log)?;
         has_what_was_flushed(&log)?;
         let (vote, base) = (log::vote(&log.conn, file)?, log::base(&log.conn, file)?);
         let projections = open_projections(dir, kind, &vote, &base)?;
+        projections.iter().try_for_each(whole::all)?;
         let mut disk = Disk { dir: dir.to_owned(), kind, rules, log, projections };
         install::carry(&mut disk, &base)?;
         Ok(Some(disk))
@@ -101,12 +103,16 @@ impl Disk {
         Ok(Look { vote, base: base.at, last, list, applied: self.applied()?, tokens, damaged: None })
     }
 
-    /// Checks all rows and objects.
+    /// Checks all rows, objects and local rows.
     pub fn verify(&self) -> Result<(), StoreError> {
         let base = self.base()?;
         log::verify(&self.log.conn, self.log.spec.name, &base)?;
         for db in std::iter::once(&self.log).chain(&self.projections).filter(|db| db.spec.objects) {
             objects::each(&db.conn, &db.spec, |_| Ok(()))?;
+        }
+        // Of no use to a copy that follows, but they would stop it from leading.
+        for db in self.projections.iter().filter(|db| db.spec.local) {
+            objects::load_local(&db.conn, &db.spec)?;
         }
         self.not_ahead()
     }

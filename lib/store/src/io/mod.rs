@@ -24,6 +24,7 @@ pub mod snapshot;
 pub mod sql;
 pub mod start;
 mod turn;
+mod whole;
 pub mod writer;
 
 #[cfg(test)]

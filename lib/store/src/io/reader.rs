@@ -3,7 +3,7 @@
 
 use super::files::{CONFIG_DATA, FileSpec, LOCKS_DATA, LogKind, WCONF_LOG, file_of};
 use super::sql::{Db, failed};
-use super::{log, objects};
+use super::{log, objects, whole};
 use crate::core::row::{Batch, Change, Index, Object, RowKind};
 use crate::error::StoreError;
 use std::os::unix::fs::MetadataExt;
@@ -58,14 +58,15 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens the files of the copy in `dir`.
+    /// Opens the files of the copy in `dir`, and checks that no object of them is hidden.
     ///
     /// # Errors
-    /// One of the object files is not there or can't be read.
+    /// One of the object files is not there, can't be read or is damaged.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let open = |spec: &FileSpec| Db::open_read(spec, &spec.path(dir));
+        let whole = |spec| open(spec).and_then(|db| whole::objects(&db).map(|()| db));
         let places = places(dir)?;
-        let files = [open(&CONFIG_DATA)?, open(&LOCKS_DATA)?];
+        let files = [whole(&CONFIG_DATA)?, whole(&LOCKS_DATA)?];
         Ok(Self { dir: dir.to_owned(), places, files, log: open(&WCONF_LOG).ok(), versions: None })
     }
 

@@ -12,6 +12,7 @@ use super::log;
 use super::look::SnapshotFile;
 use super::objects;
 use super::sql::{Db, damaged};
+use super::whole;
 use crate::core::compact::Base;
 use crate::core::list::List;
 use crate::core::row::{Index, Object, Position};
@@ -177,6 +178,8 @@ fn fill(path: &Path, head: &Head, dbs: &[Db], overlay: &Overlay) -> Result<(u64,
     out.part(b'h', &serde_json::to_vec(head).expect("a head is plain data")).map_err(err)?;
     let mut count: u64 = 0;
     for db in dbs.iter().filter(|db| db.spec.objects) {
+        // What is lost here must not be lost wherever this goes.
+        whole::objects(db)?;
         objects::each(&db.conn, &db.spec, |object| {
             if !overlay.is_empty() && overlay.contains_key(&(object.kind.clone(), object.key.clone())) {
                 return Ok(());

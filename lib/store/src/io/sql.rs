@@ -5,6 +5,7 @@
 
 use super::files::FileSpec;
 use super::flushed::Mark;
+use super::whole;
 use crate::error::StoreError;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 use std::path::Path;
@@ -71,6 +72,12 @@ pub struct Db {
     pub mark: Mark,
 }
 
+/// The statements that make the tables of a file.
+pub fn tables(spec: &FileSpec) -> String {
+    let parts = [(true, META), (spec.log, LOG), (spec.objects, OBJECTS), (spec.local, LOCAL)];
+    parts.iter().filter(|(wanted, _)| *wanted).map(|(_, sql)| *sql).collect()
+}
+
 /// Maps an error of SQLite to what was tried on which file.
 pub fn failed(file: &'static str, what: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
     move |source| StoreError::Sql { file, what, source }
@@ -96,10 +103,8 @@ impl Db {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Db::connect(spec, path, flags)?;
         db.tune()?;
-        let parts = [(true, META), (spec.log, LOG), (spec.objects, OBJECTS), (spec.local, LOCAL)];
-        let sql: String = parts.iter().filter(|(wanted, _)| *wanted).map(|(_, sql)| *sql).collect();
         let err = failed(spec.name, "make its tables");
-        db.conn.execute_batch(&sql).map_err(&err)?;
+        db.conn.execute_batch(&tables(spec)).map_err(&err)?;
         let (format, reader) = (int(FORMAT), int(MIN_READER));
         db.conn
             .execute("INSERT INTO meta VALUES (?, ?, ?)", params![spec.name, format, reader])
@@ -162,7 +167,8 @@ impl Db {
         if min_reader > FORMAT || format < OLDEST {
             return Err(StoreError::Format { file, format, min_reader });
         }
-        Ok(())
+        // A newer program that lets us read may have made more.
+        if format == FORMAT { whole::schema(self) } else { Ok(()) }
     }
 
     /// A transaction that holds the write lock from its start.

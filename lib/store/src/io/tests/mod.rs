@@ -6,6 +6,7 @@ mod compaction;
 mod crash;
 mod crash_follow;
 mod damage;
+mod flips;
 mod flushed;
 mod follow;
 mod reader;
