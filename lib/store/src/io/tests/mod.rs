@@ -5,6 +5,7 @@ mod cluster;
 mod compaction;
 mod crash;
 mod crash_follow;
+mod crash_steps;
 mod damage;
 mod flushed;
 mod follow;
