@@ -10,6 +10,7 @@ mod damage;
 mod flushed;
 mod follow;
 mod reader;
+mod rules;
 mod writing;
 
 use crate::core::list::Member;
