@@ -38,6 +38,9 @@ const GOES: [&str; 7] = [
     "members-to-settle",
     "members-settled",
 ];
+/// Steps of giving a copy its token: at the writer, and at the node that stores it.
+const TOKEN_GIVEN: [&str; 2] = ["token-W-to-give", "token-Q-to-give"];
+const TOKEN_STORED: [&str; 2] = ["token-W-stored", "token-Q-stored"];
 /// Steps of a hand-over at the old master, and at the new one.
 const STEPS_DOWN: [&str; 1] = ["office-stepped-down"];
 const IS_MASTER: [&str; 2] = ["office-to-be-master", "office-master"];
@@ -84,7 +87,7 @@ fn start_of(count: u8) -> VirtualCluster {
 }
 
 /// Arms points of a node. What is returned says whether all were come by.
-fn arm(cluster: &VirtualCluster, node: usize, points: &[&str]) -> Result<impl Fn() -> Result<()>> {
+fn arm(cluster: &VirtualCluster, node: usize, points: &[&str]) -> Result<impl Fn() -> Result<()> + use<>> {
     let all: Vec<PathBuf> = points.iter().map(|point| armed(cluster, node, point)).collect();
     all.iter().try_for_each(|path| fs::write(path, ""))?;
     Ok(move || {
@@ -161,8 +164,18 @@ fn a_role_and_a_new_history_that_their_daemon_dies_in_are_carried_out() {
         }
         told.is_there(&cluster)
     };
-    step("the master hands over; its noded dies, and then the other's", || {
+    step("copies are given their tokens; who gives dies, and who stores", || {
         all_is_there("before")?;
+        cluster.kill_node(1)?;
+        let here = arm(&cluster, 0, &[TOKEN_GIVEN, TOKEN_STORED].concat())?;
+        let there = arm(&cluster, 1, &TOKEN_STORED)?;
+        boot(&cluster, 1)?;
+        wait::until("all points are come by", PATIENCE, || here().and_then(|()| there()).ok())?;
+        // Neither counts as an old image.
+        copies(&cluster, 2)?;
+        all_is_there("tokens")
+    });
+    step("the master hands over; its noded dies, and then the other's", || {
         let (old, new) = (arm(&cluster, 0, &STEPS_DOWN)?, arm(&cluster, 1, &IS_MASTER)?);
         take_over(&cluster, 1)?;
         old()?;
