@@ -4,6 +4,8 @@
 //! been given, and last of all `{"won": …}`, `{"looked": …}` or `{"refused": …}`. The engine is in `gantry_copies::elect`;
 //! here are its texts.
 
+mod told;
+
 use crate::args::ElectOptions;
 use anyhow::{Context as _, bail};
 use gantry_copies::advice::helps_to_drop;
@@ -20,6 +22,7 @@ use gantry_store::core::elect::{AtRisk, Decision, LogName};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::time::Duration;
+use told::Told;
 
 impl ElectOptions {
     fn mode(&self) -> Result<Mode, &'static str> {
@@ -73,7 +76,7 @@ async fn run_on(root: &Root, role: &RoleFile, mode: Mode, patience: Duration) ->
     let identity = Identity::load(&root.secrets()).context("loading the certificate")?;
     let link = TlsLink::new(identity, role.cluster, "gantry-elect", Peers::of_dir(&root.lib()));
     let names = |node: NodeUuid| link.name(node);
-    let mut begun = false;
+    let (mut begun, mut told) = (false, Told::new(root));
     let outcome = elect(&link, role.node, mode, patience, |event| {
         // Before the first call that may leave a promise, or no master.
         let promises = matches!(event, Event::StepDown { .. } | Event::Ballot { .. })
@@ -82,7 +85,20 @@ async fn run_on(root: &Root, role: &RoleFile, mode: Mode, patience: Duration) ->
             begun = true;
             say(&json!({ "ballot": {} }).to_string());
         }
-        lines(&event, names, mode).iter().for_each(|line| say(line));
+        let mut all = lines(&event, names, mode);
+        match &event {
+            Event::Looked(looked) => {
+                let own = looked.iter().find(|one| one.node == role.node);
+                own.and_then(|one| one.answer.as_ref().ok()).into_iter().for_each(|reply| told.own(reply));
+            }
+            Event::AtRisk(_) => {
+                let kept = if mode == Mode::Alone { told.keep(&all) } else { None };
+                all = told.say(all);
+                all.extend(kept);
+            }
+            _ => {}
+        }
+        all.iter().for_each(|line| say(line));
     })
     .await;
     Ok(match outcome {

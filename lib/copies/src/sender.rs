@@ -295,6 +295,7 @@ impl<L: Link> Session<'_, L> {
         };
         let (log, claim) = (wire::log(self.shared.log), wire::claim(&self.shared.claim));
         let request = TokenRequest { log, claim, old: gift.old, new: gift.new };
+        gantry_rt::crash::point(&format!("token-{:?}-to-give", self.shared.log));
         match self.call::<noded::CopyToken>(request, SMALL_MS).await? {
             None => Ok(true),
             Some(why) => Err(refused(wire::to_refusal(why))),

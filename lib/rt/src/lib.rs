@@ -16,7 +16,7 @@
 
 mod admin;
 pub mod clock;
-pub mod crash;
+pub use gantry_crash as crash;
 mod daemon;
 pub mod files;
 mod logs;

@@ -38,6 +38,23 @@ const GOES: [&str; 7] = [
     "members-to-settle",
     "members-settled",
 ];
+/// Steps of giving a copy its token: at the writer, and at the node that stores it.
+const TOKEN_GIVEN: [&str; 2] = ["token-W-to-give", "token-Q-to-give"];
+const TOKEN_STORED: [&str; 2] = ["token-W-stored", "token-Q-stored"];
+/// Steps of a hand-over at the old master, and at the new one.
+const STEPS_DOWN: [&str; 1] = ["office-stepped-down"];
+const IS_MASTER: [&str; 2] = ["office-to-be-master", "office-master"];
+/// Steps of going on alone in a new history. Few at a time: boot pauses longer after each death.
+const ALONE: [&[&str]; 2] = [
+    &["alone-W-begun", "alone-config.data", "alone-locks.data", "office-alone-W"],
+    &["alone-Q-begun", "office-alone-Q", "office-to-be-master", "office-master"],
+];
+/// Steps of a candidate that takes snapshots of both logs over.
+const SNAPSHOT: [&[&str]; 3] = [
+    &["install-W-renamed", "install-W-to-take", "install-Q-renamed", "install-Q-to-take"],
+    &["install-W-taken", "install-W-config.data", "install-Q-taken", "install-Q-queue.data"],
+    &["install-W-locks.data", "install-W-to-sweep", "install-Q-to-sweep"],
+];
 /// Further steps of one that comes.
 const COMES: [&str; 3] = ["members-copies-made", "members-learner-named", "members-learner-fed"];
 
@@ -53,16 +70,31 @@ pub(super) fn boot(cluster: &VirtualCluster, node: usize) -> Result<()> {
 }
 
 pub(super) fn start() -> VirtualCluster {
-    let cluster = cluster(3);
+    start_of(3)
+}
+
+fn start_of(count: u8) -> VirtualCluster {
+    let (cluster, count) = (cluster(count), usize::from(count));
     step("nodes whose points can be armed", || {
-        for node in 0..3 {
-            copies(&cluster, 3)?;
+        for node in 0..count {
+            copies(&cluster, count)?;
             cluster.kill_node(node)?;
             boot(&cluster, node)?;
         }
-        copies(&cluster, 3)
+        copies(&cluster, count)
     });
     cluster
+}
+
+/// Arms points of a node. What is returned says whether all were come by.
+fn arm(cluster: &VirtualCluster, node: usize, points: &[&str]) -> Result<impl Fn() -> Result<()> + use<>> {
+    let all: Vec<PathBuf> = points.iter().map(|point| armed(cluster, node, point)).collect();
+    all.iter().try_for_each(|path| fs::write(path, ""))?;
+    Ok(move || {
+        let left: Vec<&PathBuf> = all.iter().filter(|path| path.exists()).collect();
+        ensure!(left.is_empty(), "nothing came by {left:?}");
+        Ok(())
+    })
 }
 
 /// Repeats a command until it succeeds, as its user would.
@@ -112,6 +144,108 @@ fn a_take_over_that_crashes_at_any_step_loses_nothing() {
         master = next;
     }
     step("the cluster is sound", || cluster.run(&["cluster", "verify"]).map(drop));
+}
+
+/// The daemon that keeps a node's role and copies dies at each step of a hand-over, and of going on alone in a new history;
+/// the command, repeated, is carried out, and both logs are whole.
+#[test]
+fn a_role_and_a_new_history_that_their_daemon_dies_in_are_carried_out() {
+    let cluster = start_of(2);
+    let (mut told, mut jobs) = (Told::default(), Vec::new());
+    let mut all_is_there = |name: &str| {
+        told.tag(&cluster, name)?;
+        let mut luxi = cluster.luxi()?;
+        let op = json!({"OP_ID": "OP_TEST_DELAY", "duration": 0.0, "reason": []});
+        let job = luxi.submit(&[op])?;
+        ensure!(luxi.wait(job, PATIENCE)? == "success", "job {job}");
+        jobs.push(job);
+        for job in &jobs {
+            ensure!(luxi.status(*job)? == "success", "job {job}");
+        }
+        told.is_there(&cluster)
+    };
+    step("copies are given their tokens; who gives dies, and who stores", || {
+        all_is_there("before")?;
+        cluster.kill_node(1)?;
+        let here = arm(&cluster, 0, &[TOKEN_GIVEN, TOKEN_STORED].concat())?;
+        let there = arm(&cluster, 1, &TOKEN_STORED)?;
+        boot(&cluster, 1)?;
+        wait::until("all points are come by", PATIENCE, || here().and_then(|()| there()).ok())?;
+        // Neither counts as an old image.
+        copies(&cluster, 2)?;
+        all_is_there("tokens")
+    });
+    step("the master hands over; its noded dies, and then the other's", || {
+        let (old, new) = (arm(&cluster, 0, &STEPS_DOWN)?, arm(&cluster, 1, &IS_MASTER)?);
+        take_over(&cluster, 1)?;
+        old()?;
+        new()?;
+        all_is_there("handed-over")?;
+        copies(&cluster, 2)
+    });
+    step("the other is lost", || cluster.kill_node(0));
+    for points in ALONE {
+        step(&format!("it goes on alone, and its noded dies: {points:?}"), || {
+            cluster.kill_node(1)?;
+            boot(&cluster, 1)?;
+            let done = arm(&cluster, 1, points)?;
+            let said =
+                until_done(&cluster, 1, &["cluster", "master-failover", "--no-voting", "--yes-do-it"])?;
+            done()?;
+            // What the first one said: by then it was the master, of a list of two at most.
+            ensure!(said.contains("an earlier --no-voting") && said.contains("nothing that was"), "{said}");
+            ensure!(!said.contains("may be lost:"), "{said}");
+            all_is_there(points[0])?;
+            copies(&cluster, 1)
+        });
+    }
+    step("the lost one comes back, and is fed anew", || {
+        boot(&cluster, 0)?;
+        let name = cluster.nodes[0].name.clone();
+        until_done(&cluster, 1, &["node", "modify", "-C", "yes", &name])?;
+        copies(&cluster, 2)?;
+        take_over(&cluster, 0)?;
+        all_is_there("after")?;
+        cluster.run(&["cluster", "verify"]).map(drop)
+    });
+}
+
+/// A candidate whose copies begin with a snapshot; its noded dies at each step of taking them over.
+#[test]
+fn a_candidate_that_dies_at_any_step_of_a_snapshot_is_fed() {
+    let cluster = start_of(2);
+    let mut told = Told::default();
+    let name = cluster.nodes[1].name.clone();
+    step("a master whose logs begin with what was restored", || {
+        let at = cluster.dir().join("backup").to_string_lossy().into_owned();
+        told.tag(&cluster, "before")?;
+        cluster.run(&["cluster", "backup", &at])?;
+        cluster.kill_node(0)?;
+        cluster.run(&["cluster", "restore", "--yes-do-it", &at])?;
+        copies(&cluster, 1)
+    });
+    for points in SNAPSHOT {
+        step(&format!("fed with snapshots, it dies: {points:?}"), || {
+            until_done(&cluster, 0, &["node", "modify", "-C", "no", &name])?;
+            cluster.kill_node(1)?;
+            boot(&cluster, 1)?;
+            let done = arm(&cluster, 1, points)?;
+            until_done(&cluster, 0, &["node", "modify", "-C", "yes", &name])?;
+            done()?;
+            told.tag(&cluster, points[0])?;
+            copies(&cluster, 2)
+        });
+    }
+    step("all is there, and whole, where it was fed", || {
+        take_over(&cluster, 1)?;
+        told.is_there(&cluster)?;
+        copies(&cluster, 2)?;
+        let lib = cluster.nodes[1].root.join("var/lib/gantry");
+        let left: Vec<_> =
+            fs::read_dir(lib)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        ensure!(!left.iter().any(|name| name.contains(".side-")), "{left:?}");
+        cluster.run(&["cluster", "verify"]).map(drop)
+    });
 }
 
 /// Candidates come and go; at each step the daemon dies, and goes on.

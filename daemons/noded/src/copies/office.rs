@@ -6,6 +6,7 @@ use gantry_copies::wire;
 use gantry_model::ids::{ClusterUuid, Fence, NodeUuid};
 use gantry_proto::copies::{AloneRequest, Log, StepDownReply};
 use gantry_proto::envelope::{Code, Fail};
+use gantry_rt::crash;
 use gantry_store::{Alone, go_alone};
 use std::time::Duration;
 
@@ -39,7 +40,9 @@ impl Copies {
             }
         }
         let roles = self.roles.clone();
+        crash::point("office-to-be-master");
         blocking(move || roles.elected(won.epoch)).await?;
+        crash::point("office-master");
         // A promise may have come between the look and the role, and have found nobody to depose.
         self.settle().await;
         Ok(())
@@ -52,6 +55,7 @@ impl Copies {
     pub async fn step_down(&self, epoch: u64) -> Result<StepDownReply, Fail> {
         let roles = self.roles.clone();
         let stepped = blocking(move || roles.step_down(epoch)).await?;
+        crash::point("office-stepped-down");
         let ended = async {
             while self.roles.master().is_none() {
                 let roles = self.roles.clone();
@@ -107,6 +111,7 @@ impl Copies {
                 go_alone(&seat.dir, seat.log, &how).map_err(|why| failure(&why))
             };
             self.of(log).run(begin).await?;
+            crash::point(&format!("office-alone-{log:?}"));
         }
         self.heard(request.epoch).await
     }

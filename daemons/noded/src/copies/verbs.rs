@@ -162,7 +162,9 @@ impl Copies {
         let claim = wire::to_claim(&request.claim);
         let (old, new) = (request.old, request.new);
         let stored = self.of(request.log).run(move |seat| seat.with(|copy| copy.set_token(&claim, old, new)));
-        Ok(stored.await?.err().map(wire::refusal))
+        let stored = stored.await?;
+        gantry_rt::crash::point(&format!("token-{:?}-stored", request.log));
+        Ok(stored.err().map(wire::refusal))
     }
 
     /// Takes a piece of a snapshot; with the last one the copy takes it over.

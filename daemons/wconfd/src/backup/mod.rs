@@ -25,6 +25,7 @@ pub mod check;
 pub mod make;
 pub mod manifest;
 pub mod others;
+pub mod replaced;
 pub mod restore;
 pub mod still;
 

@@ -10,6 +10,7 @@
 
 use super::manifest::Manifest;
 use super::others::{self, Other};
+use super::replaced;
 use super::{
     BackupError, HMAC_KEY, NODE_TOML, Progress, SECRETS, body_name, check, count, failed, make, room, say,
     size, snapshot_name,
@@ -33,13 +34,11 @@ use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use uuid::Uuid;
 
 /// Where everything is made first.
 const STAGE: &str = ".restore";
-/// Where goes what was there.
-const ASIDE: &str = "aside";
 /// The node's record of its slots: it outlives a restore, since only it has the floors.
 const NODED_DATA: &str = "noded.data";
 /// Added to the generations of slots of this node when its own record of them is lost: the cluster went on after the
@@ -381,7 +380,7 @@ fn is_replaced(name: &str) -> bool {
 /// The old files go aside, the new ones take their names. `role.json` goes first and comes last.
 fn exchange(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) -> Result<(), BackupError> {
     let lib = root.lib();
-    let aside = fresh_aside(&lib)?;
+    let aside = replaced::fresh(&lib)?;
     let role = root.role_file();
     // Without role.json its spare says nothing.
     let mut old = vec![role.clone(), root.role_spare()];
@@ -434,7 +433,9 @@ fn exchange(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) -
     files::sync_dir(&lib).map_err(failed("flush", &lib))?;
     crash::point("restore-all-but-role");
     let new = RoleFile { node: plan.node, cluster: plan.manifest.cluster, role: Role::Master, epoch };
-    files::write_role(root, &new).map_err(failed("write", &role))
+    files::write_role(root, &new).map_err(failed("write", &role))?;
+    replaced::forget_oldest(&lib);
+    Ok(())
 }
 
 fn put_secrets(root: &Root, dir: &Path, node: &ca::Pair) -> Result<(), BackupError> {
@@ -462,15 +463,6 @@ fn put_hmac(root: &Root, dir: &Path) -> Result<(), BackupError> {
         Err(_) => crate::init::hmac_key().into_bytes(),
     };
     files::atomic_write(&to, &bytes, 0o640).map_err(failed("write", &to))
-}
-
-fn fresh_aside(lib: &Path) -> Result<PathBuf, BackupError> {
-    let base = lib.join(ASIDE);
-    DirBuilder::new().recursive(true).mode(0o700).create(&base).map_err(failed("make", &base))?;
-    let dir = base.join(format!("restore-{}", Uuid::new_v4()));
-    DirBuilder::new().mode(0o700).create(&dir).map_err(failed("make", &dir))?;
-    files::sync_dir(&base).map_err(failed("flush", &base))?;
-    Ok(dir)
 }
 
 fn done(plan: &Plan, epoch: u64) {

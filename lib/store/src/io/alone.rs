@@ -42,12 +42,14 @@ pub fn go_alone(dir: &Path, log: LogKind, how: &Alone) -> Result<(), StoreError>
     let mut db = Db::open(spec, &spec.path(dir))?;
     db.checkpoint()?;
     begin(&mut db, how)?;
+    gantry_crash::point(&format!("alone-{log:?}-begun"));
     for spec in log.projections() {
         let mut db = Db::open(spec, &spec.path(dir))?;
         let tx = db.begin()?;
         mark(&tx, spec, how.history)?;
         tx.commit().map_err(failed(spec.name, "commit"))?;
         db.checkpoint()?;
+        gantry_crash::point(&format!("alone-{}", spec.name));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 use super::admit::{View, cut};
 use super::aside::{flush_dir, io};
 use super::disk::Disk;
+use super::files::LogKind;
 use super::flushed::Flushed;
 use super::log;
 use super::objects::{self, Applied};
@@ -29,15 +30,22 @@ pub fn install(disk: &mut Disk, claim: &Claim, path: &Path) -> Result<Result<Pos
     let side = side(&disk.dir, file, gen_no);
     std::fs::rename(path, &side).map_err(io("rename", path))?;
     flush_dir(&disk.dir)?;
+    crash_point(disk.kind, "renamed");
     let taken = take(disk, claim, &head, &side)?;
     match taken {
         Ok(TakeOver::Take(plan)) => {
+            crash_point(disk.kind, "taken");
             carry(disk, &plan.base)?;
             Ok(Ok(disk.last()?))
         }
         Ok(TakeOver::Have(last)) => remove(&side).map(|()| Ok(last)),
         Err(why) => remove(&side).map(|()| Err(why)),
     }
+}
+
+/// Where a test may end a take-over.
+fn crash_point(log: LogKind, step: &str) {
+    gantry_crash::point(&format!("install-{log:?}-{step}"));
 }
 
 fn side(dir: &Path, file: &str, gen_no: u64) -> PathBuf {
@@ -59,7 +67,7 @@ fn take(
     head: &snapshot::Head,
     side: &Path,
 ) -> Result<Result<TakeOver, Refusal>, StoreError> {
-    let (applied, rules, dir) = (disk.applied()?, disk.rules, disk.dir.clone());
+    let (applied, rules, dir, kind) = (disk.applied()?, disk.rules, disk.dir.clone(), disk.kind);
     let spec = disk.log.spec;
     let (tx, mark) = disk.log.begin_marked()?;
     let base = log::base(&tx, spec.name)?;
@@ -90,6 +98,7 @@ fn take(
     log::put_tokens(&tx, spec.name, &head.records())?;
     log::put_base(&tx, spec.name, base)?;
     let last = log::last(&tx, spec.name, base)?.idx;
+    crash_point(kind, "to-take");
     tx.commit().map_err(failed(spec.name, "commit"))?;
     mark.note(Flushed { promised, last });
     Ok(Ok(TakeOver::Take(plan)))
@@ -110,7 +119,8 @@ pub fn carry(disk: &mut Disk, base: &Base) -> Result<(), StoreError> {
                 return Err(damaged(db.spec.name, "it is behind a snapshot that is not here any more"));
             }
             CarryOn::Fill => {
-                fill(db, &side, kind, &Applied { idx: base.at.idx, gen_no: base.gen_no, history })?
+                fill(db, &side, kind, &Applied { idx: base.at.idx, gen_no: base.gen_no, history })?;
+                crash_point(kind, db.spec.name);
             }
         }
         if there.is_some() {
@@ -118,10 +128,13 @@ pub fn carry(disk: &mut Disk, base: &Base) -> Result<(), StoreError> {
             db.checkpoint()?;
         }
     }
+    if there.is_some() {
+        crash_point(kind, "to-sweep");
+    }
     sweep(disk)
 }
 
-fn fill(db: &mut Db, side: &Path, kind: super::files::LogKind, mark: &Applied) -> Result<(), StoreError> {
+fn fill(db: &mut Db, side: &Path, kind: LogKind, mark: &Applied) -> Result<(), StoreError> {
     let spec = db.spec;
     let tx = db.begin()?;
     if objects::applied(&tx, &spec)?.gen_no >= mark.gen_no {

@@ -144,7 +144,7 @@ fn rows_that_go_aside_again_and_again_are_kept_once() {
     (0..5).for_each(|_| save(1));
     assert_eq!(names(), ["Q-1-2"]);
     // One that ended in the middle for want of room.
-    std::fs::write(dir.path().join("aside/.Q-1-2.tmp"), "[2,").unwrap();
+    std::fs::write(dir.path().join("aside/.Q-rows.tmp"), "[2,").unwrap();
     save(1);
     assert_eq!(names(), ["Q-1-2"]);
     // Other rows of that place.

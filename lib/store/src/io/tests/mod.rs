@@ -5,11 +5,13 @@ mod cluster;
 mod compaction;
 mod crash;
 mod crash_follow;
+mod crash_steps;
 mod damage;
 mod flips;
 mod flushed;
 mod follow;
 mod reader;
+mod rules;
 mod writing;
 
 use crate::core::list::Member;

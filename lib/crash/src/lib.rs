@@ -1,8 +1,8 @@
-//! Points at which a test ends a daemon as a loss of power would, between two steps that a reader would like to be one.
+//! Points at which a test ends a process as a loss of power would, between two steps that a reader would like to be one.
 //!
-//! A test names a directory in the environment of a node's boot ([`DIR_ENV`]) and arms a point by making a file of its
-//! name there; the daemon that comes by removes the file and dies by SIGKILL. So a point fires once, in the process the
-//! test meant, at any time. Programs built with optimisation have none of this.
+//! A test names a directory in the environment of a node's boot, or of a process of its own ([`DIR_ENV`]), and arms a point
+//! by making a file of its name there; the process that comes by removes the file and dies by SIGKILL. So a point fires
+//! once, in the process the test meant, at any time. Programs built with optimisation have none of this.
 
 #[cfg(debug_assertions)]
 use std::sync::OnceLock;
