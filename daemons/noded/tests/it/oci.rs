@@ -108,7 +108,11 @@ async fn vms_outlive_noded_and_are_lost_with_vmd() {
         info.vms.first().is_some_and(|vm| !vm.running).then_some(())
     })
     .await;
-    assert_eq!(state(&client, slot(1)).await, Some(VmState::Lost));
+    // That it does not run is known before that is stored.
+    wait_for("the VM to be lost", async || {
+        (state(&client, slot(1)).await == Some(VmState::Lost)).then_some(())
+    })
+    .await;
     client.call::<wire::VmCreate>(&request(slot(2), 1), PATIENCE).await.expect("it goes on with the new one");
     for slot in [slot(1), slot(2)] {
         assert_eq!(destroy(&client, slot, 1).await.expect("destroyed"), 1);
