@@ -203,19 +203,25 @@ fn a_log_goes_on_alone_wherever_its_process_dies_on_the_way() {
     for log in BOTH {
         let files: &[&str] = if log == LogKind::W { &["config.data", "locks.data"] } else { &[] };
         let steps = std::iter::once(format!("{log:?}-begun")).chain(files.iter().map(|f| (*f).to_owned()));
-        for step in steps.map(|step| format!("alone-{step}")) {
+        let steps: Vec<String> = steps.map(|step| format!("alone-{step}")).collect();
+        // The same again, or as the command does that is repeated: in another history.
+        for (step, again) in steps.iter().flat_map(|step| [(step, 1), (step, 2)]) {
             let dir = TempDir::new().unwrap();
             let members = vec![member(1), member(2)];
             create(dir.path(), log, &Birth { members, ..birth() }).unwrap();
-            assert!(dies(dir.path(), log, "1", &[&step]), "nothing came by {step}");
+            assert!(dies(dir.path(), log, "1", &[step]), "nothing came by {step}");
             // Between the log and the last of its objects nothing starts: no half of a history is served.
             if log == LogKind::W && step != "alone-locks.data" {
                 assert!(refused(dir.path(), log).is_damage(), "{step}");
             }
-            assert!(!dies(dir.path(), log, "2", &[]), "the command, repeated, draws another history");
+            assert!(!dies(dir.path(), log, &again.to_string(), &[]), "{step}");
             let started = begin(dir.path(), log);
-            assert_eq!(started.history, Uuid::from_u128(102), "{step}");
-            assert_eq!((started.term.epoch, &started.members[..]), (2_000, &[member(1)][..]), "{step}");
+            assert_eq!(started.history, Uuid::from_u128(100 + u128::from(again)), "{step}");
+            assert_eq!(
+                (started.term.epoch, &started.members[..]),
+                (1_000 * again, &[member(1)][..]),
+                "{step}"
+            );
             assert_eq!(names(&started.objects), ["cluster/c@1"], "{step}");
             append_and_wait(&started, one(put("node", "after", 1, "{}")));
             started.writer.stop();
