@@ -45,17 +45,37 @@ pub fn ssconf(root: &Root, key: &str) -> Option<String> {
 pub fn check_master(root: &Root) -> Result<(), CliError> {
     match role(root)? {
         Some(RoleFile { role: Role::Master, .. }) => Ok(()),
-        Some(_) => Err(match ssconf(root, "master_node") {
-            Some(master) => CliError::plain(format!(
+        Some(_) => Err(match other_master(root) {
+            Ok(master) => CliError::plain(format!(
                 "This is not the master node, please connect to node '{master}' and rerun the command"
             )),
-            None => CliError::plain(
-                "This is not the master node, and this node does not know which one is (ssconf_master_node is missing).\n\
-                 Run the command on the node where the cluster was made.",
-            ),
+            Err(why) => why,
         }),
         None => Err(no_cluster(root)),
     }
+}
+
+/// The master as this node, which is none, was told.
+///
+/// # Errors
+/// It was told of nobody; or of itself, as long as nobody has become the master after it.
+pub fn other_master(root: &Root) -> Result<String, CliError> {
+    let Some(master) = ssconf(root, "master_node") else {
+        return Err(CliError::plain(
+            "This is not the master node, and this node does not know which one is (ssconf_master_node is missing).\n\
+             Run the command on the node where the cluster was made.",
+        ));
+    };
+    // Settings that can't be read are no reason to doubt it.
+    let own = gantry_rt::node_toml::load(root).is_ok_and(|settings| settings.name == master);
+    if !own {
+        return Ok(master);
+    }
+    Err(CliError::plain(
+        "This node is the master no longer, and has not heard of another one yet: a failover is under way, or was given up.\n\
+         \"gnt-cluster getmaster\" on another candidate says whether there is a master; when there is none, \
+         \"gnt-cluster master-failover\" on any candidate makes one.",
+    ))
 }
 
 /// "No cluster here", with what to do.

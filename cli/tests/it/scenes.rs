@@ -157,6 +157,19 @@ fn another_node_than_the_master_says_which_one_it_is() {
     assert_eq!(stage.run("gnt-cluster getmaster").out, "node1.x\n");
 }
 
+/// One that has given way, and has not heard for whom, sends nobody to itself.
+#[test]
+fn a_node_that_was_the_master_and_knows_no_other_says_so() {
+    let stage = Stage::new(Role::Candidate);
+    std::fs::write(stage.root.node_toml(), "name = \"node1.x\"\naddress = \"127.0.0.1\"\n").unwrap();
+    std::fs::write(stage.root.ssconf("master_node"), "node1.x\n").unwrap();
+    for command in ["gnt-job list", "gnt-cluster getmaster"] {
+        let ended = stage.run(command);
+        assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
+        assert!(ended.err.contains("master no longer") && ended.err.contains("master-failover"), "{ended:?}");
+    }
+}
+
 #[test]
 fn without_a_cluster_or_without_luxid_it_says_what_to_do() {
     let stage = Stage::new(Role::Master);

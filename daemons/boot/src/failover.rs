@@ -6,6 +6,8 @@
 use crate::api::Command;
 use crate::core::elect::Said;
 use crate::io::elect::Elector;
+use crate::io::role::LOOK;
+use gantry_model::role::Role;
 use gantry_model::root::Root;
 use gantry_proto::boot::{FailoverLine, FailoverReply, FailoverRequest};
 use gantry_rpc::{Code, Fail};
@@ -60,9 +62,9 @@ impl Failovers {
         tracing::info!(?request, "failover begins");
         let (lines_tx, lines) = mpsc::channel(LINES_MAX);
         let (end_tx, end) = oneshot::channel();
-        let commands = self.commands.clone();
+        let (commands, root) = (self.commands.clone(), self.root.clone());
         self.daemon.tasks.spawn("failover", async move {
-            let ended = run(elector, &lines_tx, &commands).await;
+            let ended = run(elector, &root, &lines_tx, &commands).await;
             match &ended {
                 Ok(reply) => tracing::info!(epoch = reply.epoch, "failover ended"),
                 Err(fail) => tracing::warn!(why = fail.text, "failover ended"),
@@ -76,13 +78,17 @@ impl Failovers {
 
 async fn run(
     mut elector: Elector,
+    root: &Root,
     lines: &mpsc::Sender<FailoverLine>,
     commands: &mpsc::Sender<Command>,
 ) -> Result<FailoverReply, Fail> {
     match elect(&mut elector, lines).await? {
         Some(epoch) => {
             tell(lines, format!("this node has won epoch {epoch}; waiting for the master's daemons"));
-            ready(commands, epoch).await?;
+            tokio::select! {
+                ready = ready(commands, epoch) => ready?,
+                () = deposed(root) => return Err(gave_way(epoch)),
+            }
             Ok(FailoverReply { epoch: Some(epoch) })
         }
         None => Ok(FailoverReply { epoch: None }),
@@ -130,6 +136,27 @@ async fn elect(elector: &mut Elector, lines: &mpsc::Sender<FailoverLine>) -> Res
 fn tell(lines: &mpsc::Sender<FailoverLine>, text: String) {
     tracing::info!(text, "elector");
     let _ = lines.try_send(FailoverLine { text });
+}
+
+/// Waits until this node is no master any more: it has heard of a later epoch, and its daemons will never be ready.
+async fn deposed(root: &Root) {
+    loop {
+        // A file that can't be read says nothing.
+        if let Ok(Some(role)) = gantry_rt::files::read_role(root)
+            && role.role != Role::Master
+        {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn gave_way(epoch: u64) -> Fail {
+    let text = format!(
+        "this node had won epoch {epoch}, and has given way since to a later one: two failovers ran at once. \"gnt-cluster \
+         getmaster\" on another candidate names the master; when there is none, run the command again"
+    );
+    Fail::new(Code::Stale, text)
 }
 
 /// Waits until the master's daemons are ready.

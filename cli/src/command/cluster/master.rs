@@ -157,7 +157,7 @@ pub async fn ping(session: &mut Session) -> Result<(), CliError> {
 /// The master's name: confirmed by a majority on the master, what this node was told elsewhere.
 ///
 /// # Errors
-/// As [`ping`] on the master; no cluster elsewhere.
+/// As [`ping`] on the master; no cluster, or no master that this node knows of, elsewhere.
 pub async fn name(session: &mut Session) -> Result<(), CliError> {
     if is_master(session)? {
         session.command = "getmaster".to_owned();
@@ -168,8 +168,8 @@ pub async fn name(session: &mut Session) -> Result<(), CliError> {
             Err(_) => {}
         }
     }
-    match local::ssconf(&session.root, "master_node") {
-        Some(master) => session.screen.line(&master),
+    match local::role(&session.root)? {
+        Some(_) => session.screen.line(&local::other_master(&session.root)?),
         None => Err(local::no_cluster(&session.root)),
     }
 }

@@ -50,6 +50,18 @@ async fn a_won_ballot_is_answered_when_the_masters_daemons_are_ready() {
     stage.ready(ALL).await;
 }
 
+/// Two candidates won one epoch after the other: the first is told at once, and does not wait for daemons that nothing starts.
+#[tokio::test]
+async fn one_who_won_and_gave_way_is_told_at_once() {
+    let stage = Stage::new();
+    stage.role(Role::Candidate);
+    let _boot = stage.boot();
+    stage.ready(&["noded", "rconfd", "mond"]).await;
+    stage.elector("echo '{\"ballot\": {}}'; echo '{\"won\": {\"epoch\": 7}}'");
+    let fail = tokio::time::timeout(LIMIT, failover(&stage, REQUEST)).await.expect("at once").1.unwrap_err();
+    assert!(fail.code == Code::Stale && fail.text.contains("had won epoch 7"), "{fail:?}");
+}
+
 #[tokio::test]
 async fn a_refusal_and_a_silent_end_say_why() {
     let stage = Stage::new();
