@@ -16,7 +16,7 @@ use gantry_store::core::row::{Index, Term};
 use gantry_store::core::token::TokenRecord;
 use gantry_store::{LogKind, StoreError, Writer};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -367,8 +367,10 @@ impl<L: Link> CopiesHandle<L> {
             *rounds += 1;
             round = *rounds;
         });
+        let stands = AtomicBool::new(false);
         let confirmed = async {
             let own = self.own_stands().await?;
+            stands.store(own, Ordering::Relaxed);
             loop {
                 moved.mark_unchanged();
                 let list = shared.writer.list().1;
@@ -384,7 +386,7 @@ impl<L: Link> CopiesHandle<L> {
         tokio::select! {
             done = confirmed => done,
             why = self.deposed() => Err(why),
-            () = tokio::time::sleep(Duration::from_millis(CONFIRM_MS)) => Err(self.unconfirmed(round)),
+            () = tokio::time::sleep(Duration::from_millis(CONFIRM_MS)) => Err(self.unconfirmed(round, stands.load(Ordering::Relaxed))),
             () = shared.stop.cancelled() => Err(CopiesError::Stopped),
         }
     }
@@ -414,14 +416,10 @@ impl<L: Link> CopiesHandle<L> {
         Ok(promised == shared.claim.term && own.nonce == shared.claim.nonce)
     }
 
-    fn unconfirmed(&self, round: u64) -> CopiesError {
+    fn unconfirmed(&self, round: u64, own: bool) -> CopiesError {
         let list = self.0.writer.list().1;
-        let silent: Vec<_> = list
-            .members
-            .iter()
-            .filter(|m| m.copy_id != self.0.me.copy_id && !self.answered(m, round))
-            .map(|m| self.0.name(m.node))
-            .collect();
+        let has = |m: &&Member| if m.copy_id == self.0.me.copy_id { own } else { self.answered(m, round) };
+        let silent: Vec<_> = list.members.iter().filter(|m| !has(m)).map(|m| self.0.name(m.node)).collect();
         CopiesError::Unconfirmed {
             have: list.members.len() - silent.len(),
             need: list.majority(),

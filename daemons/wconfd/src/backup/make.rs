@@ -45,7 +45,10 @@ pub fn backup(root: &Root, dir: &Path) -> Result<Manifest, BackupError> {
     };
     let parent = dir.parent().unwrap_or(Path::new("/")).to_owned();
     refuse_used(&dir)?;
-    fs::create_dir_all(&parent).map_err(failed("make", &parent))?;
+    // A word mistyped, or a disk that is not mounted: not to be filled elsewhere.
+    if !parent.is_dir() {
+        return Err(BackupError::NoParent { parent });
+    }
     let partial = parent.join(format!(".{name}.partial"));
     make(root, &role, &partial, &dir, &parent).map_err(|why| match why.is_full() {
         true => BackupError::Full { dir: parent, source: Box::new(why) },

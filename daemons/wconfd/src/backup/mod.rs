@@ -55,6 +55,12 @@ pub enum BackupError {
         /// The directory.
         dir: PathBuf,
     },
+    /// Where it shall lie is not there.
+    #[error("{} is no directory: mount what should be there, or make it first", parent.display())]
+    NoParent {
+        /// Where.
+        parent: PathBuf,
+    },
     /// No name that a directory can have.
     #[error("'{}' can't name a directory to be made: give it a name of its own, such as /srv/backup/monday", dir.display())]
     NoName {
@@ -164,6 +170,7 @@ impl BackupError {
             Self::Store(why) => why.is_full(),
             Self::NotEmpty { .. }
             | Self::NoName { .. }
+            | Self::NoParent { .. }
             | Self::Busy { .. }
             | Self::NotMaster(_)
             | Self::Room { .. }

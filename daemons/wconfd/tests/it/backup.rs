@@ -89,6 +89,9 @@ fn a_backup_is_for_its_owner_and_overwrites_nothing() {
     assert_eq!(all(&made.at()), before);
     let text = error(&run(&made.world.root, &["backup"], Path::new("/")));
     assert!(text.contains("can't name a directory"), "{text}");
+    let text = error(&run(&made.world.root, &["backup"], &made.dir.path().join("typo/monday")));
+    assert!(text.contains("typo is no directory: mount"), "{text}");
+    assert!(!made.dir.path().join("typo").exists(), "nothing is filled that nobody made");
     let empty = made.dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     ok(&run(&made.world.root, &["backup"], &empty));

@@ -131,6 +131,23 @@ async fn without_a_majority_writes_are_refused_and_nothing_is_lost() {
     leader.handle.confirm().await.unwrap();
 }
 
+/// The own copy counts by its noded's word; one that does not answer is named like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_own_noded_that_is_silent_is_named() {
+    let world = World::new(2).await;
+    let leader = world.lead(0, LogKind::W).await.unwrap();
+    leader.put("one").await;
+    leader.handle.confirm().await.unwrap();
+    world.cut_own(0);
+    let unconfirmed = leader.handle.confirm().await.unwrap_err();
+    assert!(
+        matches!(&unconfirmed, CopiesError::Unconfirmed { have: 1, need: 2, silent, .. } if !silent.is_empty()),
+        "{unconfirmed}"
+    );
+    world.heal();
+    leader.handle.confirm().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_start_of_the_same_epoch_takes_a_higher_run() {
     let world = World::new(3).await;

@@ -185,6 +185,11 @@ impl World {
         }
     }
 
+    /// The node's own writers do not reach its noded.
+    pub fn cut_own(&self, node: usize) {
+        self.weather.lock().unwrap().cut.insert((node, node));
+    }
+
     /// The node takes calls of others and says nothing, as a stopped process does.
     pub fn still(&self, node: usize) {
         self.weather.lock().unwrap().still.insert(node);
