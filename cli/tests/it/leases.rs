@@ -405,7 +405,7 @@ fn an_upload_that_begins_anew_again_and_again_ends() {
     let ended = stage.run(&format!("gnt-lease put {LEASE} {}", file.display()));
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(
-        ended.err.contains("put: luxid began anew 6 times, and came to byte 2097152 of 3148"),
+        ended.err.contains("put: luxid began anew 6 times, and came to byte 2097152 of 3147264"),
         "{ended:?}"
     );
     streamd.acts(|acts| assert_eq!(acts.uploads.0.len(), 6 * 3));
