@@ -156,7 +156,12 @@ fn a_candidate_whose_disk_takes_nothing_is_told_and_catches_up() {
         step(&format!("{name}: writable again it catches up by itself"), || {
             heal()?;
             copies(&cluster, 3)?;
-            cluster.run(&["cluster", "verify"]).map(drop)
+            // What else it could not write, such as its ssconf files, is given to it again soon after.
+            let mut said = String::new();
+            wait::until("verify finds nothing", PATIENCE, || {
+                cluster.run(&["cluster", "verify"]).map_err(|why| said = format!("{why:#}")).ok().map(drop)
+            })
+            .with_context(|| said.clone())
         });
     };
     let frozen = || {

@@ -203,9 +203,10 @@ async fn contact(caller: &Caller, target: &Target, calls: &Semaphore, claimed: &
             let _place = calls.acquire().await;
             match give(caller, &client, &now).await {
                 Ok(()) => sent = now.index,
-                // A refusal is tried again at the next ping.
+                // A disk that was full has room again soon: the next ping, which tries again, does not wait its time.
                 Err(CallError::Fail(fail)) if fail.code != Code::Fenced => {
                     tracing::warn!(%node, why = %fail, "ssconf values refused");
+                    ping.reset_after(PAUSE_MAX);
                 }
                 Err(error) => return error.into(),
             }
