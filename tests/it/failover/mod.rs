@@ -7,6 +7,7 @@ mod cut;
 mod damage;
 mod deaths;
 mod flips;
+mod gone;
 pub mod load;
 mod renew;
 

@@ -18,6 +18,7 @@ mod instance;
 mod master_ip;
 mod node;
 mod node_set;
+mod node_slots;
 mod pool;
 mod pool_remove;
 mod redist;

@@ -6,7 +6,7 @@ use crate::core::join;
 use crate::error::OpFail;
 use crate::io::nodes::{CALL, address};
 use crate::ops::{Args, Cx, Locks};
-use crate::ops::{candidate, hmac};
+use crate::ops::{candidate, hmac, node_slots};
 use gantry_model::config::{NODED_PORT, Node, Params, Stamp, kind};
 use gantry_model::error::Ecode;
 use gantry_model::ids::{GroupUuid, NodeUuid};
@@ -256,29 +256,25 @@ async fn answers(cx: &mut Cx<'_>, node: &Node) -> Result<(), OpFail> {
     }
 }
 
-/// Removes a node without instances that is not the master; the node forgets the cluster first. Result: null.
+/// Removes a node without instances that is not the master; the node forgets the cluster first. Slots of pools on a node
+/// that is marked offline are given up. Result: null.
 pub async fn remove(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     let node = cx.master.node(args.named("node_name", "node_uuid")?).await?;
     cx.begin(Locks::exclusive()).await?;
+    let node = cx.master.node(&node.uuid.to_string()).await?; // Its flags may have changed while this waited.
     if node.uuid == cx.go().master {
         let text = "The node is the master node; failover to another node first";
         return Err(OpFail::prereq(text, Ecode::WrongInput));
     }
-    let (instances, _) = cx.master.instances_of(node.uuid).await?;
-    if let Some(first) = instances.first() {
-        let text = format!(
-            "{} instance(s) have node {} as their home, {} first: remove them",
-            instances.len(),
-            node.name,
-            first.name
-        );
-        return Err(OpFail::prereq(text, Ecode::WrongInput));
-    }
+    node_slots::refuse_kept(cx, &node).await?;
     let mut others = cx.master.nodes().await?;
     others.retain(|other| other.uuid != node.uuid);
     let hooks = Hooks::node(args.id(), "node-remove", &node).before_on(&others).after_on(&others);
     cx.pre_hooks(&hooks).await?;
     out_of_the_pool(cx, &node).await?;
+    if node.offline {
+        node_slots::give_up(cx, &node).await?;
+    }
     let untold = leave(cx, &node).await?;
     cx.apply(vec![Command::NodeRemove { node: node.uuid }]).await?;
     if let Some(text) = untold {

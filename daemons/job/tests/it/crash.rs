@@ -2,12 +2,15 @@
 //! durable step and each order to the node; the operator types the same command again; that must lead where it was to
 //! lead, and an order of the dead that arrives late must do no harm.
 
-use crate::bed::Bed;
+use crate::bed::{Bed, log};
 use crate::luxid::{Luxid, go};
 use crate::master::{Master, Side};
+use crate::pool::entries;
 use crate::{SOON, start};
-use gantry_model::config::{AdminState, SlotState};
+use gantry_model::config::{AdminState, Node, SlotState, kind};
+use gantry_model::ids::LeaseUuid;
 use gantry_model::job::{Outcome, Status};
+use gantry_model::lease::LeaseState;
 use gantry_proto::envelope::Code;
 use gantry_proto::job::{Cancel, Confirm, ConfirmRequest, Go};
 use serde_json::{Value, json};
@@ -37,6 +40,20 @@ enum Goal {
 }
 
 impl Bed {
+    /// A pool of four slots: one on the first node, on the second one leased, one clean, one empty; then the second is
+    /// marked offline, as what never comes back is.
+    async fn with_slots_on_a_dead_node(&mut self, lease: LeaseUuid) {
+        self.with_pool(4).await;
+        let made = entries(self)[1..3].to_vec();
+        self.succeeds(&json!({"OP_ID": "OP_SLOT_CREATE", "slots": made})).await;
+        let mut state = self.master.state();
+        let slots = state.slots("py");
+        let second = state.config.nodes().find(|node| node.uuid != self.master.node).unwrap().uuid;
+        ["py-2", "py-3", "py-4"].iter().for_each(|name| state.move_slot(slots[*name].uuid, second));
+        state.lease("py", lease);
+        state.meddle(kind::NODE, second, |node: &mut Node| node.offline = true);
+    }
+
     /// What an operator does: the same again, and for a create that got half-way, a start.
     async fn again(&mut self, same: &Value, goal: Goal) {
         let there = self.master.state().instance(NAME).is_some();
@@ -177,6 +194,47 @@ async fn the_removal_of_a_node_converges_from_every_crash() {
             assert!(!known(&bed) && bed.master.state().left, "killed {side:?} step {step}");
         }
     }
+}
+
+/// A node that never comes back is given up with its slots, whoever dies on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_removal_of_a_dead_node_with_slots_converges_from_every_crash() {
+    const NODE: &str = "node2.example.test";
+    let remove = json!({"OP_ID": "OP_NODE_REMOVE", "node_name": NODE});
+    let lease = LeaseUuid(uuid::Uuid::from_u128(77));
+    let mut bed = Bed::new().await;
+    for step in 0..STEPS_MAX {
+        for side in [Side::Before, Side::After] {
+            bed.master.reset();
+            bed.with_slots_on_a_dead_node(lease).await;
+            let (owner, report) = bed.run(&remove, Some((step, side))).await;
+            bed.master.state().owner_gone(owner);
+            let known = bed.master.state().config.nodes().any(|node| node.name == NODE);
+            let at = format!("killed {side:?} step {step}");
+            if report.is_none() && known {
+                bed.succeeds(&remove).await;
+            }
+            let state = bed.master.state();
+            assert!(!state.config.nodes().any(|node| node.name == NODE), "{at}");
+            assert_eq!(state.slots("py").keys().collect::<Vec<_>>(), ["py-1"], "{at}");
+            let ended = &state.config.lease(lease).expect("luxid has not forgotten it").lease;
+            let why = ended.why.as_deref().unwrap_or_default();
+            assert!(
+                ended.state == LeaseState::Broken && why.ends_with(": its node is removed"),
+                "{at}: {why}"
+            );
+            if let Some(report) = report {
+                assert_eq!(report.ops[0].status, Status::Success, "{}", report.ops[0].result);
+                assert_eq!(state.steps, ["apply", "apply"], "the slots, the node");
+                let said = log(&report);
+                let told = "node node2.example.test is offline: what may live in 2 of its slots (py-2, py-3) was not \
+                            destroyed; 1 lease on it ends as broken; do not bring it back without removing its var/lib/gantry";
+                assert!(said.iter().any(|text| text.contains(told)), "{said:?}");
+                return;
+            }
+        }
+    }
+    panic!("a removal takes more than {STEPS_MAX} steps")
 }
 
 /// A wconfd that stops in good order, or can't keep up, may have stored what it does not answer.

@@ -196,6 +196,45 @@ async fn slots_of_a_node_that_never_comes_back_go_by_force() {
     assert!(bed.master.state().slots("py").is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_may_come_back_keeps_its_slots_and_instances_are_never_given_up() {
+    const NODE: &str = "node2.example.test";
+    let mut bed = Bed::new().await;
+    bed.with_pool(1).await;
+    let second = bed.master.state().config.nodes().find(|node| node.name == NODE).unwrap().uuid;
+    let slot = bed.master.state().slots("py")["py-1"].uuid;
+    bed.master.state().move_slot(slot, second);
+    let remove = json!({"OP_ID": "OP_NODE_REMOVE", "node_name": NODE});
+    let flags = |bed: &Bed, drained, offline| {
+        bed.master.state().meddle(kind::NODE, second, |node: &mut Node| {
+            (node.drained, node.offline) = (drained, offline);
+        });
+    };
+    for (drained, advice) in [(false, "gnt-node modify -D yes"), (true, "gnt-slot recycle --force NAME")] {
+        flags(&bed, drained, false);
+        let (_, text, code) = bed.fails(&remove).await;
+        assert!(
+            code == "wrong_input" && text.contains("1 slot(s) of pools") && text.contains("(py-1)"),
+            "{text}"
+        );
+        assert!(
+            text.contains(advice) && text.contains("gnt-node modify -O yes node2.example.test"),
+            "{text}"
+        );
+    }
+    flags(&bed, false, false);
+    let create = json!({"OP_ID": "OP_INSTANCE_CREATE", "instance_name": "own.example.test", "mode": "create",
+        "os_type": "noop", "disk_template": "diskless", "hypervisor": "fake", "beparams": {"memory": 128},
+        "nics": [], "start": false});
+    bed.succeeds(&create).await;
+    let own = bed.master.state().instance("own.example.test").unwrap().0.uuid;
+    bed.master.state().move_slot(own, second);
+    flags(&bed, false, true);
+    let (_, text, code) = bed.fails(&remove).await;
+    assert!(code == "wrong_input" && text.contains("home of 1 instance(s) (own.example.test)"), "{text}");
+    assert_eq!(bed.master.state().slots("py").len(), 1, "nothing was given up");
+}
+
 /// Killed anywhere, the same command again ends it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_removal_of_a_pool_converges_from_every_crash() {

@@ -181,6 +181,12 @@ impl Seen {
         self.node_of(slot).is_none_or(Node::is_there)
     }
 
+    /// Whether the slot's node answers and is marked drained: what nobody has leased goes from there.
+    #[must_use]
+    pub fn is_being_emptied(&self, slot: &Slot) -> bool {
+        !slot.node_usable && self.node_of(slot).is_some_and(|node| node.drained && node.is_there())
+    }
+
     /// Whether the slot's node is lost: marked offline, or away for too long.
     #[must_use]
     pub fn is_lost(&self, slot: &Slot) -> bool {

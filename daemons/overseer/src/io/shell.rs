@@ -144,12 +144,17 @@ impl Shell {
             .iter()
             .map(|n| (n.uuid, n.is_there()))
             .ne(self.nodes.iter().map(|n| (n.uuid, n.is_there())));
+        let emptied =
+            nodes.iter().map(|n| (n.uuid, n.drained)).ne(self.nodes.iter().map(|n| (n.uuid, n.drained)));
         self.nodes = nodes;
         if self.nodes.iter().any(|node| !node.is_there()) {
             self.agenda.bring(Pass::NodeRepair, now);
         }
         if changed {
             self.agenda.bring_all(&[Pass::DestroyDirty, Pass::CreateSlots], now);
+        }
+        if changed || emptied {
+            self.agenda.bring(Pass::DrainSlots, now);
         }
         self.back.extend(back);
     }

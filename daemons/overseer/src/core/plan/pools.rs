@@ -76,6 +76,8 @@ pub(super) fn drain_slots(seen: &Seen, now: f64) -> Vec<KeyedJob> {
             // Marked before: one in which nothing lives any more goes; one that became CLEAN after its mark becomes DIRTY.
             SlotState::Absent | SlotState::Clean if slot.drained => lots.drained.push(slot),
             SlotState::Absent if !slot.node_usable => lots.homeless.push(slot),
+            // Nobody can lease it there, so it only keeps the node from being emptied. One on a node that is away waits.
+            SlotState::Clean if seen.is_being_emptied(slot) => lots.homeless.push(slot),
             _ if slot.drained => {}
             _ if leaving => lots.drained.push(slot),
             _ => {}

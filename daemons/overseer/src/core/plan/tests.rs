@@ -200,6 +200,23 @@ fn what_was_drained_goes_step_by_step() {
 }
 
 #[test]
+fn what_nobody_has_leased_goes_from_a_drained_node() {
+    let goes = |node: Node, state| {
+        let slots = vec![Slot { node_usable: false, ..slot(1, state) }];
+        work(&plan(Pass::DrainSlots, &Seen { nodes: vec![node], ..seen(slots) }, NOW))
+    };
+    let drained = || Node { drained: true, ..node(1) };
+    let homeless = [(SlotWork::Drain("node takes no work"), vec![1])];
+    assert_eq!(goes(drained(), Clean), homeless);
+    for state in [Creating, Booting, Leased, Dirty, Destroying] {
+        assert_eq!(goes(drained(), state), [], "{state:?}: it goes when it is over");
+    }
+    assert_eq!(goes(Node { away_s: Some(1), ..drained() }, Clean), [], "it waits for its node");
+    assert_eq!(goes(Node { offline: true, ..node(1) }, Clean), []);
+    assert_eq!(goes(node(1), Clean), [], "not claimed at this moment");
+}
+
+#[test]
 fn outdated_vms_are_replaced_a_quarter_at_a_time() {
     let old = |number: u128, state| Slot { wanted_revision: Some(2), ..slot(number, state) };
     let replaced = |slots: Vec<Slot>| -> usize {
@@ -353,6 +370,7 @@ prop_compose! {
         slots in prop::collection::vec(any_slot(), 0..50),
         wanted in prop::array::uniform2(0u64..30), draining in any::<bool>(), lifetime in 0u64..80,
         away in prop::array::uniform3(prop::option::weighted(0.2, 0u64..600)), offline in prop::bool::weighted(0.1),
+        drained in any::<bool>(),
     ) -> Seen {
         let mut pools = vec![pool("p", wanted[0]), Pool { lifetime, ..pool("q", wanted[1]) }];
         if draining {
@@ -361,6 +379,7 @@ prop_compose! {
         let mut known = BTreeSet::new();
         let slots = slots.into_iter().filter(|slot| known.insert(slot.uuid)).collect();
         let mut nodes: Vec<Node> = (1..4).zip(away).map(|(n, away_s)| Node { away_s, ..node(n) }).collect();
+        nodes[1].drained = drained;
         nodes[2].offline = offline;
         Seen { pools, slots, nodes, lost_s: LOST_S }
     }
