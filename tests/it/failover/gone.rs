@@ -57,7 +57,8 @@ fn a_dead_node_with_slots_is_removed_and_nothing_waits_for_it() {
         Ok(())
     });
     step("marked offline it can be removed, and what that costs is said", || {
-        cluster.run(&["node", "modify", "-O", "yes", name(2)])?;
+        let text = said(&cluster, &["node", "modify", "-O", "yes", name(2)])?;
+        ensure!(text.contains("1 lease on it ends as broken"), "{text}");
         let text = said(&cluster, &["node", "remove", name(2)])?;
         ensure!(text.contains("was not destroyed"), "{text}");
         Ok(())

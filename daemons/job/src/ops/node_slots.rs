@@ -81,13 +81,18 @@ pub async fn give_up(cx: &mut Cx<'_>, node: &Node) -> Result<(), OpFail> {
     )))
 }
 
+/// How many leases have a VM there.
+pub async fn leases(cx: &mut Cx<'_>, node: NodeUuid) -> Result<usize, OpFail> {
+    Ok(leased(&cx.master.instances_of(node).await?.1))
+}
+
 fn leased<'s>(slots: impl IntoIterator<Item = &'s Slot>) -> usize {
     let leased = slots.into_iter().filter(|slot| slot.state == SlotState::Leased);
     leased.filter_map(|slot| slot.lease).collect::<BTreeSet<LeaseUuid>>().len()
 }
 
 /// That leases end with their node, for people; None without any.
-fn broken(leases: usize) -> Option<String> {
+pub fn broken(leases: usize) -> Option<String> {
     match leases {
         0 => None,
         1 => Some("1 lease on it ends as broken".to_owned()),
