@@ -286,6 +286,31 @@ fn a_cluster_in_use_is_not_destroyed() {
     luxid.heard();
 }
 
+/// Slots of pools are no instances to their users: the command that is named must work.
+#[test]
+fn what_keeps_a_cluster_from_being_destroyed_is_named_with_what_removes_it() {
+    for (instances, wanted) in [
+        (
+            json!([["po-1"], ["po-2"]]),
+            "1 pool(s) with slots in this cluster (po); remove them first with \"gnt-pool remove NAME\"",
+        ),
+        (
+            json!([["po-1"], ["own"]]),
+            "1 instance(s) in this cluster (own); remove them first with \"gnt-instance remove NAME\"",
+        ),
+    ] {
+        let stage = Stage::new(Role::Master);
+        let field = |name: &str| json!({"name": name, "title": name, "kind": "text", "doc": ""});
+        let rows = json!([[[0, "po-1"], [0, "po"]], [[0, "po-2"], [0, "po"]]]);
+        let slots = nodes(json!([field("name"), field("pool")]), rows);
+        let luxid = stage.luxid(vec![Turn::Ok(instances), slots]);
+        let ended = stage.run("gnt-cluster destroy --yes-do-it");
+        assert_eq!(ended.code, Some(1));
+        assert!(ended.err.contains(wanted), "{ended:?}");
+        luxid.heard();
+    }
+}
+
 #[test]
 fn init_refuses_what_cannot_work_before_it_makes_anything() {
     let stage = Stage::new(Role::Master);

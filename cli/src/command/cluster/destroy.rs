@@ -8,6 +8,7 @@ use crate::session::Session;
 use gantry_proto::boot::Shutdown;
 use gantry_rpc::CallError;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -61,6 +62,16 @@ async fn refuse_if_used(session: &mut Session) -> Result<(), CliError> {
     };
     let instances = names(&session.call("QueryInstances", json!([[], ["name"], false])).await?);
     if !instances.is_empty() {
+        let (slots, pools) = pooled(session).await?;
+        let instances: Vec<String> = instances.into_iter().filter(|name| !slots.contains(name)).collect();
+        if instances.is_empty() {
+            return Err(CliError::plain(format!(
+                "There are still {} pool(s) with slots in this cluster ({}); remove them first with \"{}\"",
+                pools.len(),
+                few(&pools),
+                session.typed("pool", "remove NAME")
+            )));
+        }
         return Err(CliError::plain(format!(
             "There are still {} instance(s) in this cluster ({}); remove them first with \"{}\"",
             instances.len(),
@@ -81,6 +92,16 @@ async fn refuse_if_used(session: &mut Session) -> Result<(), CliError> {
         )));
     }
     refuse_if_busy(session).await
+}
+
+/// Names of all slots of pools, which are no instances to their users, and of the pools.
+async fn pooled(session: &mut Session) -> Result<(BTreeSet<String>, Vec<String>), CliError> {
+    let answer = session.call("Query", json!(["slot", ["name", "pool"], Value::Null])).await?;
+    let column = |number: usize| -> BTreeSet<String> {
+        let rows = answer["data"].as_array().into_iter().flatten();
+        rows.map(|row| plain(&row[number][1])).collect()
+    };
+    Ok((column(0), column(1).into_iter().collect()))
 }
 
 /// Processes of unfinished jobs would outlive the cluster.

@@ -10,6 +10,7 @@ use gantry_model::config::{Cluster, Params, confd};
 use gantry_model::error::Ecode;
 use gantry_proto::wconfd::{Command, Want};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// The first job of a cluster. Result: true.
 pub async fn post_init(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
@@ -40,9 +41,21 @@ pub async fn destroy(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> 
         return Err(OpFail::prereq(text, Ecode::WrongState));
     }
     let instances = cx.master.instances().await?;
-    if !instances.is_empty() {
-        let text =
-            format!("There are still {} instance(s) in this cluster; remove them first", instances.len());
+    let pools: BTreeSet<&str> = instances.iter().filter_map(|one| one.pool.as_deref()).collect();
+    let own = instances.iter().filter(|one| one.pool.is_none()).count();
+    let text = if own > 0 {
+        format!(
+            "There are still {own} instance(s) in this cluster; remove them first with gnt-instance remove"
+        )
+    } else if !pools.is_empty() {
+        let pools = pools.into_iter().collect::<Vec<_>>().join(", ");
+        format!(
+            "There are still pools with slots in this cluster ({pools}); remove them first with gnt-pool remove"
+        )
+    } else {
+        String::new()
+    };
+    if !text.is_empty() {
         return Err(OpFail::prereq(text, Ecode::WrongState));
     }
     let cluster = cx.master.cluster().await?;

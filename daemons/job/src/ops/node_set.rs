@@ -5,7 +5,7 @@ use crate::core::roles::{Around, Asked, Plan, plan};
 use crate::error::OpFail;
 use crate::io::nodes::CALL;
 use crate::ops::group::merged;
-use crate::ops::{Args, Cx, Locks, candidate};
+use crate::ops::{Args, Cx, Locks, candidate, node_slots};
 use gantry_model::config::{Node, Params, filled};
 use gantry_model::error::Ecode;
 use gantry_proto::noded::NodeInfo;
@@ -47,6 +47,12 @@ pub async fn set_params(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFai
         cx.nodes.call::<NodeInfo>(&there, &(), CALL).await?;
     }
     cx.pre_hooks(&hooks).await?;
+    if !node.offline
+        && set.get("offline") == Some(&json!(true))
+        && let Some(text) = node_slots::broken(node_slots::leases(cx, node.uuid).await?)
+    {
+        cx.warn(format!("Node {} goes offline: {text}", node.name));
+    }
     carry_out(cx, &node, &plan, set).await?;
     if fills {
         candidate::fill(cx, &[node.uuid]).await?;

@@ -6,6 +6,7 @@ use crate::ops::Cx;
 use gantry_model::config::{Instance, Node, Slot, SlotState};
 use gantry_model::error::Ecode;
 use gantry_model::ids::{LeaseUuid, NodeUuid};
+use gantry_model::names::natural_cmp;
 use gantry_proto::wconfd::Command;
 use std::collections::{BTreeSet, HashMap};
 
@@ -20,7 +21,8 @@ type Slots = Vec<(Instance, Slot)>;
 
 /// Refuses a node that something keeps: instances, or slots of pools while the node is not marked offline.
 pub async fn refuse_kept(cx: &mut Cx<'_>, node: &Node) -> Result<(), OpFail> {
-    let (instances, _) = cx.master.instances_of(node.uuid).await?;
+    let (mut instances, _) = cx.master.instances_of(node.uuid).await?;
+    instances.sort_by(|a, b| natural_cmp(&a.name, &b.name));
     let name = &node.name;
     let names = |pooled: bool| -> Vec<&str> {
         let own = instances.iter().filter(|one| one.pool.is_some() == pooled);
@@ -79,13 +81,18 @@ pub async fn give_up(cx: &mut Cx<'_>, node: &Node) -> Result<(), OpFail> {
     )))
 }
 
+/// How many leases have a VM there.
+pub async fn leases(cx: &mut Cx<'_>, node: NodeUuid) -> Result<usize, OpFail> {
+    Ok(leased(&cx.master.instances_of(node).await?.1))
+}
+
 fn leased<'s>(slots: impl IntoIterator<Item = &'s Slot>) -> usize {
     let leased = slots.into_iter().filter(|slot| slot.state == SlotState::Leased);
     leased.filter_map(|slot| slot.lease).collect::<BTreeSet<LeaseUuid>>().len()
 }
 
 /// That leases end with their node, for people; None without any.
-fn broken(leases: usize) -> Option<String> {
+pub fn broken(leases: usize) -> Option<String> {
     match leases {
         0 => None,
         1 => Some("1 lease on it ends as broken".to_owned()),
@@ -94,7 +101,8 @@ fn broken(leases: usize) -> Option<String> {
 }
 
 async fn pooled(cx: &mut Cx<'_>, node: NodeUuid) -> Result<Slots, OpFail> {
-    let (instances, slots) = cx.master.instances_of(node).await?;
+    let (mut instances, slots) = cx.master.instances_of(node).await?;
+    instances.sort_by(|a, b| natural_cmp(&a.name, &b.name));
     let mut slots: HashMap<_, _> = slots.into_iter().map(|slot| (slot.uuid, slot)).collect();
     let own = instances.into_iter().filter(|one| one.pool.is_some());
     Ok(own.filter_map(|one| slots.remove(&one.uuid).map(|slot| (one, slot))).collect())

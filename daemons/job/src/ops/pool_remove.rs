@@ -8,6 +8,7 @@ use crate::ops::{Args, Cx, Locks};
 use gantry_model::config::{Instance, Slot, SlotState};
 use gantry_model::error::Ecode;
 use gantry_model::ids::{InstanceUuid, NodeUuid};
+use gantry_model::names::natural_cmp;
 use gantry_model::pool::PoolState;
 use gantry_proto::wconfd::Command;
 use serde_json::Value;
@@ -59,13 +60,13 @@ fn refuse_leased(pool: &str, slots: &Slots, force: bool) -> Result<(), OpFail> {
 /// Round by round until no slot is left.
 async fn empty(cx: &mut Cx<'_>, pool: &str, mut slots: Slots, force: bool) -> Result<(), OpFail> {
     let (all, mut left) = (slots.len(), slots.len());
-    let (mut news, mut pause) = (Instant::now(), PAUSE.0);
+    let (mut news, mut pause, mut told) = (Instant::now(), PAUSE.0, false);
     while !slots.is_empty() {
         cx.go_on()?;
         let trouble = round(cx, slots, force).await?;
         slots = cx.master.slots_of(pool).await?;
         if slots.len() < left {
-            (left, news, pause) = (slots.len(), Instant::now(), PAUSE.0);
+            (left, news, pause, told) = (slots.len(), Instant::now(), PAUSE.0, false);
             cx.say(format!("{} of {all} slots gone", all.saturating_sub(left)));
             continue;
         }
@@ -76,10 +77,40 @@ async fn empty(cx: &mut Cx<'_>, pool: &str, mut slots: Slots, force: bool) -> Re
                 format!("Pool {pool} is draining, but {left} of its slots do not go: {why}; try again later");
             return Err(OpFail::exec(text));
         }
+        if !told && let Some(why) = hindrance(cx, &slots, trouble).await? {
+            told = true;
+            let more = PATIENCE.saturating_sub(news.elapsed()).as_secs();
+            cx.warn(format!("{left} of {all} slots do not go now: {why}; this waits for them for {more} s"));
+        }
         pause_unless_cancelled(cx, pause).await?;
         pause = (pause * 2).min(PAUSE.1);
     }
     Ok(())
+}
+
+/// What keeps slots, as far as it is more than their being at work: a node that does not answer, or what failed.
+async fn hindrance(
+    cx: &mut Cx<'_>,
+    slots: &Slots,
+    trouble: Option<String>,
+) -> Result<Option<String>, OpFail> {
+    let claimed = cx.master.claimed_nodes().await?;
+    let nodes = cx.master.nodes().await?;
+    let silent = nodes.iter().filter(|node| !node.offline && !claimed.contains(&node.uuid));
+    for node in silent {
+        let mut here: Vec<_> = slots.iter().filter(|(_, slot)| slot.node == node.uuid).collect();
+        here.sort_by(|(a, _), (b, _)| natural_cmp(&a.name, &b.name));
+        if let Some((first, _)) = here.first() {
+            let name = &node.name;
+            return Ok(Some(format!(
+                "node {name} does not answer and has {} of them, {} first; if it never comes back, mark it offline \
+                 (gnt-node modify -O yes {name}) and use --force",
+                here.len(),
+                first.name
+            )));
+        }
+    }
+    Ok(trouble)
 }
 
 fn held(slots: &Slots) -> String {

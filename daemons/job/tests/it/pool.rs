@@ -288,6 +288,32 @@ async fn a_cancelled_removal_leaves_the_pool_draining() {
     assert_eq!(state.slots("py").keys().collect::<Vec<_>>(), ["py-1"]);
 }
 
+/// Long before it gives up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_says_at_once_which_node_keeps_it() {
+    let mut bed = Bed::new().await;
+    bed.with_pool(2).await;
+    bed.succeeds(&json!({"OP_ID": "OP_SLOT_CREATE", "slots": entries(&bed)[..1]})).await;
+    let node = bed.master.node;
+    bed.master.state().config.set_claimed(node, false);
+    bed.master.state().lost = true;
+    let name = bed.master.state().config.node(node).unwrap().name.clone();
+    let told = |report: &gantry_model::job::Report| {
+        let wanted =
+            format!("1 of 2 slots do not go now: node {name} does not answer and has 1 of them, py-1 first");
+        log(report).iter().any(|text| text.contains(&wanted))
+    };
+    let (_, report) = bed.run_until(&with(on("OP_POOL_REMOVE"), json!({"force": true})), None, told).await;
+    let report = report.unwrap();
+    let said = log(&report);
+    assert_eq!(report.ops[0].status, Status::Canceled, "{said:?}");
+    let advice = "gnt-node modify -O yes";
+    assert!(
+        said.iter().any(|text| text.contains(advice) && text.contains("waits for them for 1")),
+        "{said:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn images_are_imported_from_the_store_and_go_when_unused() {
     let mut bed = Bed::new().await;
