@@ -22,6 +22,8 @@ const AWAY: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections in a row that break before anything came of them.
 pub const FRUITLESS_MAX: u32 = 5;
+/// Times that an upload is begun anew, or goes on before where it was: a server that is restarted forgets it.
+const ANEW_MAX: u32 = 5;
 /// Uploads from this size on show how far they are.
 const TELL_BYTES: u64 = 8 << 20;
 
@@ -86,40 +88,71 @@ pub fn piece(file: &mut File, offset: u64, total: u64) -> io::Result<(Vec<u8>, b
     Ok((bytes, last))
 }
 
+/// How far an upload is, and when to give up: no server takes the same bytes for ever.
+#[derive(Debug, Default)]
+struct Reach {
+    offset: u64,
+    /// The highest offset there was.
+    highest: u64,
+    /// Answers and connections in a row of which nothing came.
+    fruitless: u32,
+    /// How often it went back.
+    anew: u32,
+}
+
+impl Reach {
+    /// The server wants to go on at `next`.
+    fn goes_on(&mut self, next: u64) {
+        if next < self.offset {
+            self.anew += 1;
+        }
+        if next > self.highest {
+            (self.highest, self.fruitless) = (next, 0);
+        } else if next <= self.offset {
+            self.fruitless += 1;
+        }
+        self.offset = next;
+    }
+
+    /// Why there is no use in going on.
+    fn ends(&self, total: u64) -> Option<String> {
+        let Self { offset, highest, fruitless, anew } = self;
+        if *anew > ANEW_MAX {
+            return Some(format!("luxid began anew {anew} times, and came to byte {highest} of {total}"));
+        }
+        (*fruitless > FRUITLESS_MAX).then(|| format!("luxid takes nothing after byte {offset} of {total}"))
+    }
+}
+
 /// Sends a file piece by piece. `send` sends the piece at an offset over a connection; the server's reply says where
 /// to go on, so that a broken connection costs one piece.
 ///
 /// # Errors
-/// The server's refusal, or connections that break again and again.
+/// The server's refusal; connections that break again and again; a server that begins anew again and again.
 pub async fn upload<F, R>(session: &Session, what: &str, total: u64, mut send: F) -> Result<(), CliError>
 where
     F: FnMut(Client, u64) -> R,
     R: Future<Output = Result<Result<PieceReply, CallError>, io::Error>>,
 {
     let mut progress = Progress::new(&session.screen);
-    let (mut offset, mut fruitless) = (0, 0);
+    let mut reach = Reach::default();
     let mut client = connect(session).await?;
     loop {
-        let sent = send(client.clone(), offset).await;
+        let sent = send(client.clone(), reach.offset).await;
         match sent.map_err(|error| CliError::plain(format!("{what}: cannot read what is sent: {error}")))? {
             Ok(PieceReply { done: true, .. }) => return Ok(()),
-            Ok(PieceReply { next, .. }) => {
-                fruitless = if next > offset { 0 } else { fruitless + 1 };
-                offset = next;
-            }
+            Ok(PieceReply { next, .. }) => reach.goes_on(next),
             Err(error) if broke(&error) => {
-                fruitless += 1;
+                reach.fruitless += 1;
                 client = connect(session).await?;
             }
             Err(error) => return Err(failed(what, &error)),
         }
-        if fruitless > FRUITLESS_MAX {
-            return Err(CliError::Protocol(format!(
-                "{what}: luxid takes nothing after byte {offset} of {total}"
-            )));
+        if let Some(why) = reach.ends(total) {
+            return Err(CliError::Protocol(format!("{what}: {why}")));
         }
         if total >= TELL_BYTES && session.screen.is_watched() {
-            progress.say(&format!("{what}: {} of {} MiB", offset >> 20, total >> 20));
+            progress.say(&format!("{what}: {} of {} MiB", reach.offset >> 20, total >> 20));
         }
     }
 }
@@ -195,5 +228,31 @@ async fn download(client: &Client, digest: &str, file: &mut File, offset: &mut u
             }
             Event::End(()) => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goes on to each of these offsets; how many it took until it ended.
+    fn until_the_end(nexts: impl IntoIterator<Item = u64>) -> Option<usize> {
+        let mut reach = Reach::default();
+        nexts.into_iter().position(|next| {
+            reach.goes_on(next);
+            reach.ends(100).is_some()
+        })
+    }
+
+    #[test]
+    fn only_what_was_never_reached_is_progress() {
+        assert_eq!(until_the_end(1..=100), None);
+        assert_eq!(until_the_end([0; 100]), Some(5), "nothing is taken");
+        assert_eq!(until_the_end([1, 2, 0].into_iter().chain(1..=100)), None, "one restart");
+        assert_eq!(until_the_end([1, 0].into_iter().cycle().take(1_000)), Some(11), "to and fro");
+        let further = (1..100).flat_map(|most| (1..=most).chain([0]));
+        assert_eq!(until_the_end(further), Some(26), "further each time, and still too often");
+        let creeps = (1..100).flat_map(|next| [next; 6]);
+        assert_eq!(until_the_end(creeps), None, "it creeps, but on");
     }
 }

@@ -395,6 +395,22 @@ fn files_are_sent_into_a_machine() {
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), "Sent 2 files, 4 bytes to x/\n"), "{ended:?}");
 }
 
+/// Each piece is taken, and still nothing comes of it.
+#[test]
+fn an_upload_that_begins_anew_again_and_again_ends() {
+    let stage = Stage::new(Role::Master);
+    let streamd = Streamd::new(&stage, Acts { forgets_at: Some(3 << 20), ..Acts::default() });
+    let file = stage.root.path().join("large");
+    std::fs::write(&file, vec![7; 3 << 20]).unwrap();
+    let ended = stage.run(&format!("gnt-lease put {LEASE} {}", file.display()));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.err.contains("put: luxid began anew 6 times, and came to byte 2097152 of 3147264"),
+        "{ended:?}"
+    );
+    streamd.acts(|acts| assert_eq!(acts.uploads.0.len(), 6 * 3));
+}
+
 #[test]
 fn files_come_out_of_a_machine_but_no_links_and_over_no_file() {
     let stage = Stage::new(Role::Master);

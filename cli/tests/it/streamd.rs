@@ -35,6 +35,8 @@ pub struct Acts {
     pub signals: Vec<i32>,
     /// Uploads into machines: requests without their bytes, and all bytes.
     pub uploads: (Vec<LeasePutRequest>, Vec<u8>),
+    /// It forgets an upload into a machine when so many bytes of it are there, and wants it anew.
+    pub forgets_at: Option<usize>,
     /// What `LeaseGet` answers.
     pub archive: Vec<u8>,
     /// Logs asked for, and the pieces of a log.
@@ -178,6 +180,10 @@ impl Door {
             let mut request = call.request::<LeasePut>()?;
             let mut acts = self.acts.lock().unwrap();
             acts.uploads.1.append(&mut request.bytes);
+            if acts.forgets_at.is_some_and(|most| acts.uploads.1.len() >= most) {
+                acts.uploads.1.clear();
+                request.last = false;
+            }
             let (next, done) = (acts.uploads.1.len() as u64, request.last);
             acts.uploads.0.push(request);
             return reply::<LeasePut>(&PieceReply { next, done });

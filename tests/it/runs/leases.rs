@@ -11,6 +11,7 @@ use std::process::{Child, Stdio};
 fn leases_end_with_their_owners() {
     let bed = Bed::new();
     step("a lease is had, used and given back", || used_and_given_back(&bed));
+    step("more than a VM has room for is refused, and the lease goes on", || too_much_is_put(&bed));
     step("two that use the same VM one after the other never meet", || a_vm_is_used_once(&bed));
     step("Ctrl-C while waiting withdraws the request", || interrupted_while_waiting(&bed));
     step("Ctrl-C while a command holds it gives it back", || interrupted_while_held(&bed));
@@ -77,6 +78,24 @@ fn used_and_given_back(bed: &Bed) -> Result<()> {
     let refused = rpc::exec(bed, &lease, "third", "true");
     ensure!(refused.is_err(), "a lease that is over runs nothing: {refused:?}");
     Ok(())
+}
+
+fn too_much_is_put(bed: &Bed) -> Result<()> {
+    let lease = acquire(bed, 1)?;
+    let dir = tempfile::tempdir()?;
+    let (huge, small) = (dir.path().join("huge"), dir.path().join("small"));
+    std::fs::write(&huge, vec![7; 40 << 20])?;
+    std::fs::write(&small, "here")?;
+    let began = std::time::Instant::now();
+    let (_, said) = bed.cluster.refused(&["lease", "put", &lease, &huge.display().to_string()])?;
+    ensure!(began.elapsed() < Duration::from_secs(30), "refused only after {:?}", began.elapsed());
+    let why = "its files have 41943040 bytes, the machine has room for ";
+    ensure!(said.contains(why) && said.contains("leave some out"), "{said}");
+    bed.cluster.run(&["lease", "put", &lease, &small.display().to_string()])?;
+    let (said, end) = rpc::exec(bed, &lease, "look", "ls; cat small")?;
+    ensure!(said.contains("here") && !said.contains("huge"), "{said:?} {end:?}");
+    bed.cluster.run(&["lease", "release", &lease])?;
+    none_left(bed, PATIENCE)
 }
 
 fn a_vm_is_used_once(bed: &Bed) -> Result<()> {

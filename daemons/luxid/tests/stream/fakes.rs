@@ -7,7 +7,7 @@ use gantry_proto::noded::{
 };
 use gantry_proto::wconfd::{self, ApplyReply, Command};
 use gantry_rpc::{Call, Code, Fail, Handled, Service, route};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -29,6 +29,8 @@ pub struct FakeNode {
     pub runs: watch::Sender<BTreeMap<String, Run>>,
     /// Followers of output right now.
     pub following: watch::Sender<usize>,
+    /// What it answers to the next pieces of uploads instead of taking them.
+    pub put_fails: Mutex<VecDeque<Fail>>,
 }
 
 /// Counts a follower as long as it lives.
@@ -50,7 +52,7 @@ impl Drop for Following<'_> {
 impl FakeNode {
     pub fn new(cluster: ClusterUuid, node: NodeUuid, log: Log) -> Arc<Self> {
         let (runs, following) = (watch::Sender::new(BTreeMap::new()), watch::Sender::new(0));
-        Arc::new(Self { cluster, node, log, runs, following })
+        Arc::new(Self { cluster, node, log, runs, following, put_fails: Mutex::default() })
     }
 
     /// Changes a command, which begins with it.
@@ -120,7 +122,10 @@ impl Service for FakeNode {
                 node::VmPut => |request, _call| {
                     let next = request.offset + request.bytes.len() as u64;
                     self.note(format!("node: put {} {} {next}", request.upload, request.path));
-                    Ok(PieceReply { next, done: request.last })
+                    match self.put_fails.lock().unwrap().pop_front() {
+                        Some(fail) => Err(fail),
+                        None => Ok(PieceReply { next, done: request.last }),
+                    }
                 },
                 node::VmGet => |request, call| {
                     if request.path == "none" {

@@ -274,3 +274,40 @@ async fn signals_and_files_are_relayed() {
     assert_eq!(code, "unknown_entity");
     assert!(text.contains("node1.test: there is no 'none'"), "{text}");
 }
+
+/// A node that is busy is asked again; one that says that there is no room in the VM is not: its answer goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_much_for_a_vm_is_refused_at_once() {
+    let mut bed = Bed::new().await;
+    let lease = new_lease();
+    bed.lease(lease, LeaseState::Active, None);
+    let client = bed.client().await;
+    let put = LeasePutRequest {
+        lease,
+        vm: 0,
+        upload: "up".to_owned(),
+        path: String::new(),
+        offset: 0,
+        bytes: b"tar".to_vec(),
+        last: true,
+    };
+    let busy = |body: &[u8]| Fail { code: Code::Busy, text: "too much".to_owned(), body: body.to_vec() };
+    let told = |fails: Vec<Fail>| {
+        bed.node.put_fails.lock().unwrap().extend(fails);
+        client.call::<LeasePut>(&put, LIMIT)
+    };
+    assert!(told(vec![busy(b""), busy(b"locked")]).await.unwrap().done);
+    let (code, text) = ganeti(told(vec![busy(b"no-space")]).await.unwrap_err());
+    assert_eq!(
+        (code.as_str(), text.contains("node1.test: too much")),
+        ("insufficient_resources", true),
+        "{text}"
+    );
+    assert_eq!(
+        told(vec![busy(b""); 5]).await.unwrap_err().code(),
+        Some(Code::Busy),
+        "it does not wait for ever"
+    );
+    let asked = bed.happened().into_iter().filter(|what| what.starts_with("node: put")).count();
+    assert_eq!(asked, 3 + 1 + 5);
+}

@@ -31,17 +31,39 @@ pub fn check(file: &mut File, home: &Home, below: &str, free: u64) -> Result<(),
     let held = content.files.iter().map(|path| home.held(&home::join(below, path)));
     let room = held.fold(free, u64::saturating_add);
     if content.bytes > room {
-        let text = format!("files of {} bytes, there is room for {room}", content.bytes);
+        let text = format!(
+            "its files have {} bytes, the machine has room for {room}: leave some out",
+            content.bytes
+        );
         return Err(DriverError::new(Class::NoSpace, text));
     }
     Ok(())
 }
 
-/// Unpacks a checked archive. What has a file's name is replaced.
+/// Unpacks a checked archive. What has a file's name is replaced. When the room ends after all (files take more than
+/// their bytes, and what runs inside writes, too), what was unpacked is removed again; directories stay.
 ///
 /// # Errors
 /// As of [`Home::put`].
 pub fn unpack(file: &mut File, home: &Home, below: &str) -> Result<(), DriverError> {
+    let mut begun = Vec::new();
+    let done = unpack_noting(file, home, below, &mut begun);
+    match done {
+        Err(why) if why.class == Class::NoSpace => {
+            begun.iter().for_each(|path| home.remove(path));
+            let text = format!("the machine's room ended at {}: leave some out", why.text);
+            Err(DriverError::new(Class::NoSpace, text))
+        }
+        other => other,
+    }
+}
+
+fn unpack_noting(
+    file: &mut File,
+    home: &Home,
+    below: &str,
+    begun: &mut Vec<String>,
+) -> Result<(), DriverError> {
     if !below.is_empty() {
         home.make_dir(below)?;
     }
@@ -56,7 +78,8 @@ pub fn unpack(file: &mut File, home: &Home, below: &str) -> Result<(), DriverErr
             continue;
         }
         let executable = entry.header().mode().is_ok_and(|mode| mode & 0o111 != 0);
-        home.put_from(&whole, &mut entry, executable)?;
+        begun.push(whole);
+        home.put_from(&begun[begun.len() - 1], &mut entry, executable)?;
         gantry_rt::crash::point("put-unpacking");
     }
     Ok(())

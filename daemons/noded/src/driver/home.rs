@@ -160,6 +160,18 @@ impl Home {
             .map_err(|error| told(Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO))))
     }
 
+    /// Removes what has a file's name, if it can: no directory, and over no link.
+    pub fn remove(&self, path: &str) {
+        let Some((above, name)) = parts(path).ok().map(|_| path.rsplit_once('/').unwrap_or((".", path)))
+        else {
+            return;
+        };
+        if let Ok(dir) = open_dir(&self.dir, above) {
+            // Whoever asks tells already what is worse than a file that stays.
+            let _ = unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir);
+        }
+    }
+
     /// Opens a plain file without waiting for anything; with its size now.
     ///
     /// # Errors

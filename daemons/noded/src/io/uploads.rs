@@ -137,7 +137,8 @@ impl Staged {
         }
         if next.saturating_add(bytes.len() as u64) > bytes_max {
             self.remove()?;
-            let text = format!("the archive has more than {bytes_max} bytes, the room there is");
+            let text =
+                format!("the archive has more than {bytes_max} bytes, the most that may fit: leave some out");
             return Err(error::driver(&DriverError::new(Class::NoSpace, text)));
         }
         room::check(&self.dir, bytes.len() as u64, self.reserve)?;

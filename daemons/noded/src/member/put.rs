@@ -24,7 +24,9 @@ impl Member {
     /// Takes a piece; with the last one the archive is unpacked. Done once per upload, whatever is repeated.
     ///
     /// # Errors
-    /// `Fenced`, `Stale`; `BadRequest` for an archive that is not to be unpacked; `Busy` when it does not fit.
+    /// `Fenced`, `Stale`; `BadRequest` for an archive that is not to be unpacked; `Busy` of class
+    /// no-space when it does not fit into the VM, which is for good: nothing of it stays; `Busy` without one when the node
+    /// can't now.
     pub async fn put(self: &Arc<Self>, request: VmPutRequest) -> Result<PieceReply, Fail> {
         if !is_name(&request.upload) || request.bytes.len() > PIECE_BYTES_MAX {
             return Err(Fail::new(

@@ -60,9 +60,14 @@ pub(super) async fn relay(
     }
 }
 
+/// Class of a driver's failure that a node names in the failure's body: a VM's disk has no room for it.
+const NO_SPACE: &[u8] = b"no-space";
+
 /// Whether a call to a node may be repeated: it was not answered, or not now.
 pub(super) fn passes(why: &CallError) -> bool {
     match why {
+        // Asking again makes no room.
+        CallError::Fail(fail) if fail.body == NO_SPACE => false,
         CallError::Closed(_) | CallError::Deadline { .. } => true,
         CallError::Fail(fail) => matches!(fail.code, Code::Busy | Code::NotReady),
         CallError::Protocol(_) => false,
@@ -72,6 +77,9 @@ pub(super) fn passes(why: &CallError) -> bool {
 /// What a node answered, in words for users.
 pub(super) fn told(node: &str, why: &CallError) -> Fail {
     let text = format!("node {node}: {why}");
+    if matches!(why, CallError::Fail(fail) if fail.body == NO_SPACE) {
+        return GanetiError::prereq(text, Ecode::InsufficientResources).into();
+    }
     match why.code() {
         Some(Code::BadRequest) => GanetiError::prereq(text, Ecode::WrongInput).into(),
         Some(Code::NotFound) => GanetiError::prereq(text, Ecode::UnknownEntity).into(),
