@@ -1,10 +1,13 @@
 //! Images made plain: a directory or an archive becomes a tar archive of regular files, directories and links,
-//! without owners, times and special modes. Devices, pipes and sockets are left out and counted.
+//! without owners, times and special modes. Devices, pipes and sockets are left out and counted. An entry that no node
+//! unpacks is refused.
 
 use super::header;
+use gantry_archive::image::{Kind, Names};
 use gantry_model::task::IMAGE_BYTES_MAX;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 use tar::EntryType;
@@ -23,18 +26,26 @@ pub struct ImageNotes {
     pub first: Option<String>,
 }
 
-impl ImageNotes {
+/// What was seen, and the names so far.
+#[derive(Default)]
+struct Seen {
+    notes: ImageNotes,
+    names: Names,
+}
+
+impl Seen {
     fn leave_out(&mut self, name: &Path) {
-        self.left_out += 1;
-        self.first.get_or_insert_with(|| name.display().to_string());
+        self.notes.left_out += 1;
+        self.notes.first.get_or_insert_with(|| name.display().to_string());
     }
 
-    fn count(&mut self) -> io::Result<()> {
-        self.entries += 1;
-        if self.entries > ENTRIES_MAX {
+    /// Takes an entry that every node can unpack.
+    fn take(&mut self, name: &Path, kind: Kind<'_>) -> io::Result<()> {
+        self.notes.entries += 1;
+        if self.notes.entries > ENTRIES_MAX {
             return Err(io::Error::other(format!("more than {ENTRIES_MAX} files; import a smaller tree")));
         }
-        Ok(())
+        self.names.take(name.as_os_str().as_bytes(), kind).map_err(io::Error::other)
     }
 }
 
@@ -48,23 +59,23 @@ pub fn normalise(path: &Path, out: impl Write) -> io::Result<ImageNotes> {
 
 fn within(path: &Path, out: Bounded<impl Write>) -> io::Result<ImageNotes> {
     let mut builder = tar::Builder::new(out);
-    let mut notes = ImageNotes::default();
+    let mut seen = Seen::default();
     if fs::metadata(path)?.is_dir() {
-        from_dir(path, Path::new(""), &mut builder, &mut notes)?;
+        from_dir(path, Path::new(""), &mut builder, &mut seen)?;
     } else {
         match form(path)? {
-            Form::Tar => from_tar(File::open(path)?, &mut builder, &mut notes)?,
+            Form::Tar => from_tar(File::open(path)?, &mut builder, &mut seen)?,
             Form::Gzip => {
-                from_tar(flate2::read::MultiGzDecoder::new(File::open(path)?), &mut builder, &mut notes)?;
+                from_tar(flate2::read::MultiGzDecoder::new(File::open(path)?), &mut builder, &mut seen)?;
             }
             Form::Other(convert) => return Err(io::Error::other(convert)),
         }
     }
-    if notes.entries == 0 {
+    if seen.notes.entries == 0 {
         return Err(io::Error::other("it has no files"));
     }
     builder.into_inner()?.flush()?;
-    Ok(notes)
+    Ok(seen.notes)
 }
 
 /// Takes so many bytes and no more, so that what is too large is told before the disk is full of it.
@@ -126,7 +137,7 @@ fn from_dir(
     top: &Path,
     below: &Path,
     builder: &mut tar::Builder<impl Write>,
-    notes: &mut ImageNotes,
+    seen: &mut Seen,
 ) -> io::Result<()> {
     let named =
         |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
@@ -139,30 +150,26 @@ fn from_dir(
         let meta = fs::symlink_metadata(&path).map_err(|error| named(&path, error))?;
         let mode = meta.permissions().mode() & 0o777;
         if meta.is_dir() {
-            notes.count()?;
+            seen.take(&name, Kind::Dir)?;
             builder.append_data(&mut header(EntryType::Directory, mode, 0), &name, io::empty())?;
-            from_dir(top, &name, builder, notes)?;
+            from_dir(top, &name, builder, seen)?;
         } else if meta.is_symlink() {
-            notes.count()?;
             let target = fs::read_link(&path).map_err(|error| named(&path, error))?;
+            seen.take(&name, Kind::Symlink(target.as_os_str().as_bytes()))?;
             builder.append_link(&mut header(EntryType::Symlink, 0o777, 0), &name, target)?;
         } else if meta.is_file() {
-            notes.count()?;
+            seen.take(&name, Kind::File)?;
             let file = File::open(&path).map_err(|error| named(&path, error))?;
             let mut exact = file.take(meta.len()).chain(io::repeat(0)).take(meta.len());
             builder.append_data(&mut header(EntryType::Regular, mode, meta.len()), &name, &mut exact)?;
         } else {
-            notes.leave_out(&name);
+            seen.leave_out(&name);
         }
     }
     Ok(())
 }
 
-fn from_tar(
-    from: impl Read,
-    builder: &mut tar::Builder<impl Write>,
-    notes: &mut ImageNotes,
-) -> io::Result<()> {
+fn from_tar(from: impl Read, builder: &mut tar::Builder<impl Write>, seen: &mut Seen) -> io::Result<()> {
     let mut archive = tar::Archive::new(from);
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -174,22 +181,23 @@ fn from_tar(
         let size = entry.size();
         match entry.header().entry_type() {
             EntryType::Directory => {
+                seen.take(&name, Kind::Dir)?;
                 builder.append_data(&mut header(EntryType::Directory, mode, 0), &name, io::empty())?;
             }
             EntryType::Regular | EntryType::Continuous => {
+                seen.take(&name, Kind::File)?;
                 builder.append_data(&mut header(EntryType::Regular, mode, size), &name, &mut entry)?;
             }
             kind @ (EntryType::Symlink | EntryType::Link) => {
                 let target = entry.link_name()?.ok_or_else(|| io::Error::other("a link without target"))?;
                 let target = if kind == EntryType::Link { plain_name(&target)? } else { target.into_owned() };
+                let to = target.as_os_str().as_bytes();
+                let is = if kind == EntryType::Link { Kind::Link(to) } else { Kind::Symlink(to) };
+                seen.take(&name, is)?;
                 builder.append_link(&mut header(kind, 0o777, 0), &name, target)?;
             }
-            _ => {
-                notes.leave_out(&name);
-                continue;
-            }
+            _ => seen.leave_out(&name),
         }
-        notes.count()?;
     }
     Ok(())
 }
@@ -244,6 +252,45 @@ mod tests {
         let found = names(&out);
         assert_eq!(found[1], ("bin/sh".to_owned(), EntryType::Symlink, 0o777));
         assert_eq!(found[2], ("bin/su".to_owned(), EntryType::Regular, 0o755), "no setuid bit");
+    }
+
+    #[test]
+    fn what_no_node_unpacks_is_not_imported() {
+        let dir = tempfile::tempdir().unwrap();
+        let tar = dir.path().join("bad.tar");
+        let one = |entries: &[(EntryType, &str, &str)]| {
+            let mut builder = tar::Builder::new(File::create(&tar).unwrap());
+            for (kind, name, target) in entries {
+                if target.is_empty() {
+                    builder.append_data(&mut header(*kind, 0o644, 0), name, io::empty()).unwrap();
+                } else {
+                    builder.append_link(&mut header(*kind, 0o777, 0), name, target).unwrap();
+                }
+            }
+            builder.into_inner().unwrap();
+            normalise(&tar, io::sink()).map(|notes| notes.entries).map_err(|why| why.to_string())
+        };
+        let (file, link, hard) = (EntryType::Regular, EntryType::Symlink, EntryType::Link);
+        let good = [
+            (link, "bin", "usr/bin"),
+            (link, "sbin", "/bin"),
+            (file, "usr/bin/su", ""),
+            (hard, "su", "usr/bin/su"),
+        ];
+        assert_eq!(one(&good), Ok(4));
+        for (entries, told) in [
+            (&[(link, "d", "/tmp/x"), (file, "d/pwn", "")][..], "'d/pwn': its way leads over a link"),
+            (
+                &[(hard, "h", "/etc/shadow")],
+                "'h': a hard link to 'etc/shadow', which is no file that the archive has before",
+            ),
+            (&[(hard, "h", "../etc/shadow")], "'../etc/shadow', which has '..'"),
+            (&[(link, "l", "/etc/shadow"), (hard, "h", "l")], "'h': a hard link to 'l'"),
+            (&[(file, ".gantry/init", "")], "this name is Gantry's"),
+        ] {
+            let why = one(entries).unwrap_err();
+            assert!(why.contains(told), "{why}");
+        }
     }
 
     #[test]

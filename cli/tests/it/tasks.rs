@@ -324,6 +324,9 @@ fn results_are_fetched_into_files_and_overwrite_none() {
     ]);
     let _streamd = Streamd::new(&stage, Acts { blobs, ..Acts::default() });
     let dir = stage.root.path().join("res");
+    std::fs::write(stage.root.path().join("file"), "mine").unwrap();
+    let ended = stage.run(&format!("gnt-task fetch 7 {}/file", stage.root.path().display()));
+    assert!(ended.err.contains("is a file; name the directory that task 7's results come into"), "{ended:?}");
     let line = format!("gnt-task fetch 7 {}", dir.display());
     let ended = stage.run(&line);
     assert_eq!(ended.code, Some(0), "{ended:?}");

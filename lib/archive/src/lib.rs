@@ -1,6 +1,8 @@
 //! Tar archives of files that go into VMs: what may be in one. luxid asks before it takes a task, a node before the first
 //! file is written. Only headers are read; neither the time nor the memory that takes depends on what they say. Plain
-//! tar, not compressed; regular files and directories only.
+//! tar, not compressed; regular files and directories only. Images, which have links, are another matter: [`image`].
+
+pub mod image;
 
 use gantry_model::path::{self, ENTRIES_MAX, shown};
 use std::collections::HashSet;

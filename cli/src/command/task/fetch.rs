@@ -17,6 +17,11 @@ use std::path::Path;
 /// No such task or no result yet; a file that is there already without `force`; the server's.
 pub async fn run(session: &mut Session, id: u64, dir: &Path, force: bool) -> Result<(), CliError> {
     session.command = "fetch".to_owned();
+    if fs::metadata(dir).is_ok_and(|meta| !meta.is_dir()) {
+        let text =
+            format!("{} is a file; name the directory that task {id}'s results come into", dir.display());
+        return Err(CliError::plain(text));
+    }
     let (task, _, _) = query(session, id).await?.ok_or_else(|| not_found(session, id))?;
     let Some(result) = &task.result else {
         return Err(CliError::plain(format!(

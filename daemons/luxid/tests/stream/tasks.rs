@@ -156,6 +156,10 @@ async fn who_does_not_follow_gets_what_is_there() {
     bed.node.run(&exec_name(LEASE, 1, 1), |run| run.why = Some(Why::Exit(1)));
     let mut stream = open(&client, LogPlace { attempt: 1, step: 1, out: 6, err: 0 }, false).await;
     assert!(end(&mut stream).await.why.contains("has not begun"));
+    let from = LogPlace { step: 3, ..LogPlace::default() };
+    let request = TaskLogRequest { task: TaskId(7), from, follow: true };
+    let error = client.call::<TaskLog>(&request, LIMIT).await.unwrap_err();
+    assert!(error.to_string().contains("task 7 has no step 3: its steps are 1 to 2"), "{error}");
     let request = TaskLogRequest { task: TaskId(8), from: LogPlace::default(), follow: true };
     let error = client.call::<TaskLog>(&request, LIMIT).await.unwrap_err();
     assert!(error.to_string().contains("there is no task 8"), "{error}");

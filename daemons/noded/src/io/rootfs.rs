@@ -1,8 +1,10 @@
 //! Unpacks an image's archive into a root directory for VMs. What is in it is not trusted: every name is resolved
 //! beneath the new root without following a link, all belongs to root, setuid bits and device nodes are left out, hard
-//! links may only name files of the archive. Symlinks are kept as they are: they mean something inside a VM only.
+//! links may only name files of the archive. Symlinks are kept as they are: they mean something inside a VM only. What is refused here by
+//! names is refused at import already, by [`gantry_archive::image`].
 
 use super::room;
+use gantry_archive::{Unfit, image};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
@@ -24,30 +26,22 @@ const ENTRIES_MAX: u64 = 1_000_000;
 /// than what may come in between.
 const LOOK_ENTRIES: u64 = 64;
 const LOOK_BYTES: u64 = 1 << 20;
-/// Deepest path, and longest.
-const DEPTH_MAX: usize = 64;
-const PATH_BYTES_MAX: usize = 4_096;
 /// What VMs need to be there: mount points.
 const DIRS: [&str; 9] = ["etc", "home", "home/tester", "tmp", "dev", "proc", "sys", "run", ".gantry"];
-/// Ours alone.
-const OURS: &[u8] = b".gantry";
 
 fn wrong(path: &[u8], why: &str) -> io::Error {
     let shown = String::from_utf8_lossy(path).escape_debug().to_string();
     io::Error::new(io::ErrorKind::InvalidData, format!("'{shown}': {why}"))
 }
 
-/// The parts of a plain relative path; none for the root itself.
+/// The parts of a path that may be used; none for the root itself.
+fn owned(parts: Result<Vec<&[u8]>, Unfit>) -> io::Result<Vec<OsString>> {
+    let parts = parts.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
+    Ok(parts.into_iter().map(|part| OsString::from_vec(part.to_vec())).collect())
+}
+
 fn parts(path: &[u8]) -> io::Result<Vec<OsString>> {
-    let all: Vec<&[u8]> =
-        path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
-    if path.first() == Some(&b'/') || all.iter().any(|part| *part == b"..") || path.contains(&0) {
-        return Err(wrong(path, "not a plain relative path"));
-    }
-    if all.len() > DEPTH_MAX || path.len() > PATH_BYTES_MAX {
-        return Err(wrong(path, "too deep or too long"));
-    }
-    Ok(all.into_iter().map(|part| OsString::from_vec(part.to_vec())).collect())
+    owned(image::parts(path))
 }
 
 fn open(dir: impl AsFd, name: &OsStr, flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
@@ -111,10 +105,7 @@ impl Rootfs {
 
     fn take<R: Read>(&self, entry: &mut Entry<'_, R>) -> io::Result<()> {
         let path = entry.path_bytes().into_owned();
-        let to = parts(&path)?;
-        if to.first().is_some_and(|part| part.as_bytes() == OURS) {
-            return Err(wrong(&path, "this name is Gantry's"));
-        }
+        let to = owned(image::entry_parts(&path))?;
         let mode = entry.header().mode()?;
         let done = match entry.header().entry_type() {
             EntryType::Regular | EntryType::Continuous => self.file(&to, mode, entry),

@@ -27,6 +27,24 @@ impl Tar {
         self.add(name, EntryType::Regular, 0o644, "", content)
     }
 
+    /// What an import says of it.
+    fn imports(&self) -> bool {
+        let mut names = image::Names::default();
+        let mut archive = Archive::new(&self.0.get_ref()[..]);
+        archive.entries().expect("entries").all(|entry| {
+            let entry = entry.expect("an entry");
+            let target = entry.link_name_bytes().unwrap_or_default();
+            let kind = match entry.header().entry_type() {
+                EntryType::Directory => image::Kind::Dir,
+                EntryType::Regular => image::Kind::File,
+                EntryType::Symlink => image::Kind::Symlink(&target),
+                EntryType::Link => image::Kind::Link(&target),
+                other => panic!("{other:?}"),
+            };
+            names.take(&entry.path_bytes(), kind).is_ok()
+        })
+    }
+
     fn unpack(self, to: &Path) -> io::Result<()> {
         let mut file = tempfile::tempfile()?;
         io::Write::write_all(&mut file, &self.0.into_inner()?)?;
@@ -88,6 +106,7 @@ fn what_leads_out_is_refused_and_touches_nothing() {
         ("ours", |tar, _| tar.file(".gantry/init", "x")),
     ];
     for (what, step) in bad {
+        assert!(!step(Tar::new(), out).imports(), "{what}");
         let error = step(Tar::new(), out).unpack(&dir.path().join("root")).expect_err(what);
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{what}: {error}");
     }
@@ -96,4 +115,36 @@ fn what_leads_out_is_refused_and_touches_nothing() {
     let names: Vec<_> =
         fs::read_dir(dir.path()).expect("read").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
+}
+
+/// Import and unpacking know of each other by this alone: every archive of up to three entries over these names, the
+/// last of which may be refused.
+#[test]
+fn an_import_takes_exactly_what_is_unpacked() {
+    const KINDS: [(EntryType, &str); 6] = [
+        (EntryType::Directory, ""),
+        (EntryType::Regular, ""),
+        (EntryType::Symlink, "b"),
+        (EntryType::Symlink, ""),
+        (EntryType::Link, "a"),
+        (EntryType::Link, "a/b"),
+    ];
+    let all: Vec<_> = ["a", "a/b", "b"].iter().flat_map(|name| KINDS.map(|kind| (*name, kind))).collect();
+    let dir = tempfile::tempdir().expect("dir");
+    let (mut good, mut counts) = (vec![Vec::new()], (0, 0));
+    for _ in 0..3 {
+        let longer = good.iter().flat_map(|first| all.iter().map(|last| [&first[..], &[*last]].concat()));
+        let (mut next, mut refused) = (Vec::new(), 0);
+        for entries in longer {
+            let tar = entries
+                .iter()
+                .fold(Tar::new(), |tar, (name, (kind, link))| tar.add(name, *kind, 0o755, link, ""));
+            let (imports, unpacked) = (tar.imports(), tar.unpack(&dir.path().join("root")));
+            assert_eq!(imports, unpacked.is_ok(), "{entries:?}: {unpacked:?}");
+            if imports { next.push(entries) } else { refused += 1 }
+        }
+        counts = (next.len(), refused);
+        good = next;
+    }
+    assert!(counts.0 > 100 && counts.1 > 100, "{counts:?}");
 }

@@ -32,8 +32,11 @@ pub fn check(spec: &TaskSpec) -> Result<(), String> {
     if spec.execute.is_empty() || spec.execute.len() > STEPS_MAX {
         return Err(format!("there must be 1 to {STEPS_MAX} execute steps, not {}", spec.execute.len()));
     }
-    for (index, step) in spec.compile.iter().chain(&spec.execute).enumerate() {
-        check_step(step).map_err(|why| format!("step {index}: {why}"))?;
+    if let Some(step) = &spec.compile {
+        check_step(step).map_err(|why| format!("step 0 (the compile step): {why}"))?;
+    }
+    for (number, step) in (1..).zip(&spec.execute) {
+        check_step(step).map_err(|why| format!("step {number}: {why}"))?;
     }
     if !(1..=ATTEMPTS_MAX).contains(&spec.max_attempts) {
         return Err(format!("max_attempts must be 1 to {ATTEMPTS_MAX}, not {}", spec.max_attempts));

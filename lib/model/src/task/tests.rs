@@ -27,7 +27,8 @@ fn a_small_submission_is_whole() {
 fn wrong_submissions_are_refused_with_one_reason() {
     for (changes, reason) in [
         (json!({"execute": []}), "1 to 256 execute steps"),
-        (json!({"execute": [{"command": " "}]}), "must not be empty"),
+        (json!({"execute": [{"command": " "}]}), "step 1: command must not be empty"),
+        (json!({"compile": {"command": ""}}), "step 0 (the compile step): command must not be empty"),
         (json!({"execute": [{"command": "a", "stdin": "../x"}]}), "plain relative path"),
         (json!({"execute": [{"command": "a", "stdin": "/etc/passwd"}]}), "plain relative path"),
         (json!({"execute": [{"command": "a", "wall_s": 0}]}), "wall_s must be"),

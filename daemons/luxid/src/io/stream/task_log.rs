@@ -50,6 +50,17 @@ impl Sink for TaskSink<'_> {
     }
 }
 
+/// Whether a task has the step that its output is wanted from. Step 0 is that of whoever wants all.
+fn may_begin(task: &Task, place: LogPlace) -> Result<(), Fail> {
+    let last = task.spec.execute.len();
+    if place.step as usize <= last {
+        return Ok(());
+    }
+    let first = if task.spec.compile.is_some() { "0 (the compile step)" } else { "1" };
+    let text = format!("task {} has no step {}: its steps are {first} to {last}", task.id, place.step);
+    Err(GanetiError::prereq(text, Ecode::WrongInput).into())
+}
+
 impl StreamApi {
     fn task(&self, id: TaskId) -> Result<Arc<Task>, Fail> {
         let none = || GanetiError::prereq(format!("there is no task {id}"), Ecode::UnknownEntity).into();
@@ -63,6 +74,7 @@ impl StreamApi {
         items: ItemSender<TaskLog>,
     ) -> Result<TaskLogEnd, Fail> {
         let TaskLogRequest { task: id, from: mut place, follow } = request;
+        may_begin(self.task(id)?.as_ref(), place)?;
         let mut changes = self.parts.view.changes();
         let (mut told, mut pause) = (String::new(), PAUSE_MS.0);
         loop {
