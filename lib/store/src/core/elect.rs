@@ -174,7 +174,7 @@ pub fn alone(me: &Member, own: &Heard, heard: &[Heard]) -> Alone {
         Row { idx: part.answer.last.idx.next(), term, kind: RowKind::List, body }
     };
     let (w, q) = (row(&own.w), row(&own.q));
-    if nothing_lost(own) {
+    if nothing_lost(own, heard) {
         return Alone { epoch, list_n, w, q, at_risk: Vec::new() };
     }
     let risk = |log, of: fn(&Heard) -> &Part| {
@@ -186,9 +186,18 @@ pub fn alone(me: &Member, own: &Heard, heard: &[Heard]) -> Alone {
     Alone { epoch, list_n, w, q, at_risk }
 }
 
-/// No one else can have acknowledged anything: this node won the epoch that its copies still promise, and
-/// without its promise there is no majority of either list (P2.6).
-fn nothing_lost(own: &Heard) -> bool {
+/// No one else can have acknowledged anything: there is nobody else in either list, which no later one can follow without this
+/// copy, and nobody has heard of a later one (this copy may be an old image); or this node won the epoch that its copies still
+/// promise, and without its promise there is no majority (P2.6).
+fn nothing_lost(own: &Heard, heard: &[Heard]) -> bool {
+    let only = |of: fn(&Heard) -> &Part| {
+        let answer = &of(own).answer;
+        let newest = heard.iter().all(|other| of(other).answer.list.n <= answer.list.n);
+        newest && answer.list.members == [answer.member]
+    };
+    if only(|h| &h.w) && only(|h| &h.q) {
+        return true;
+    }
     let Some((epoch, ballot)) = own.master else { return false };
     let mine = |part: &Part| {
         let stands = part.promised.epoch == epoch && part.ballot == ballot;

@@ -116,6 +116,21 @@ fn going_alone_gives_both_logs_a_list_of_one_number() {
     }
 }
 
+/// Whatever became of its role: a failover that was given again, a node that has just started.
+#[test]
+fn who_is_alone_in_its_lists_loses_nothing() {
+    let own = heard(1, 4, 5, &[1]);
+    assert!(alone(&member(1), &own, &[own.clone(), heard(2, 4, 8, &ALL)]).at_risk.is_empty());
+    let mut later = heard(2, 4, 8, &ALL);
+    later.q.answer.list.n = 4;
+    let old_image = alone(&member(1), &own, &[own.clone(), later]);
+    assert!(!old_image.at_risk.is_empty(), "somebody knows a later list");
+    for other in [heard(1, 4, 5, &[2]), heard(1, 4, 5, &[1, 2])] {
+        let half = Heard { q: other.q.clone(), ..own.clone() };
+        assert!(!alone(&member(1), &half, std::slice::from_ref(&half)).at_risk.is_empty());
+    }
+}
+
 /// P2.6: the last master of two members, whose promise nobody else has had.
 #[test]
 fn the_last_master_of_two_loses_nothing() {
