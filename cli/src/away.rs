@@ -77,9 +77,9 @@ fn does_not_stay_up(root: &Root, daemon: &DaemonStatus) -> CliError {
         None => text.push_str("The last lines of its log say why. "),
     }
     text.push_str(&format!("Boot starts it again until it lives; its log is {}.", log.display()));
-    if said.is_some_and(|said| said.contains("damaged")) {
+    if said.is_some_and(|said| said.contains("damaged") || said.contains("is missing")) {
         text.push_str(
-            "\nThis node's copies are damaged. Let another candidate take over: run \"gnt-cluster master-failover\" there; then \
+            "\nThis node's copies are damaged or gone. Let another candidate take over: run \"gnt-cluster master-failover\" there; then \
              have this node fed anew with \"gnt-node modify -C no\" and \"-C yes\". Where no other candidate is left, go back to a \
              backup: \"gnt-cluster restore DIR\" here.",
         );

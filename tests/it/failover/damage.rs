@@ -186,6 +186,78 @@ fn a_copy_that_is_not_what_it_was_counts_no_more_until_it_is_fed_anew() {
     });
 }
 
+/// Removes files of a log from a node at work, with what lies beside them.
+fn remove(cluster: &VirtualCluster, node: usize, logs: &[&str]) -> Result<()> {
+    for entry in fs::read_dir(lib(cluster, node))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if logs.iter().any(|log| name.starts_with(log)) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Its daemons go on with open handles of files that nobody will find again: they notice, and confirm nothing that is in them.
+#[test]
+fn a_copy_whose_files_are_removed_under_its_daemons_counts_no_more() {
+    let cluster = cluster(3);
+    let mut told = Told::default();
+    step("three copies", || {
+        copies(&cluster, 3)?;
+        told.tag(&cluster, "first")
+    });
+    let noded = cluster.nodes[HURT].pid("noded");
+    step("a candidate's are removed: it is told under a small load", || {
+        remove(&cluster, HURT, &["wconf.log", "queue.data"])?;
+        told.tag(&cluster, "second")?;
+        for log in ["config", "queue"] {
+            stands(&cluster, log, |copy| copy["suspect"] == "its files are damaged")?;
+        }
+        let (_, said) = cluster.refused(&["cluster", "verify"])?;
+        ensure!(said.contains("its files are damaged") && said.contains("gnt-node modify -C no"), "{said}");
+        let said = fs::read_to_string(cluster.nodes[HURT].root.join("var/log/gantry/noded.log"))?;
+        ensure!(said.contains("was removed under the daemon"), "{said}");
+        Ok(())
+    });
+    step("the cure helps while its noded runs", || {
+        cure(&cluster, &told)?;
+        ensure!(cluster.nodes[HURT].pid("noded") == noded, "noded was started anew: this test shows nothing");
+        Ok(())
+    });
+    step("an object file of a candidate is removed: it is told, and mended", || {
+        remove(&cluster, HURT, &["config.data"])?;
+        told.tag(&cluster, "third")?;
+        // The log has all rows that it held: it is made again from them.
+        wait::until("it is told, and made again", PATIENCE, || {
+            let said = fs::read_to_string(cluster.nodes[HURT].root.join("var/log/gantry/noded.log")).ok()?;
+            let told = said.contains("config.data was removed under the daemon");
+            (told && said.contains("made again from the log")).then_some(())
+        })?;
+        copies(&cluster, 3)?;
+        cure(&cluster, &told)
+    });
+    step("the master's own are removed: it acknowledges nothing more, and says why", || {
+        remove(&cluster, 0, &["wconf.log"])?;
+        let never = cluster.refused(&["cluster", "add-tags", "never"]);
+        ensure!(never.is_ok(), "acknowledged with no file: {never:?}");
+        let said = wait::until("a command says it", PATIENCE, || {
+            let (_, said) = cluster.refused(&["cluster", "list-tags"]).ok()?;
+            said.contains("wconf.log").then_some(said)
+        })?;
+        ensure!(said.contains("gnt-cluster master-failover"), "{said}");
+        let said = fs::read_to_string(cluster.nodes[0].root.join("var/log/gantry/wconfd.log"))?;
+        ensure!(said.contains("wconf.log was removed under the daemon"), "{said}");
+        Ok(())
+    });
+    step("another takes over, and everything acknowledged is there", || {
+        cluster.run_on(1, &["cluster", "master-failover"])?;
+        cluster.led_by(1);
+        told.is_there(&cluster)?;
+        told.tag(&cluster, "after")
+    });
+}
+
 #[test]
 fn a_master_whose_log_is_damaged_leads_no_more() {
     let cluster = cluster(3);

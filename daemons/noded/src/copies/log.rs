@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The thread is started when the log is first spoken of. A copy whose files failed is closed, and opened anew for the
-//! next caller: opening flushes first, so nothing is confirmed that rests on a page cache (P1.4).
+//! next caller: opening flushes first, so nothing is confirmed that rests on a page cache (P1.4). One whose log was removed stays
+//! open: only it still knows what it had promised.
 
 use super::bodies::Bodies;
 use super::snapshot::{Incoming, Outgoing};
@@ -52,8 +53,15 @@ pub fn failure(error: &StoreError) -> Fail {
     Fail::new(code, error.chain())
 }
 
-fn none(log: LogKind) -> Fail {
-    Fail::new(Code::NotFound, format!("this node has no copy of log {log:?}"))
+fn none(seat: &Seat) -> Fail {
+    let path = seat.log.log_file().path(&seat.dir);
+    let text = format!(
+        "this node has no copy of log {:?}: {} is missing. If the node is a master candidate, have it fed anew: on the master \
+         \"gnt-node modify -C no\" with its name, then \"-C yes\"",
+        seat.log,
+        path.display()
+    );
+    Fail::new(Code::NotFound, text)
 }
 
 impl LogThread {
@@ -70,6 +78,12 @@ impl LogThread {
     pub fn exists(&self) -> Result<bool, Fail> {
         let path = self.log.log_file().path(&self.root.lib());
         path.try_exists().map_err(|why| Fail::new(Code::Internal, format!("{}: {why}", path.display())))
+    }
+
+    /// Whether its copy may be open: also one of files that are not there any more.
+    pub fn is_started(&self) -> bool {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
     /// Runs `work` on the thread. It is done whether or not the caller waits for it.
@@ -120,8 +134,14 @@ impl Seat {
         CopyOptions { log: self.log, rules: Rules::ALL, bodies: Arc::new(self.bodies.clone()) }
     }
 
-    /// Opens the copy if it is not open; None: there is none.
+    /// Opens the copy if it is not open; None: there is none. What was put in the place of its files is judged like what is found
+    /// at a start.
     fn open(&mut self) -> Result<Option<&mut Copy>, Fail> {
+        let displaced = |copy: &Copy| copy.displaced().filter(|_| !copy.is_removed());
+        if let Some(why) = self.copy.as_ref().and_then(displaced) {
+            tracing::error!(log = ?self.log, why, "what is there now is opened instead");
+            self.close();
+        }
         if self.copy.is_none() {
             self.copy = Copy::open(&self.dir, self.options()).map_err(|why| failure(&why))?;
         }
@@ -133,8 +153,7 @@ impl Seat {
     /// # Errors
     /// `NotFound` when there is none; the store's.
     pub fn with<T>(&mut self, work: impl FnOnce(&mut Copy) -> Result<T, StoreError>) -> Result<T, Fail> {
-        let log = self.log;
-        self.try_with(work)?.ok_or_else(|| none(log))
+        self.try_with(work)?.ok_or_else(|| none(self))
     }
 
     /// As [`Seat::with`]; None when there is no copy.
@@ -150,12 +169,20 @@ impl Seat {
         match work(copy) {
             Ok(done) => Ok(Some(done)),
             Err(why) => {
-                tracing::error!(
-                    ?log,
-                    error = why.chain(),
-                    "a copy failed; it is opened anew for the next caller"
-                );
-                self.copy = None;
+                if copy.is_removed() {
+                    tracing::error!(
+                        ?log,
+                        error = why.chain(),
+                        "a copy is gone; it counts no more, and takes nothing"
+                    );
+                } else {
+                    tracing::error!(
+                        ?log,
+                        error = why.chain(),
+                        "a copy failed; it is opened anew for the next caller"
+                    );
+                    self.copy = None;
+                }
                 Err(failure(&why))
             }
         }

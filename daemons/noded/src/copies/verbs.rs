@@ -33,7 +33,7 @@ impl Copies {
         let thread = self.of(log).clone();
         if !blocking({
             let thread = thread.clone();
-            move || thread.exists()
+            move || Ok(thread.is_started() || thread.exists()?)
         })
         .await?
         {

@@ -329,3 +329,65 @@ async fn a_damaged_body_is_put_aside_and_mended_from_another_copy() {
     assert!(gantry_body::set_aside(&world.nodes[0].root, &name).unwrap());
     until("the master takes a whole one", || whole(0)).await;
 }
+
+/// Files that are removed while noded has them open: the copy is suspect as soon as it is next spoken to, and noded goes on through
+/// both commands of the cure.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_whose_files_are_removed_under_noded_is_suspect_and_made_anew() {
+    let world = World::new(3).await;
+    let (w, q) = (world.lead(0, LogKind::W).await.unwrap(), world.lead(0, LogKind::Q).await.unwrap());
+    for leader in [&w, &q] {
+        leader.put("one").await;
+        until("all", || leader.handle.status().iter().all(|copy| copy.lag == 0)).await;
+    }
+    for file in files(&world.nodes[1].root) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if ["wconf.log", "queue.data"].iter().any(|log| name.starts_with(log)) {
+            std::fs::remove_file(&file).unwrap();
+        }
+    }
+    for leader in [&w, &q] {
+        leader.put("two").await;
+        let why =
+            || leader.handle.status().into_iter().find(|c| c.node == world.nodes[1].uuid).unwrap().suspect;
+        until("suspicion", || why().is_some_and(|why| why.contains("its files are damaged"))).await;
+    }
+    for log in [Log::W, Log::Q] {
+        let facts = world.facts(1, log).await;
+        assert!(facts.damaged.is_some_and(|why| why.contains("removed under the daemon")));
+        assert_eq!(facts.copy_id, world.members[1].copy_id, "it still says which copy it was");
+    }
+    assert!(world.elect(1).await.unwrap_err().contains("damaged"));
+    // Out, and in again as a new one: what it is asked for is what it shows.
+    let rest = vec![world.members[0], world.members[2]];
+    let at = w.started.writer.append_list(List { n: 2, prev: 1, members: rest }).unwrap();
+    assert!(committed(&w.started.writer, at).await);
+    let learner = Member { copy_id: uuid::Uuid::new_v4(), ..world.members[1] };
+    let noded = world.nodes[1].copies();
+    let shown = noded.look().await.unwrap().copies;
+    let request = MakeRequest {
+        claims: vec![(Log::W, wire::claim(&w.handle.claim())), (Log::Q, wire::claim(&q.handle.claim()))],
+        copy_id: learner.copy_id,
+        instead_of: shown.into_iter().map(|(log, facts)| (log, facts.copy_id)).collect(),
+    };
+    assert_eq!(noded.make(request).await.unwrap(), MakeReply::Made);
+    for leader in [&w, &q] {
+        leader.handle.add_learner(learner);
+        let is_fed = |c: &gantry_copies::CopyStatus| {
+            c.copy_id == learner.copy_id && c.answered_ms_ago.is_some() && c.lag == 0
+        };
+        until("the new copy", || leader.handle.status().iter().any(is_fed)).await;
+    }
+    assert!(world.nodes[1].root.lib().join("queue.data").exists());
+}
+
+/// A noded that starts without them has no copy to tell of, and says which file is missing and what to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_missing_is_told_by_its_file_and_the_cure() {
+    let world = World::new(3).await;
+    let leader = world.lead(0, LogKind::Q).await.unwrap();
+    leader.put("one").await;
+    world.nodes[1].restart(|root| std::fs::remove_file(root.lib().join("queue.data")).unwrap()).await;
+    let why = || leader.handle.status().into_iter().find(|c| c.node == world.nodes[1].uuid).unwrap().why;
+    until("why", || why().contains("queue.data is missing") && why().contains("gnt-node modify -C no")).await;
+}

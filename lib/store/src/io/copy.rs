@@ -113,6 +113,30 @@ impl Copy {
         create::create_empty(dir, log, empty)
     }
 
+    /// Whether its log was removed under it. It tells so when it is asked, with the vote that its open handles still hold, which
+    /// no opening would find: it is for [`Copy::make`], or for whoever puts the file back.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        let State::Sound(disk) = &self.state else { return false };
+        self.displaced().is_some() && disk.log.spec.path(&disk.dir).try_exists().is_ok_and(|there| !there)
+    }
+
+    /// Which file of it was removed or replaced under it, if any.
+    #[must_use]
+    pub fn displaced(&self) -> Option<String> {
+        let State::Sound(disk) = &self.state else { return None };
+        disk.in_place().err().filter(StoreError::is_damage).map(|why| why.chain())
+    }
+
+    /// Works on the files, if they are in their places before and after: an answer counts for what the next start finds.
+    fn lasting<T>(&mut self, work: impl FnOnce(&mut Disk) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let disk = self.sound()?;
+        disk.in_place()?;
+        let done = work(disk)?;
+        disk.in_place()?;
+        Ok(done)
+    }
+
     fn sound(&mut self) -> Result<&mut Disk, StoreError> {
         match &mut self.state {
             State::Sound(disk) => Ok(disk),
@@ -144,10 +168,10 @@ impl Copy {
     /// # Errors
     /// It cannot be written, or not now; this program does not read its format.
     pub fn promise(&mut self, claim: &Claim) -> Answer<Look> {
-        match self.state {
-            State::Damaged { .. } => self.look().map(Ok),
-            State::Sound(_) | State::Format { .. } => self.sound()?.promise(claim),
+        if self.displaced().is_some() || matches!(self.state, State::Damaged { .. }) {
+            return self.look().map(Ok);
         }
+        self.lasting(|disk| disk.promise(claim))
     }
 
     /// Takes rows; flushed before it is answered. Then rows that are committed are applied.
@@ -178,7 +202,10 @@ impl Copy {
         if !missing.is_empty() {
             return Ok(Err(AppendRefusal::Bodies(missing)));
         }
-        let matched = match disk.append(append)? {
+        let taken = disk.append(append)?;
+        // After the flush: what went into removed files is not taken.
+        disk.in_place()?;
+        let matched = match taken {
             Ok(matched) => matched,
             Err(why) => return Ok(Err(AppendRefusal::Refusal(why))),
         };
@@ -208,7 +235,7 @@ impl Copy {
     /// # Errors
     /// The rows cannot be read.
     pub fn fetch(&mut self, claim: &Claim, after: Position, bytes_max: usize) -> Answer<Fetched> {
-        self.sound()?.fetch(claim, after, bytes_max)
+        self.lasting(|disk| disk.fetch(claim, after, bytes_max))
     }
 
     /// Stores a token, if it is the one after `old`; a gift that comes late changes nothing.
@@ -216,7 +243,7 @@ impl Copy {
     /// # Errors
     /// It cannot be written.
     pub fn set_token(&mut self, claim: &Claim, old: Option<Token>, new: Token) -> Answer<()> {
-        self.sound()?.set_token(claim, old, new)
+        self.lasting(|disk| disk.set_token(claim, old, new))
     }
 
     /// Writes a snapshot of what is applied, for the recovering writer that holds this copy's promise.
@@ -224,7 +251,7 @@ impl Copy {
     /// # Errors
     /// It cannot be written.
     pub fn snapshot_out(&mut self, claim: &Claim) -> Answer<SnapshotFile> {
-        self.sound()?.snapshot_out(claim)
+        self.lasting(|disk| disk.snapshot_out(claim))
     }
 
     /// Takes a snapshot over; the file goes from its path, which must be in the log's own directory. Answers the
@@ -233,7 +260,7 @@ impl Copy {
     /// # Errors
     /// The file is damaged ([`StoreError::Damaged`] of "snapshot"; the copy is as before), or it cannot be written.
     pub fn snapshot_in(&mut self, claim: &Claim, path: &Path) -> Answer<Position> {
-        install::install(self.sound()?, claim, path)
+        self.lasting(|disk| install::install(disk, claim, path))
     }
 }
 

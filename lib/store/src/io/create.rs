@@ -138,7 +138,9 @@ pub(super) fn build(
 ) -> Result<(), StoreError> {
     let path = spec.path(dir);
     let temp = dir.join(format!("{}.new", spec.name));
-    for left in [temp.clone(), beside(&temp, "-wal"), beside(&temp, "-shm")] {
+    // The -wal of a file that was removed would be taken for that of the new one.
+    let of_old = [beside(&path, "-wal"), beside(&path, "-shm")];
+    for left in [temp.clone(), beside(&temp, "-wal"), beside(&temp, "-shm")].into_iter().chain(of_old) {
         match std::fs::remove_file(&left) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", &left)(e)),
             Ok(()) | Err(_) => {}

@@ -76,6 +76,11 @@ impl Disk {
         Ok(most)
     }
 
+    /// That no file was removed or replaced since they were opened: what is confirmed is in them.
+    pub fn in_place(&self) -> Result<(), StoreError> {
+        std::iter::once(&self.log).chain(&self.projections).try_for_each(Db::in_place)
+    }
+
     /// The base.
     pub fn base(&self) -> Result<Base, StoreError> {
         log::base(&self.log.conn, self.log.spec.name)
@@ -89,7 +94,7 @@ impl Disk {
     /// What the copy says of itself; what is damaged is told, not failed on, as long as the vote is readable.
     pub fn look(&self) -> Result<Look, StoreError> {
         let vote = log::vote(&self.log.conn, self.log.spec.name)?;
-        match self.facts(vote.clone()) {
+        match self.in_place().and_then(|()| self.facts(vote.clone())) {
             Err(e) if e.is_damage() => Ok(damaged_look(vote, e.chain())),
             other => other,
         }

@@ -17,6 +17,7 @@ pub mod log;
 pub mod look;
 mod objects;
 pub mod opened;
+mod place;
 pub mod read;
 pub mod reader;
 pub mod seed;

@@ -5,6 +5,7 @@
 
 use super::files::FileSpec;
 use super::flushed::Mark;
+use super::place::Place;
 use super::whole;
 use crate::error::StoreError;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
@@ -70,6 +71,8 @@ pub struct Db {
     pub conn: Connection,
     /// Of a log: how far it was flushed, beside it.
     pub mark: Mark,
+    /// Where it lies; of one that is open for writing.
+    place: Place,
 }
 
 /// The statements that make the tables of a file.
@@ -115,14 +118,21 @@ impl Db {
     /// Opens a file for writing. A log flushes at each commit, a projection at checkpoints only.
     pub fn open(spec: &FileSpec, path: &Path) -> Result<Db, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Db::connect(spec, path, flags)?;
+        let place = Place::of(path)?;
+        let mut db = Db::connect(spec, path, flags)?;
         let disk_is_read_only = db.is_read_only()?;
         told(spec, db.check_meta())?;
         if !disk_is_read_only && db.is_read_only()? {
             return Err(damaged(spec.name, "its header says that it must not be written"));
         }
         told(spec, db.tune())?;
+        db.place = place.opened(path)?;
         Ok(db)
+    }
+
+    /// That its files are still where whoever opens them next looks for them.
+    pub fn in_place(&self) -> Result<(), StoreError> {
+        self.place.check(self.spec.name)
     }
 
     /// Before anything is read: by the disk. After: also by the header.
@@ -142,7 +152,7 @@ impl Db {
         let err = failed(spec.name, "open");
         let conn = Connection::open_with_flags(path, flags).map_err(&err)?;
         conn.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(err)?;
-        Ok(Db { spec: *spec, conn, mark: Mark::of(path) })
+        Ok(Db { spec: *spec, conn, mark: Mark::of(path), place: Place::default() })
     }
 
     fn tune(&self) -> Result<(), StoreError> {

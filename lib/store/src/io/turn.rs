@@ -124,6 +124,11 @@ pub struct Waiting {
 }
 
 impl Files {
+    /// That no file was removed or replaced since they were opened.
+    fn in_place(&self) -> Result<(), StoreError> {
+        std::iter::once(&self.log).chain(&self.projections).try_for_each(Db::in_place)
+    }
+
     /// Whether this copy is all there is to count.
     fn alone(&self) -> bool {
         let members = &self.tally.newest().1.members;
@@ -146,6 +151,8 @@ impl Files {
                 Some(batches) => admit::apply_here(tx, &spec, batches.iter().copied(), &mark),
                 None => Ok(()),
             })?;
+        // After the flush, before it counts: what went into removed files is nobody's.
+        self.in_place()?;
         self.last = end;
         if here.is_some() {
             self.applied = Some(end.idx);

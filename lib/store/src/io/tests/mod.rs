@@ -10,6 +10,7 @@ mod damage;
 mod flips;
 mod flushed;
 mod follow;
+mod place;
 mod reader;
 mod rules;
 mod writing;
