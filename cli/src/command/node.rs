@@ -24,7 +24,7 @@ pub struct Family {
 enum Node {
     /// Add a node that waits to be joined
     Add(Add),
-    /// Remove a node without instances
+    /// Remove a node without instances; slots of pools on one that is marked offline are given up
     Remove {
         /// The node
         node: String,
@@ -122,7 +122,7 @@ struct Modify {
     /// Whether it is offline (nothing is asked of it): yes or no
     #[arg(short = 'O', long, value_name = "YES|NO", value_parser = yes_no)]
     offline: Option<bool>,
-    /// Whether it is drained (nothing new is placed on it): yes or no
+    /// Whether it is drained (nothing new is placed on it, and VMs of pools that nobody has leased go): yes or no
     #[arg(short = 'D', long, value_name = "YES|NO", value_parser = yes_no)]
     drained: Option<bool>,
     /// Promote other nodes when the pool of candidates gets too small
