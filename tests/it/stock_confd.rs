@@ -243,10 +243,11 @@ fn alike(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// Equal but for the last bit: the stock server keeps times as seconds and picoseconds, and rounds once more when it adds them.
+/// Equal but for the last bits: the stock server keeps times as seconds and picoseconds, and rounds again when it takes them apart
+/// and when it adds them. Seen: two units of the last place, half a microsecond.
 fn nearly(one: &Number, other: &Number) -> bool {
     match (one.as_f64(), other.as_f64()) {
-        (Some(one), Some(other)) => (one - other).abs() <= f64::EPSILON * one.abs(),
+        (Some(one), Some(other)) => (one - other).abs() <= 4.0 * f64::EPSILON * one.abs(),
         _ => one == other,
     }
 }
