@@ -32,6 +32,9 @@ pub enum ConnectError {
         /// The name found, or what is wrong with the certificate.
         found: String,
     },
+    /// A node of the cluster lives there, and one side does not believe the other's certificate: they are of different CAs.
+    #[error("it lives, and certificates are not believed: {0}")]
+    Distrust(String),
     /// [`crate::CONNECT_MS`] passed.
     #[error("timed out while connecting")]
     TimedOut,

@@ -56,6 +56,7 @@ pub(crate) async fn receive<T: AsyncRead + AsyncWrite + Unpin>(
     match frames.next().await {
         None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed before its hello")),
         Some(Ok(frame)) => Ok(parse_hello(&frame)),
+        Some(Err(error)) if is_alert(&error) => Err(error),
         Some(Err(error)) => match frame_error(error) {
             LinkError::Io(error) => Err(error),
             other @ (LinkError::Garbage(_) | LinkError::Stalled(_)) => {
@@ -65,13 +66,31 @@ pub(crate) async fn receive<T: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// Whether the other side of a TLS connection has ended it, and has said why.
+fn is_alert(error: &io::Error) -> bool {
+    #[cfg(feature = "tls")]
+    let is = crate::tls::alert(error).is_some();
+    #[cfg(not(feature = "tls"))]
+    let is = {
+        let _ = error;
+        false
+    };
+    is
+}
+
 /// The caller's half: says `ours`, reads and judges the server's.
 pub(crate) async fn call<T: AsyncRead + AsyncWrite + Unpin>(
     frames: &mut Frames<T>,
     ours: &Hello,
 ) -> Result<Hello, ConnectError> {
-    send(frames, ours).await.map_err(ConnectError::Io)?;
-    let theirs = receive(frames).await.map_err(ConnectError::Io)?.map_err(ConnectError::Hello)?;
+    let sent = send(frames, ours).await;
+    let theirs = match (receive(frames).await, sent) {
+        // Who does not believe our certificate has closed before this was sent, and has said so.
+        (Err(alert), _) if is_alert(&alert) => Err(alert),
+        (_, Err(error)) => Err(error),
+        (received, Ok(())) => received,
+    };
+    let theirs = theirs.map_err(ConnectError::Io)?.map_err(ConnectError::Hello)?;
     let common = common_version(&ours.versions, &theirs.versions);
     match theirs.refused {
         _ if theirs.protocol != ours.protocol => Err(ConnectError::Hello(format!(

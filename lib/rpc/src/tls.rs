@@ -22,7 +22,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{
     ClientCertVerifierBuilder, NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier,
 };
-use rustls::{ClientConfig, RootCertStore, ServerConfig, version::TLS13};
+use rustls::{AlertDescription, ClientConfig, RootCertStore, ServerConfig, version::TLS13};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -334,7 +334,15 @@ async fn connect(addr: SocketAddr, hello: &Hello, config: ClientConfig) -> Resul
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector.connect(name, stream).await.map_err(handshake_error)?;
         let exporter = exporter(stream.get_ref().1).map_err(ConnectError::Io)?;
-        Client::greet(stream, hello, Below { cred: None, exporter }).await
+        let greeted = Client::greet(stream, hello, Below { cred: None, exporter }).await;
+        greeted.map_err(|error| match error {
+            ConnectError::Io(error) => match alert_error(error) {
+                // It came instead of a hello.
+                ConnectError::Io(error) if alert(&error).is_some() => ConnectError::Hello(error.to_string()),
+                other => other,
+            },
+            other => other,
+        })
     };
     let limit = Duration::from_millis(crate::CONNECT_MS);
     tokio::time::timeout(limit, connected).await.unwrap_or(Err(ConnectError::TimedOut))
@@ -342,11 +350,43 @@ async fn connect(addr: SocketAddr, hello: &Hello, config: ClientConfig) -> Resul
 
 /// Picks the verifier's word out of a failed handshake.
 fn handshake_error(error: io::Error) -> ConnectError {
-    let rustls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match rustls.and_then(verify::wrong_peer) {
-        Some((wanted, found)) => ConnectError::WrongPeer { wanted, found },
-        None => ConnectError::Io(error),
+    if let Some((wanted, found)) = of_rustls(&error).and_then(verify::wrong_peer) {
+        return ConnectError::WrongPeer { wanted, found };
     }
+    match of_rustls(&error).and_then(verify::other_ca) {
+        Some(why) => ConnectError::Distrust(why),
+        None => alert_error(error),
+    }
+}
+
+/// What the other side said when it ended the connection: in TLS 1.3 it may judge a certificate after the handshake is over here.
+fn alert_error(error: io::Error) -> ConnectError {
+    match alert(&error) {
+        // Also of an expired one, and of one that it can't read: it lives, and does not let this node in.
+        Some(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::DecryptError
+            | AlertDescription::AccessDenied,
+        ) => ConnectError::Distrust(format!("it does not believe this node's: {error}")),
+        Some(_) | None => ConnectError::Io(error),
+    }
+}
+
+/// The reason with which the other side ended a connection.
+pub(crate) fn alert(error: &io::Error) -> Option<AlertDescription> {
+    match of_rustls(error)? {
+        rustls::Error::AlertReceived(why) => Some(*why),
+        _ => None,
+    }
+}
+
+fn of_rustls(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
 }
 
 /// The peer's own certificate.

@@ -371,3 +371,53 @@ fn a_backup_of_a_renewal_under_way_restores_to_a_cluster_that_works() {
         });
     }
 }
+
+/// Nodes that believe only the new CA can't be asked by a certificate of the old one; that is no sign that they are dead.
+#[test]
+fn a_backup_from_before_a_renewal_is_not_restored_beside_the_living() {
+    let cluster = cluster(3);
+    let at = cluster.dir().join("old").to_string_lossy().into_owned();
+    step("a backup, then a renewal", || {
+        copies(&cluster, 3)?;
+        cluster.run(&["cluster", "backup", &at])?;
+        cluster.run(&RENEW)?;
+        settled(&cluster, 3)
+    });
+    let lib = cluster.nodes[1].root.join("var/lib/gantry");
+    let refused = |args: &[&str]| -> Result<String> {
+        let before = (fs::read(lib.join("role.json"))?, secret(&cluster, 1, CA_PEM).ok());
+        let output = bounded::output(&mut cluster.command_on(1, args))?;
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(!output.status.success() && said.contains("of another CA than the backup"), "{said}");
+        ensure!(said.contains(&cluster.nodes[0].name) && said.contains("gantry daemon stop"), "{said}");
+        let after = (fs::read(lib.join("role.json"))?, secret(&cluster, 1, CA_PEM).ok());
+        ensure!(before == after, "something was changed");
+        Ok(said)
+    };
+    step("on a candidate it is refused, and that the master lives is seen", || {
+        let said = refused(&["cluster", "restore", "--look", &at])?;
+        ensure!(said.contains("it is master of epoch"), "{said}");
+        refused(&["cluster", "restore", "--yes-do-it", &at])?;
+        copies(&cluster, 3)
+    });
+    step("so it is where only the backup's certificate is left", || {
+        cluster.kill_node(1)?;
+        for name in [NODE_PEM, NODE_KEY, CA_PEM] {
+            let _ = fs::remove_file(lib.join("secrets").join(name));
+        }
+        let said = refused(&["cluster", "restore", "--look", &at])?;
+        ensure!(said.contains("lives, and has certificates of another CA"), "{said}");
+        ensure!(!said.contains("does not answer"), "{said}");
+        refused(&["cluster", "restore", "--yes-do-it", &at]).map(drop)
+    });
+    step("the master works on", || cluster.run(&["cluster", "add-tags", "after"]).map(drop));
+    step("beside the dead it is restored", || {
+        cluster.kill_node(0)?;
+        cluster.kill_node(2)?;
+        let output =
+            bounded::output(&mut cluster.command_on(1, &["cluster", "restore", "--yes-do-it", &at]))?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    });
+}

@@ -237,6 +237,7 @@ fn unreachable(address: SocketAddr, why: &ConnectError) -> OpFail {
         | ConnectError::Refused(_)
         | ConnectError::Version { .. }
         | ConnectError::WrongPeer { .. }
+        | ConnectError::Distrust(_)
         | ConnectError::TimedOut => format!(
             "the new node does not answer on {address}: {why}; is gantry-noded running there, not yet joined?"
         ),

@@ -10,8 +10,8 @@ use gantry_model::ids::{ClusterUuid, NodeUuid};
 use gantry_proto::copies::{Log, LookReply};
 use gantry_proto::hello::Hello;
 use gantry_proto::noded;
-use gantry_rpc::Client;
 use gantry_rpc::tls::Identity;
+use gantry_rpc::{Client, ConnectError};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct Other {
     pub name: String,
     /// Or why it said nothing.
     pub answer: Result<Answer, String>,
+    /// It lives, and does not believe whoever has a certificate of the backup's CA.
+    pub other_ca: bool,
 }
 
 /// See [`Other`].
@@ -48,6 +50,8 @@ pub struct Answer {
 pub struct Verdict {
     /// Masters that live: nothing may be restored beside them.
     pub masters: Vec<String>,
+    /// Nodes that live and would not believe the restored master, hence obey another: nothing may be restored beside them.
+    pub other_ca: Vec<String>,
     /// What copies have that the backup lacks.
     pub newer: Vec<String>,
     /// The epoch to begin with.
@@ -61,14 +65,41 @@ pub fn peer(node: &Node) -> Option<(NodeUuid, Peer)> {
     Some((node.uuid, Peer { name: node.name.clone(), address }))
 }
 
-/// Asks all of these at once.
-pub async fn ask(identity: &Identity, cluster: ClusterUuid, nodes: &[(NodeUuid, Peer)]) -> Vec<Other> {
+/// Asks all of these at once: with `identity`, and with `own`, if any, those that do not believe it.
+pub async fn ask(
+    identity: &Identity,
+    own: Option<&Identity>,
+    cluster: ClusterUuid,
+    nodes: &[(NodeUuid, Peer)],
+) -> Vec<Other> {
     let asked = nodes.iter().map(|(node, peer)| async move {
-        let answer = tokio::time::timeout(LOOK, one(identity, cluster, *node, peer)).await;
-        let late = || Err(format!("no answer within {} s", LOOK.as_secs()));
-        Other { name: peer.name.clone(), answer: answer.unwrap_or_else(|_| late()) }
+        let (name, first) = (peer.name.clone(), one(identity, cluster, *node, peer).await);
+        let Err(Unheard::Distrust(why)) = first else {
+            return Other { name, answer: first.map_err(Unheard::text), other_ca: false };
+        };
+        let answer = match own {
+            Some(own) => one(own, cluster, *node, peer).await.map_err(Unheard::text),
+            None => Err(why),
+        };
+        Other { name, answer, other_ca: true }
     });
     join_all(asked).await
+}
+
+/// Why a node said nothing.
+enum Unheard {
+    /// It may be dead.
+    Silent(String),
+    /// It lives, and one side does not believe the other's certificate.
+    Distrust(String),
+}
+
+impl Unheard {
+    fn text(self) -> String {
+        match self {
+            Self::Silent(why) | Self::Distrust(why) => why,
+        }
+    }
 }
 
 async fn one(
@@ -76,13 +107,20 @@ async fn one(
     cluster: ClusterUuid,
     node: NodeUuid,
     peer: &Peer,
-) -> Result<Answer, String> {
+) -> Result<Answer, Unheard> {
     let mut hello = Hello::new(noded::PROTOCOL, "gantry-backup");
     (hello.node, hello.cluster) = (Some(node), Some(cluster));
-    let client = Client::tls(peer.address, &hello, identity, node).await.map_err(|why| chain(&why))?;
-    let fence = client.peer().epoch.unwrap_or_default();
-    let reply = client.call::<noded::CopyLook>(&(), LOOK).await.map_err(|why| why.to_string())?;
-    Ok(answer(&reply, fence))
+    let asked = async {
+        let client = Client::tls(peer.address, &hello, identity, node).await.map_err(|why| match why {
+            ConnectError::Distrust(why) => Unheard::Distrust(why),
+            other => Unheard::Silent(chain(&other)),
+        })?;
+        let fence = client.peer().epoch.unwrap_or_default();
+        let reply = client.call::<noded::CopyLook>(&(), LOOK).await;
+        Ok(answer(&reply.map_err(|why| Unheard::Silent(why.to_string()))?, fence))
+    };
+    let late = || Err(Unheard::Silent(format!("no answer within {} s", LOOK.as_secs())));
+    tokio::time::timeout(LOOK, asked).await.unwrap_or_else(|_| late())
 }
 
 fn answer(reply: &LookReply, fence: u64) -> Answer {
@@ -110,7 +148,10 @@ fn answer(reply: &LookReply, fence: u64) -> Answer {
 pub fn judge(manifest: &Manifest, others: &[Other], now: u64) -> Verdict {
     let mut verdict = Verdict::default();
     let mut highest = manifest.epoch.max(manifest.config.epoch).max(manifest.queue.epoch);
-    for Other { name, answer } in others {
+    for Other { name, answer, other_ca } in others {
+        if *other_ca {
+            verdict.other_ca.push(name.clone());
+        }
         let Ok(answer) = answer else { continue };
         highest = highest.max(answer.epoch);
         if let Some(epoch) = answer.master {
@@ -138,6 +179,9 @@ pub fn judge(manifest: &Manifest, others: &[Other], now: u64) -> Verdict {
 pub fn tell(other: &Other) -> String {
     let name = &other.name;
     let answer = match &other.answer {
+        Err(why) if other.other_ca => {
+            return format!("{name} lives, and has certificates of another CA: {why}");
+        }
         Err(why) => return format!("{name} does not answer: {why}"),
         Ok(answer) => answer,
     };
@@ -150,7 +194,8 @@ pub fn tell(other: &Other) -> String {
         (config, queue) => format!("{}, {}", copy("configuration", config), copy("queue", queue)),
     };
     let master = answer.master.map_or(String::new(), |epoch| format!("; it is master of epoch {epoch}"));
-    format!("{name} answers: {copies}{master}")
+    let other_ca = if other.other_ca { "; its certificates are of another CA" } else { "" };
+    format!("{name} answers: {copies}{master}{other_ca}")
 }
 
 #[cfg(test)]
@@ -176,7 +221,7 @@ mod tests {
     }
 
     fn other(answer: Answer) -> Other {
-        Other { name: "n".to_owned(), answer: Ok(answer) }
+        Other { name: "n".to_owned(), answer: Ok(answer), other_ca: false }
     }
 
     #[test]
@@ -189,7 +234,7 @@ mod tests {
         let later = other(Answer { epoch: 9, config: place(8, 3), queue: place(7, 51), ..Answer::default() });
         let verdict = judge(&manifest(), &[same.clone(), later], 0);
         assert_eq!((verdict.newer.len(), verdict.epoch), (2, 9 + JUMP));
-        let silent = Other { name: "s".to_owned(), answer: Err("away".to_owned()) };
+        let silent = Other { name: "s".to_owned(), answer: Err("away".to_owned()), other_ca: false };
         let verdict = judge(&manifest(), &[same, silent], 1_700_000_000);
         assert_eq!(verdict.epoch, 1_700_000_000, "above what the silent may have heard of");
         // One restore after another, of which the next hears or does not: each is above the one before.
@@ -206,5 +251,18 @@ mod tests {
     fn a_living_master_is_named() {
         let master = other(Answer { master: Some(7), epoch: 7, ..Answer::default() });
         assert_eq!(judge(&manifest(), &[master], 0).masters, ["n (epoch 7)"]);
+    }
+
+    /// One whose certificate is of another CA lives, whether it could be asked all the same or not: it is no silent one.
+    #[test]
+    fn who_does_not_believe_the_backups_ca_is_named() {
+        let mute = Other { name: "m".to_owned(), answer: Err("another CA".to_owned()), other_ca: true };
+        let asked =
+            Other { other_ca: true, ..other(Answer { master: Some(9), epoch: 9, ..Answer::default() }) };
+        let silent = Other { name: "s".to_owned(), answer: Err("away".to_owned()), other_ca: false };
+        assert!(tell(&mute).starts_with("m lives, and") && tell(&asked).contains("of another CA"));
+        let verdict = judge(&manifest(), &[mute, asked, silent], 0);
+        assert_eq!(verdict.other_ca, ["m", "n"]);
+        assert_eq!((verdict.masters, verdict.epoch), (vec!["n (epoch 9)".to_owned()], 9 + JUMP));
     }
 }

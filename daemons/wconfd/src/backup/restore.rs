@@ -75,10 +75,15 @@ pub fn restore(root: &Root, options: &RestoreOptions) -> Result<(), BackupError>
     let identity = identity(dir, &plan)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed("ask other nodes for", dir))?;
-    let mut answers = runtime.block_on(others::ask(&identity.0, plan.manifest.cluster, &plan.others));
+    let own = own_identity(root, &plan);
+    let asked = others::ask(&identity.0, own.as_ref(), plan.manifest.cluster, &plan.others);
+    let mut answers = runtime.block_on(asked);
     answers.iter().for_each(|other| say(&others::tell(other)));
     answers.push(own_copies(root, &plan));
     let verdict = others::judge(&plan.manifest, &answers, super::unix_ms());
+    if !verdict.other_ca.is_empty() {
+        return Err(other_ca(&verdict.other_ca));
+    }
     if !verdict.masters.is_empty() {
         return Err(BackupError::Refused(format!(
             "the cluster has a master that answers: {}; a backup is not restored beside it. To go back to the backup all the \
@@ -105,6 +110,19 @@ pub fn restore(root: &Root, options: &RestoreOptions) -> Result<(), BackupError>
     carry_out(root, dir, &plan, &identity.1, verdict.epoch)?;
     done(&plan, verdict.epoch);
     Ok(())
+}
+
+/// Also with `--yes-do-it`: nodes that believe only another CA obey the restored master never, so there would be two for good.
+fn other_ca(names: &[String]) -> BackupError {
+    refused(format!(
+        "{} {} alive and {} certificates of another CA than the backup: the backup is from before a renewal. They would not believe \
+         the restored master. Take a newer backup, or let one of the candidates become the master (gnt-cluster master-failover there). \
+         To go back to this backup all the same, stop the daemons on each of these nodes first (gantry daemon stop), then run this \
+         command again; they must be joined anew after it (gnt-node add --readd)",
+        names.join(", "),
+        if names.len() == 1 { "is" } else { "are" },
+        if names.len() == 1 { "has" } else { "have" },
+    ))
 }
 
 fn refused(text: impl Into<String>) -> BackupError {
@@ -246,6 +264,12 @@ fn identity(dir: &Path, plan: &Plan) -> Result<(Identity, ca::Pair), BackupError
     Ok((Identity::from_pem(&node.certificate, &node.key, &trust)?, node))
 }
 
+/// This node's certificate as it is now, if it has one of this cluster: it may be newer than the backup.
+fn own_identity(root: &Root, plan: &Plan) -> Option<Identity> {
+    let own = Identity::load(&root.secrets()).ok()?;
+    (own.cluster() == plan.manifest.cluster).then_some(own)
+}
+
 /// This node's own copies, as far as they can be read: they are not lost unasked either.
 fn own_copies(root: &Root, plan: &Plan) -> Other {
     let mut answer = others::Answer::default();
@@ -259,7 +283,7 @@ fn own_copies(root: &Root, plan: &Plan) -> Other {
             answer.epoch = answer.epoch.max(end.promised).max(end.last.term.epoch);
         }
     }
-    Other { name: format!("{} (this node)", plan.settings.name), answer: Ok(answer) }
+    Other { name: format!("{} (this node)", plan.settings.name), answer: Ok(answer), other_ca: false }
 }
 
 fn carry_out(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) -> Result<(), BackupError> {

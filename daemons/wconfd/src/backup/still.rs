@@ -77,11 +77,14 @@ fn ask(root: &Root, role: &RoleFile, candidates: &[(NodeUuid, Peer)]) -> Vec<Oth
     let asked = Identity::load(&root.secrets()).map_err(|why| chain(&why)).and_then(|identity| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|why| why.to_string())?;
-        Ok(runtime.block_on(others::ask(&identity, role.cluster, candidates)))
+        Ok(runtime.block_on(others::ask(&identity, None, role.cluster, candidates)))
     });
     asked.unwrap_or_else(|why| {
-        let silent =
-            |(_, peer): &(NodeUuid, Peer)| Other { name: peer.name.clone(), answer: Err(why.clone()) };
+        let silent = |(_, peer): &(NodeUuid, Peer)| Other {
+            name: peer.name.clone(),
+            answer: Err(why.clone()),
+            other_ca: false,
+        };
         candidates.iter().map(silent).collect()
     })
 }
@@ -98,15 +101,17 @@ mod tests {
     use crate::backup::others::Answer;
 
     fn heard(epoch: u64) -> Other {
-        Other { name: format!("heard{epoch}"), answer: Ok(Answer { epoch, ..Answer::default() }) }
+        let answer = Ok(Answer { epoch, ..Answer::default() });
+        Other { name: format!("heard{epoch}"), answer, other_ca: false }
     }
 
     fn away() -> Other {
-        Other { name: "away".to_owned(), answer: Err("no route".to_owned()) }
+        Other { name: "away".to_owned(), answer: Err("no route".to_owned()), other_ca: false }
     }
 
     fn master(epoch: u64) -> Other {
-        Other { name: "m".to_owned(), answer: Ok(Answer { master: Some(epoch), epoch, ..Answer::default() }) }
+        let answer = Ok(Answer { master: Some(epoch), epoch, ..Answer::default() });
+        Other { name: "m".to_owned(), answer, other_ca: false }
     }
 
     #[test]

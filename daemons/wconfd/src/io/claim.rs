@@ -69,6 +69,7 @@ impl From<ConnectError> for Broken {
             | ConnectError::Refused(_)
             | ConnectError::Version { .. }
             | ConnectError::WrongPeer { .. }
+            | ConnectError::Distrust(_)
             | ConnectError::TimedOut => Self::Lost(error.to_string()),
         }
     }

@@ -25,6 +25,20 @@ pub(super) fn wrong_peer(error: &Error) -> Option<(String, String)> {
     Some((wanted.clone(), found.clone()))
 }
 
+/// The certificate names the wanted node, and none of our CAs has signed it (or its time is over).
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate of {found} is not believed here: {why}")]
+struct OtherCa {
+    found: String,
+    why: Error,
+}
+
+/// What is wrong with the certificate, if `error` is about one that names the wanted node.
+pub(super) fn other_ca(error: &Error) -> Option<String> {
+    let Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error else { return None };
+    inner.downcast_ref::<OtherCa>().map(OtherCa::to_string)
+}
+
 /// The cluster and node that a certificate names.
 pub(super) fn node_of(certificate: &CertificateDer<'_>) -> Result<(ClusterUuid, NodeUuid), String> {
     let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|error| error.to_string())?;
@@ -72,12 +86,22 @@ impl ServerCertVerifier for Member {
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        let signed =
+            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms);
         let wanted = node_uri(self.cluster, self.node);
         let found = match node_of(end_entity) {
             Ok((cluster, node)) => node_uri(cluster, node),
             Err(why) => why,
         };
+        match signed {
+            Ok(()) => {}
+            // Whoever says so: nobody is let in by it.
+            Err(why) if wanted == found => {
+                let other = OtherError(Arc::new(OtherCa { found, why }));
+                return Err(Error::InvalidCertificate(CertificateError::Other(other)));
+            }
+            Err(why) => return Err(why),
+        }
         if wanted == found {
             return Ok(ServerCertVerified::assertion());
         }

@@ -106,6 +106,30 @@ async fn a_server_of_another_ca_is_not_believed() {
     let (addr, _door) = serve(tls::server_config(&identity(&forger, CLUSTER, NODE)).expect("sound")).await;
     let master = identity(&authority, CLUSTER, MASTER);
     let failed = Client::tls(addr, &hello(), &master, NODE).await.expect_err("not believed");
+    assert!(matches!(failed, ConnectError::Distrust(_)), "{failed:?}");
+}
+
+/// Who lives and who is silent is not the same to those who ask before they do what can't be undone.
+#[tokio::test]
+async fn certificates_of_another_ca_are_told_from_silence() {
+    let authority = ca::make_ca(CLUSTER).expect("made");
+    let forger = ca::make_ca(CLUSTER).expect("made");
+    let (addr, _door) = serve(tls::server_config(&identity(&authority, CLUSTER, NODE)).expect("sound")).await;
+    // It trusts the server's CA, as after a renewal half done, and its own certificate is of another.
+    let Pair { certificate, key } = ca::make_node(&forger, CLUSTER, MASTER).expect("made");
+    let half = Identity::from_pem(&certificate, &key, &authority.certificate).expect("sound");
+    for _ in 0..50 {
+        let failed = Client::tls(addr, &hello(), &half, NODE).await.expect_err("kept out");
+        assert!(matches!(failed, ConnectError::Distrust(_)), "{failed:?}");
+    }
+    // Another node of another CA says nothing of the one that is wanted.
+    let failed = Client::tls(addr, &hello(), &identity(&forger, CLUSTER, MASTER), MASTER).await;
+    let failed = failed.expect_err("another node");
+    assert!(matches!(failed, ConnectError::Io(_)), "{failed:?}");
+    // Nor does one that is not joined yet, whose certificate proves nothing.
+    let (addr, _door) = serve(ca::self_signed().expect("made")).await;
+    let failed = Client::tls(addr, &hello(), &identity(&authority, CLUSTER, MASTER), NODE).await;
+    let failed = failed.expect_err("not a member");
     assert!(matches!(failed, ConnectError::Io(_)), "{failed:?}");
 }
 
