@@ -134,7 +134,7 @@ fn a_token_or_a_certificate_of_the_cluster_lets_in() {
     let site = Site::new("");
     let mond = site.stage.mond(None);
     let nobody = site.guest(None);
-    let got = nobody.get("/1/report/all", "").unwrap();
+    let got = until("the TLS listener", || nobody.get("/1/report/all", ""));
     assert_eq!((got.status, got.header("www-authenticate")), (401, Some("Bearer realm=\"gantry-mond\"")));
     assert!(got.body.contains("must prove itself") && got.body.contains("token_file"), "{}", got.body);
     for wrong in
