@@ -247,7 +247,7 @@ fn alike(one: &Value, other: &Value) -> bool {
 /// and when it adds them. Seen: two units of the last place, half a microsecond.
 fn nearly(one: &Number, other: &Number) -> bool {
     match (one.as_f64(), other.as_f64()) {
-        (Some(one), Some(other)) => (one - other).abs() <= 4.0 * f64::EPSILON * one.abs(),
+        (Some(one), Some(other)) => (one - other).abs() <= 2.0 * f64::EPSILON * one.abs(),
         _ => one == other,
     }
 }
