@@ -7,11 +7,14 @@ use anyhow::{Context, Result, ensure};
 use gantry_tests::{VirtualCluster, bounded, pool, task, wait};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Where noded listens, on each node's own address.
+const NODED_PORT: u16 = 1811;
 /// Slots of the pool: two a node, so that each node has its floors.
 const SLOTS: usize = 6;
 /// What is acknowledged while backups are made.
@@ -101,6 +104,13 @@ fn a_cluster_comes_back_from_its_backup() {
     step("the master's disk is lost", || {
         cluster.kill_node(0)?;
         std::fs::remove_dir_all(cluster.nodes[0].root.join("var/lib/gantry"))?;
+        Ok(())
+    });
+    step("it may still live in another directory", || {
+        let taken = TcpListener::bind((cluster.nodes[0].address.as_str(), NODED_PORT))?;
+        let (_, said) = cluster.refused(&["cluster", "restore", "--yes-do-it", &at])?;
+        ensure!(said.contains("is served already") && said.contains("may still live"), "{said}");
+        drop(taken);
         Ok(())
     });
     step("the candidates that are left have more, and that is said", || {

@@ -17,11 +17,13 @@
 //! | `check` | whether one is whole |
 //! | `others` | what other nodes say before a restore |
 //! | `still` | whether the node is still the master when one is made |
+//! | `here` | what on this machine forbids a restore |
 //! | `restore` | making this node the master of what a backup holds |
 //!
 //! Lines for people go to standard output, each at once; one that begins with [`PASSING`] is of the moment only.
 
 pub mod check;
+mod here;
 pub mod make;
 pub mod manifest;
 pub mod others;
@@ -190,6 +192,11 @@ impl BackupError {
 /// An error of a file operation.
 pub(crate) fn failed<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> BackupError + 'a {
     move |source| BackupError::Io { what, path: path.to_owned(), source }
+}
+
+/// Why it is not done, for people.
+pub(crate) fn refused(text: impl Into<String>) -> BackupError {
+    BackupError::Refused(text.into())
 }
 
 /// The file of a log's snapshot.

@@ -8,12 +8,13 @@
 //! old history are strangers to it, however long they are; they join again as empty ones. The epoch is above all that any
 //! node may have stored, so that a master of before is refused by each node the new one has claimed.
 
+use super::here;
 use super::manifest::Manifest;
 use super::others::{self, Other};
 use super::replaced;
 use super::{
-    BackupError, HMAC_KEY, NODE_TOML, Progress, SECRETS, body_name, check, count, failed, make, room, say,
-    size, snapshot_name,
+    BackupError, HMAC_KEY, NODE_TOML, Progress, SECRETS, body_name, check, count, failed, make, refused,
+    room, say, size, snapshot_name,
 };
 use crate::args::RestoreOptions;
 use crate::core::config::{Config, Object};
@@ -27,7 +28,7 @@ use gantry_model::root::Root;
 use gantry_rpc::tls::{self, Identity, ca};
 use gantry_rt::node_toml::NodeToml;
 use gantry_rt::{crash, files, node_toml};
-use gantry_store::{LogKind, Member, Rebirth, SnapshotHead, rebirth, snapshot_objects, writer_runs};
+use gantry_store::{LogKind, Member, Rebirth, SnapshotHead, rebirth, snapshot_objects};
 use nix::fcntl::{Flock, FlockArg};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
@@ -70,7 +71,8 @@ struct Plan {
 pub fn restore(root: &Root, options: &RestoreOptions) -> Result<(), BackupError> {
     let dir = &options.dir;
     let plan = plan(root, dir)?;
-    refuse_cluster(root, &plan)?;
+    here::refuse_cluster(root, &plan.manifest, plan.node)?;
+    here::refuse_address(root, &plan.settings)?;
     tell(&plan);
     let identity = identity(dir, &plan)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -123,10 +125,6 @@ fn other_ca(names: &[String]) -> BackupError {
         if names.len() == 1 { "is" } else { "are" },
         if names.len() == 1 { "has" } else { "have" },
     ))
-}
-
-fn refused(text: impl Into<String>) -> BackupError {
-    BackupError::Refused(text.into())
 }
 
 fn body<T: DeserializeOwned>(object: &gantry_store::Object) -> Option<T> {
@@ -205,37 +203,6 @@ fn me<'a>(settings: &NodeToml, nodes: &'a [Node]) -> Result<&'a Node, BackupErro
     Ok(node)
 }
 
-/// Refuses a node of another cluster, and one on which a master's daemons run.
-fn refuse_cluster(root: &Root, plan: &Plan) -> Result<(), BackupError> {
-    let path = root.role_file();
-    let role = files::read_role(root).map_err(failed("read", &path))?;
-    if let Some(role) = role {
-        if role.cluster != plan.manifest.cluster {
-            return Err(refused(format!(
-                "this node belongs to cluster {}, and the backup is of cluster {} ({}): end that cluster here first (gnt-cluster \
-                 destroy), or restore on another machine",
-                role.cluster, plan.manifest.cluster, plan.manifest.cluster_name
-            )));
-        }
-        if role.node != plan.node {
-            return Err(refused(format!(
-                "this node is {} by its role.json, and {} by the name in its node.toml: correct node.toml",
-                role.node, plan.node
-            )));
-        }
-    }
-    for log in [LogKind::W, LogKind::Q] {
-        if let Some(pid) = writer_runs(&root.lib(), log)? {
-            let pid = pid.map_or(String::new(), |pid| format!(" (process {pid})"));
-            return Err(refused(format!(
-                "this node is a master at work{pid}: a backup is not restored over it. To go back to the backup all the same, \
-                 stop it first (gantry daemon stop), then run this command again"
-            )));
-        }
-    }
-    Ok(())
-}
-
 fn tell(plan: &Plan) {
     let Manifest { cluster, cluster_name, made_at, node_name, config, queue, files, bodies, .. } =
         &plan.manifest;
@@ -287,7 +254,9 @@ fn own_copies(root: &Root, plan: &Plan) -> Other {
 }
 
 fn carry_out(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) -> Result<(), BackupError> {
-    refuse_boot(root)?;
+    here::refuse_boot(root)?;
+    // Once more: nobody watched it while boot ended.
+    here::refuse_address(root, &plan.settings)?;
     files::make_dirs(root).map_err(failed("make the directories of", root.path()))?;
     let lib = root.lib();
     let stage = lib.join(STAGE);
@@ -307,19 +276,6 @@ fn carry_out(root: &Root, dir: &Path, plan: &Plan, node: &ca::Pair, epoch: u64) 
     exchange(root, dir, plan, node, epoch)?;
     crash::point("restore-role-written");
     remove_dir(&stage)
-}
-
-/// Daemons hold the files that are replaced.
-fn refuse_boot(root: &Root) -> Result<(), BackupError> {
-    let path = root.run().join("boot.lock");
-    let Ok(file) = File::open(&path) else { return Ok(()) };
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(_free) => Ok(()),
-        Err(_) => Err(refused(format!(
-            "gantry-boot runs on {}: stop it first, then run this command again",
-            root.path().display()
-        ))),
-    }
 }
 
 fn remove_dir(dir: &Path) -> Result<(), BackupError> {
