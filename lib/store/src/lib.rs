@@ -46,6 +46,7 @@ pub use io::copy::{Copy, CopyOptions, EmptyCopy};
 pub use io::create::{Birth, create};
 pub use io::feed::{CopyView, Shipment};
 pub use io::files::{LogKind, file_of};
+pub use io::flushed::{END as FLUSHED, Flushed, Mark as FlushMark, forget as forget_flushed};
 pub use io::look::{AppendRefusal, Bodies, Fetched, Look, NoBodies, SnapshotFile};
 pub use io::opened::{Lead, Opened};
 pub use io::read::{READ_BYTES_MAX, named_bodies, read_batches};

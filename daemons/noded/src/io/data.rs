@@ -4,9 +4,13 @@
 //! it changes and waits. **Durable when [`Data::put`] returns.** Every row carries a crc that is checked when
 //! the file is read, which is at start only; afterwards the rows live in memory with their owner. A failing
 //! write leaves it unknown what the disk holds, so the daemon must end: [`Data::failed`].
+//!
+//! Transactions are counted, and `noded.data.flushed` tells how many were flushed: SQLite takes a damaged frame of its WAL for
+//! the end of it, and a node that forgets a fence or a floor without a word would obey a master of before.
 
 use crate::core::slot::Record;
 use gantry_model::ids::{ClusterUuid, Fence, InstanceUuid, NodeUuid};
+use gantry_store::{FlushMark, Flushed, Index, StoreError, Term, forget_flushed};
 use rusqlite::{Connection, Transaction, params};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -45,6 +49,9 @@ pub enum DataError {
         /// What of it.
         what: String,
     },
+    /// What tells how far it was flushed can't be read or removed.
+    #[error(transparent)]
+    Mark(#[from] StoreError),
     /// A newer program wrote it.
     #[error("{} needs a reader of format {wanted}, this program knows {FORMAT}", path.display())]
     TooNew {
@@ -132,18 +139,23 @@ pub fn file(dir: &Path) -> PathBuf {
 /// When the file can't be read, is damaged, too new, or another node's.
 pub fn open(dir: &Path, cluster: ClusterUuid, node: NodeUuid) -> Result<(Data, Loaded), DataError> {
     let path = file(dir);
+    if !path.exists() {
+        // Of one that was removed, which is a cure of damage.
+        forget_flushed(&path)?;
+    }
     let db = Connection::open(&path).map_err(at(&path))?;
     tune(&db).map_err(at(&path))?;
     whole(&db, &path)?;
     make(&db, cluster, node).map_err(at(&path))?;
     check_meta(&db, &path, cluster, node)?;
     let loaded = load(&db, &path)?;
+    let count = Count::open(&db, &path)?;
     let (queue, writes) = mpsc::channel(QUEUE_MAX);
     let failed = CancellationToken::new();
     let flag = failed.clone();
     std::thread::Builder::new()
         .name("noded-data".to_owned())
-        .spawn(move || write_all(db, writes, &flag))
+        .spawn(move || write_all(db, count, writes, &flag))
         .map_err(DataError::Thread)?;
     Ok((Data { queue, failed }, loaded))
 }
@@ -211,6 +223,7 @@ fn make(db: &Connection, cluster: ClusterUuid, node: NodeUuid) -> rusqlite::Resu
     db.execute(once, params!["min_reader", FORMAT])?;
     db.execute(once, params!["cluster", cluster.to_string()])?;
     db.execute(once, params!["node", node.to_string()])?;
+    db.execute(once, params!["transactions", 0])?;
     Ok(())
 }
 
@@ -277,14 +290,51 @@ fn checksum(key: &str, body: &str) -> u32 {
     crc.finalize()
 }
 
-fn write_all(mut db: Connection, mut writes: mpsc::Receiver<Write>, failed: &CancellationToken) {
+/// The transactions of this file: their number is in it, and beside it that of the last one that was flushed.
+struct Count {
+    done: u64,
+    mark: FlushMark,
+}
+
+impl Count {
+    /// That all of them are there.
+    fn open(db: &Connection, path: &Path) -> Result<Self, DataError> {
+        let count = db.query_row("SELECT value FROM meta WHERE key = 'transactions'", [], |row| row.get(0));
+        let done: i64 = count.map_err(at(path))?;
+        let count = Self { done: done.cast_unsigned(), mark: FlushMark::of(path) };
+        match count.mark.read()?.and_then(|flushed| flushed.lost(count.flushed())) {
+            Some(what) => Err(DataError::Damaged { path: path.to_owned(), what }),
+            None => Ok(count),
+        }
+    }
+
+    fn flushed(&self) -> Flushed {
+        Flushed { promised: Term::default(), last: Index(self.done) }
+    }
+
+    /// One transaction more was flushed.
+    fn next(&mut self) {
+        self.done += 1;
+        self.mark.note(self.flushed());
+    }
+}
+
+fn write_all(
+    mut db: Connection,
+    mut count: Count,
+    mut writes: mpsc::Receiver<Write>,
+    failed: &CancellationToken,
+) {
     let mut group = Vec::new();
     let mut broken: Option<String> = None;
     while writes.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
         if broken.is_none() {
-            broken = write_group(&mut db, &group).err().map(|why| why.to_string());
-            if broken.is_some() {
-                failed.cancel();
+            match write_group(&mut db, &group) {
+                Ok(()) => count.next(),
+                Err(why) => {
+                    broken = Some(why.to_string());
+                    failed.cancel();
+                }
             }
         }
         for write in group.drain(..) {
@@ -299,6 +349,7 @@ fn write_group(db: &mut Connection, group: &[Write]) -> Result<(), rusqlite::Err
     for write in group {
         write_one(&transaction, &write.change)?;
     }
+    transaction.prepare_cached("UPDATE meta SET value = value + 1 WHERE key = 'transactions'")?.execute([])?;
     transaction.commit()
 }
 
@@ -409,6 +460,57 @@ mod tests {
             }
         }
         assert!(refused * 5 > tried, "{refused} of {tried}");
+    }
+
+    /// Copies of a file whose writer was killed: with all of its WAL, and with a bit of that changed.
+    #[tokio::test]
+    async fn a_flipped_bit_of_the_wal_loses_no_transaction() {
+        let dir = tempfile::tempdir().expect("dir");
+        let slot = InstanceUuid(Uuid::from_u128(1));
+        let (data, _) = open(dir.path(), CLUSTER, NODE).expect("opens");
+        data.put(Change::Fence(Fence { epoch: 4, ballot: [9; 16] })).await.expect("put");
+        for n in 1..=6 {
+            data.put(Change::Slot(slot, Box::new(record(n)))).await.expect("put");
+        }
+        let names = ["noded.data", "noded.data-wal", "noded.data.flushed"];
+        let files = names.map(|name| std::fs::read(dir.path().join(name)).expect("read"));
+        let copy = |wal: Option<&[u8]>| {
+            let dir = tempfile::tempdir().expect("dir");
+            for (name, bytes) in names.iter().zip([Some(&files[0][..]), wal, Some(&files[2][..])]) {
+                bytes
+                    .into_iter()
+                    .for_each(|bytes| std::fs::write(dir.path().join(name), bytes).expect("put"));
+            }
+            (open(dir.path(), CLUSTER, NODE).map(|(_, loaded)| loaded), dir)
+        };
+        let (whole, _dir) = copy(Some(&files[1]));
+        assert_eq!(whole.expect("whole").slots, HashMap::from([(slot, record(6))]));
+        let damaged = |found: Result<Loaded, DataError>, what: &str| {
+            let why = found.expect_err(what).to_string();
+            assert!(why.contains("noded.data is damaged") && why.contains("--readd"), "{what}: {why}");
+        };
+        damaged(copy(None).0, "no WAL");
+        damaged(copy(Some(&files[1][..files[1].len() / 2])).0, "half a WAL");
+        for place in (0..files[1].len()).step_by(977) {
+            let mut bytes = files[1].clone();
+            bytes[place] ^= 1 << (place % 7);
+            damaged(copy(Some(&bytes)).0, &format!("byte {place}"));
+        }
+    }
+
+    /// What the documents advise against damage.
+    #[tokio::test]
+    async fn a_removed_file_is_made_anew() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (data, _) = open(dir.path(), CLUSTER, NODE).expect("opens");
+        data.put(Change::Fence(Fence { epoch: 4, ballot: [9; 16] })).await.expect("put");
+        drop(data);
+        for name in ["noded.data", "noded.data-wal"] {
+            let _ = std::fs::remove_file(dir.path().join(name));
+        }
+        let (data, loaded) = open(dir.path(), CLUSTER, NODE).expect("opens");
+        assert_eq!(loaded.fence, None);
+        drop(data);
     }
 
     #[tokio::test]

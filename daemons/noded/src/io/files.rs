@@ -7,6 +7,7 @@ use crate::io::data;
 use gantry_model::root::Root;
 use gantry_rpc::tls::{CA_KEY, CA_PEM, NEXT_KEY, NODE_KEY, NODE_PEM};
 use gantry_rt::files::{atomic_write, sync_dir};
+use gantry_store::FLUSHED;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -262,7 +263,7 @@ pub fn finish_leaving(root: &Root, ganeti_paths: bool) -> Result<(), FileError> 
         }
     }
     let records = data::file(&root.lib());
-    for end in ["", "-wal", "-shm"] {
+    for end in RECORDS {
         let mut name = records.clone().into_os_string();
         name.push(end);
         remove(Path::new(&name))?;
@@ -272,13 +273,16 @@ pub fn finish_leaving(root: &Root, ganeti_paths: bool) -> Result<(), FileError> 
     sync(&root.lib())
 }
 
+/// Ends of the names of the files that hold this node's records.
+const RECORDS: [&str; 4] = ["", "-wal", "-shm", FLUSHED];
+
 /// Moves the records of another membership aside, under a name that says whose they were not.
 ///
 /// # Errors
 /// When they stay.
 pub fn set_records_aside(root: &Root) -> Result<(), FileError> {
     let path = data::file(&root.lib());
-    for end in ["", "-wal", "-shm"] {
+    for end in RECORDS {
         let mut from = path.clone().into_os_string();
         from.push(end);
         let mut to = path.clone().into_os_string();

@@ -2,6 +2,8 @@
 //! end of it, whatever comes after: without this, rows that were acknowledged, or a promise, would be gone without a word where no
 //! other copy knows better (docs/adr/0008).
 //!
+//! noded's own record keeps one too, with the number of its last transaction for that of a row.
+//!
 //! It is written after each flush and not flushed itself: on the disk it may be behind the log, never before it. Only when rows
 //! are to go it is flushed, before they do.
 
@@ -80,7 +82,10 @@ impl Mark {
         Self { path: path.into(), file: None }
     }
 
-    /// What it says, if anything.
+    /// What it says, if anything. Blocks.
+    ///
+    /// # Errors
+    /// When it is there and can't be read.
     pub fn read(&self) -> Result<Option<Flushed>, StoreError> {
         match std::fs::read(&self.path) {
             Ok(bytes) => Ok(Flushed::decode(&bytes)),
@@ -98,6 +103,9 @@ impl Mark {
 
     /// Says, before rows after `last` go, that they may; durable when this returns. Of the promise it goes on to say what was
     /// flushed: that of the transaction in which they go is not yet.
+    ///
+    /// # Errors
+    /// When it can't be said: then they must stay.
     pub fn lower(&mut self, last: Index) -> Result<(), StoreError> {
         match self.read()? {
             Some(before) if before.last > last => {
@@ -121,6 +129,9 @@ impl Mark {
 }
 
 /// Removes what is said of the log at `log`, which is made anew; durable when this returns.
+///
+/// # Errors
+/// When it stays.
 pub fn forget(log: &Path) -> Result<(), StoreError> {
     let Mark { path, .. } = Mark::of(log);
     match std::fs::remove_file(&path) {

@@ -10,7 +10,7 @@ pub mod create;
 mod disk;
 pub mod feed;
 pub mod files;
-mod flushed;
+pub mod flushed;
 mod install;
 mod lock;
 pub mod log;
