@@ -244,6 +244,10 @@ fn a_log_goes_to_both_streams() {
     let streamd = Streamd::new(&stage, acts);
     let ended = stage.run("gnt-task log 7");
     assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (Some(0), "hello\nbye\n", "cc\noops\n"));
+    let luxid = stage.luxid(vec![Turn::Ok(task(7, 4, None)), Turn::Ok(task(7, 4, None))]);
+    let ended = stage.run("gnt-task log 7 --step 0");
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
+    assert_eq!(ended.err, "Task 7 has no step 0; its steps are 1 to 1\n");
     let ended = stage.run("gnt-task log -f 7 --step 1 --stream out");
     assert_eq!((ended.out.as_str(), ended.err.as_str()), ("hello\n", "Task 7 run-failed: step 2: exit 1\n"));
     let mut reason = piece(1, Stream::Out, "");
@@ -255,6 +259,7 @@ fn a_log_goes_to_both_streams() {
     let asked = streamd.acts(|acts| acts.logs.0.clone());
     assert_eq!((asked[0].follow, asked[0].from), (false, LogPlace::default()));
     assert_eq!((asked[1].follow, asked[1].from.step), (true, 1));
+    assert_eq!(luxid.heard().len(), 2);
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -59,7 +59,16 @@ pub async fn failover(session: &mut Session, options: &MasterFailover) -> Result
     if options.no_voting && !options.yes_do_it && !meant(session, &boot, request).await? {
         return Err(CliError::Told(EXIT_FAILURE));
     }
-    match follow(session, &boot, request).await?.epoch {
+    let aborted = format!(
+        "Aborted. A ballot that had begun goes on without you, one that had not is given up. See who the master is with \
+         \"{}\".",
+        session.typed("cluster", "getmaster")
+    );
+    let done = tokio::select! {
+        done = follow(session, &boot, request) => done?,
+        _ = tokio::signal::ctrl_c() => return Err(CliError::Interrupted(aborted)),
+    };
+    match done.epoch {
         Some(epoch) => {
             undrain(session).await;
             session.screen.line(&format!("This node is the master now (epoch {epoch})."))

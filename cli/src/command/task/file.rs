@@ -11,7 +11,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// How keys begin that are drawn here.
 pub const DRAWN: &str = "gnt-task-";
@@ -222,6 +222,8 @@ pub async fn run(session: &mut Session, submit: Submit) -> Result<(), CliError> 
     let input = input_sources(&path, file.input.as_ref())?;
     let given = std::mem::take(&mut file.limits);
     let mut spec = spec(file, &given, &submit, &path)?;
+    let first = spec.compile.as_ref().or(spec.execute.first());
+    check_stdin(first, &input).map_err(|why| CliError::plain(format!("{}: {why}", path.display())))?;
     if !input.is_empty() {
         spec.input = Some(send_input(session, &path, &input).await?);
     }
@@ -288,6 +290,20 @@ fn spec(file: File, given: &Given, submit: &Submit, path: &Path) -> Result<TaskS
     };
     check(&spec).map_err(|why| CliError::plain(format!("{}: {why}", path.display())))?;
     Ok(spec)
+}
+
+/// That the first step finds its standard input; what later ones read, a step before them may make.
+fn check_stdin(first: Option<&Step>, input: &[Source]) -> Result<(), String> {
+    let Some(wanted) = first.and_then(|step| step.stdin.as_deref()) else { return Ok(()) };
+    let inside =
+        !Path::new(wanted).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir));
+    if inside && input.iter().all(|source| source.name != plain(wanted)) {
+        return Err(format!(
+            "stdin = \"{wanted}\" is no file of the input, which has {}; put it beside the task file, or name it in input",
+            if input.is_empty() { "no files".to_owned() } else { format!("{} others", input.len()) }
+        ));
+    }
+    Ok(())
 }
 
 /// A name as it stands in the archive: `./` in front and `/` at the end say nothing.
@@ -382,6 +398,31 @@ mod tests {
         assert_eq!(file.input, Some(Input::Names(vec!["x".to_owned()])));
         let file = parse("input = 'src'\n[[execute]]\ncommand = 'a'\n[[execute]]\ncommand = 'b'").unwrap();
         assert_eq!((file.execute.0.len(), file.input), (2, Some(Input::Dir("src".to_owned()))));
+    }
+
+    #[test]
+    fn standard_input_that_nobody_makes_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(IN_DIR);
+        std::fs::write(dir.path().join("in.txt"), "1").unwrap();
+        std::fs::write(&path, "").unwrap();
+        let input = input_sources(&path, None).unwrap();
+        let said = |text: &str| {
+            let file = parse(text).unwrap();
+            let compile = file.compile.map(|step| step.0);
+            check_stdin(compile.as_ref().or(file.execute.0.first()), &input)
+        };
+        let step = |stdin: &str| format!("[[execute]]\ncommand = 'cat'\nstdin = '{stdin}'\n");
+        assert_eq!(said(&step("in.txt")), Ok(()));
+        assert_eq!(said(&step("./in.txt")), Ok(()));
+        assert_eq!(said(&step("/usr/share/dict/words")), Ok(()), "of the image");
+        assert!(said(&step("other.txt")).unwrap_err().contains("other.txt"));
+        assert_eq!(said(&format!("compile = 'make other.txt'\n{}", step("other.txt"))), Ok(()));
+        assert_eq!(
+            said(&format!("{}{}", step("in.txt"), step("other.txt"))),
+            Ok(()),
+            "the first may make it"
+        );
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub struct Log {
 /// The server's; connections that break again and again.
 pub async fn run(session: &mut Session, log: &Log) -> Result<(), CliError> {
     session.command = "log".to_owned();
+    if let Some(step) = log.step {
+        check_step(session, log.task, step).await?;
+    }
     let mut place = LogPlace { step: log.step.unwrap_or(0), ..LogPlace::default() };
     let mut fruitless = 0;
     let mut progress = Progress::plain();
@@ -56,6 +59,20 @@ pub async fn run(session: &mut Session, log: &Log) -> Result<(), CliError> {
         session.screen.note("What a cancelled task wrote is not kept once it has ended");
     }
     Ok(())
+}
+
+/// That the task has this step: of one that it has not nothing would ever come.
+async fn check_step(session: &mut Session, task: u64, step: u32) -> Result<(), CliError> {
+    let Some((record, _, _)) = super::query(session, task).await? else {
+        return Err(super::not_found(session, task));
+    };
+    let last = record.spec.execute.len();
+    let has = if step == 0 { record.spec.compile.is_some() } else { step as usize <= last };
+    if has {
+        return Ok(());
+    }
+    let compile = if record.spec.compile.is_some() { "0 (compile) to " } else { "1 to " };
+    Err(CliError::plain(format!("Task {task} has no step {step}; its steps are {compile}{last}")))
 }
 
 /// Prints pieces until the end; `place` is where to go on. The inner error is the connection's or server's.
