@@ -110,6 +110,8 @@ fn a_cluster_comes_back_from_its_backup() {
         let taken = TcpListener::bind((cluster.nodes[0].address.as_str(), NODED_PORT))?;
         let (_, said) = cluster.refused(&["cluster", "restore", "--yes-do-it", &at])?;
         ensure!(said.contains("is served already") && said.contains("may still live"), "{said}");
+        let look = cluster.run(&["cluster", "restore", "--look", &at])?;
+        ensure!(look.contains("NOT to be restored here") && look.contains("is served already"), "{look}");
         drop(taken);
         Ok(())
     });

@@ -72,8 +72,13 @@ pub fn restore(root: &Root, options: &RestoreOptions) -> Result<(), BackupError>
     let dir = &options.dir;
     let plan = plan(root, dir)?;
     here::refuse_cluster(root, &plan.manifest, plan.node)?;
-    here::refuse_address(root, &plan.settings)?;
+    let address = here::refuse_address(root, &plan.settings);
     tell(&plan);
+    match address {
+        // A backup may be looked at on any machine.
+        Err(why) if options.look => say(&format!("NOT to be restored here: {why}")),
+        done => done?,
+    }
     let identity = identity(dir, &plan)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed("ask other nodes for", dir))?;
