@@ -5,6 +5,7 @@ mod input;
 mod leases;
 mod limits;
 mod many;
+mod power;
 mod rpc;
 mod still;
 mod storm;
@@ -17,6 +18,7 @@ use gantry_tests::leak::Site;
 use gantry_tests::task::{self, Record};
 use gantry_tests::{Luxi, Options, VirtualCluster, pool, rest, wait};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// More than any step here takes, on a busy machine too.
@@ -89,6 +91,11 @@ fn sees(site: &Site) -> Result<()> {
         ensure!(count >= SIZE, "{place}: {count} of {SIZE} VMs are seen: {traces:#?}");
     }
     Ok(())
+}
+
+/// Generations by slot uuid.
+fn generations(bed: &Bed) -> Result<BTreeMap<String, u64>> {
+    Ok(pool::slots(&mut bed.luxi()?)?.into_iter().map(|slot| (slot.uuid, slot.generation)).collect())
 }
 
 /// A task of one step, with small limits.

@@ -4,7 +4,6 @@ use super::*;
 use gantry_tests::leak::Trace;
 use gantry_tests::process;
 use nix::sys::signal::Signal;
-use std::collections::BTreeMap;
 
 /// Often enough for a test.
 const OVERSEER: &str = "[overseer]\nhealth_check_s = 1\n";
@@ -65,11 +64,6 @@ fn tasks_on(bed: &Bed, signal: Signal) -> Result<()> {
         ensure!(*last == "user-ok" && before.iter().all(|one| *one == "infra-fail"), "{}", record.json());
     }
     bed.rests()
-}
-
-/// Generations by slot uuid.
-fn generations(bed: &Bed) -> Result<BTreeMap<String, u64>> {
-    Ok(pool::slots(&mut bed.luxi()?)?.into_iter().map(|slot| (slot.uuid, slot.generation)).collect())
 }
 
 /// Kills PID 1 of some VM; the VM's slot and generation.

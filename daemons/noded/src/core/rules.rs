@@ -11,6 +11,10 @@ pub struct Rules {
     pub(super) confirmed_floor: bool,
     /// I2: records outlive a reboot of the machine.
     pub(super) lasting_floor: bool,
+    /// A record that raises the floor is flushed before anything is done, whatever else is only written.
+    pub(super) flushed_floor: bool,
+    /// What died with the machine is lost, however far an older record of it had come.
+    pub(super) lost_by_reboot: bool,
     /// I12: opened is stored before the VM is touched.
     pub(super) opened_first: bool,
     /// I21: the caller's (epoch, ballot) must be the node's.
@@ -35,6 +39,8 @@ impl Rules {
         floor: true,
         confirmed_floor: true,
         lasting_floor: true,
+        flushed_floor: true,
+        lost_by_reboot: true,
         opened_first: true,
         fence: true,
         ballot: true,
@@ -53,6 +59,8 @@ pub(crate) enum Rule {
     Floor,
     ConfirmedFloor,
     LastingFloor,
+    FlushedFloor,
+    LostByReboot,
     OpenedFirst,
     Fence,
     Ballot,
@@ -72,6 +80,8 @@ impl Rules {
             Rule::Floor => &mut rules.floor,
             Rule::ConfirmedFloor => &mut rules.confirmed_floor,
             Rule::LastingFloor => &mut rules.lasting_floor,
+            Rule::FlushedFloor => &mut rules.flushed_floor,
+            Rule::LostByReboot => &mut rules.lost_by_reboot,
             Rule::OpenedFirst => &mut rules.opened_first,
             Rule::Fence => &mut rules.fence,
             Rule::Ballot => &mut rules.ballot,

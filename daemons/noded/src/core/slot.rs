@@ -36,6 +36,26 @@ pub struct Record {
     /// The driver that made it; empty before the first.
     #[serde(default)]
     pub driver: String,
+    /// Boot id of the machine when this was stored; empty in records of programs that flushed each of them.
+    #[serde(default)]
+    pub boot: String,
+}
+
+/// What a stored record must outlive before the next step is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlive {
+    /// The death of noded: written is enough.
+    Process,
+    /// A power cut too: flushed.
+    Machine,
+}
+
+/// What `next` must outlive. Of a VM that dies with the machine only the floor matters after a power cut: whatever older
+/// record of the same floor is read then, [`after_start`] makes the same of it.
+#[must_use]
+pub fn outlive(rules: Rules, record: &Record, next: &Record, dies_with_machine: bool) -> Outlive {
+    let raised = next.floor > record.floor && rules.flushed_floor;
+    if raised || !dies_with_machine { Outlive::Machine } else { Outlive::Process }
 }
 
 /// [`VmState`] on disk; the wire's enum may grow apart from it.
@@ -481,10 +501,23 @@ pub fn observe(record: &Record, runs: bool) -> Option<Record> {
     }
 }
 
-/// The record a starting node goes on with; `rebooted`: the machine was down meanwhile.
+/// The record a starting node goes on with in the machine's boot `boot`. A VM that dies with the machine is lost when its
+/// record is of another boot, whatever that says: later ones may have been lost in a power cut, with which it was opened,
+/// used, or destroyed.
 #[must_use]
-pub fn after_start(rules: Rules, record: Record, rebooted: bool) -> Record {
-    if rebooted && !rules.lasting_floor { Record::default() } else { record }
+pub fn after_start(rules: Rules, record: Record, boot: &str, dies_with_machine: bool) -> Record {
+    if record.boot.is_empty() || record.boot == boot {
+        return record;
+    }
+    if !rules.lasting_floor {
+        return Record::default();
+    }
+    match record.state {
+        State::Creating | State::Live | State::Destroying if dies_with_machine && rules.lost_by_reboot => {
+            Record { state: State::Lost, ..record }
+        }
+        State::Absent | State::Creating | State::Live | State::Destroying | State::Lost => record,
+    }
 }
 
 /// A slot's line of the inventory (P5.2); None: not told.

@@ -1,14 +1,14 @@
 //! Random histories of one slot: a small master, a node that runs the real rules, and a wire that delivers
 //! any message ever sent, late and as often as it likes. The node may die after each step and its machine
-//! may reboot; the master may fail over, also to an old copy of its state, while jobs of the old one go on.
+//! may reboot, which may take back what was not flushed; the master may fail over, also to an old copy of its state, while jobs of the old one go on.
 //! Each rule, taken away, must let some history break a promise; with all of them none may.
 
 use super::fence::{self, Claimed};
-use super::slot::{self, Action, Answer, Record, State, Step, Verb};
+use super::slot::{self, Action, Answer, Outlive, Record, State, Step, Verb};
 use super::{Rule, Rules};
 use gantry_model::ids::{Fence, Generation, InstanceUuid, LeaseUuid};
 use gantry_proto::noded::{SlotFacts, VmState};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use uuid::Uuid;
 
 /// Seeds that must hold with all rules.
@@ -85,7 +85,12 @@ struct World {
     // the node
     fence: Option<Fence>,
     record: Record,
+    /// What a power cut may take back to, oldest first: the last flushed record, and those that were only written since.
+    written: Vec<Record>,
+    boots: u64,
     vms: BTreeMap<u64, Vm>,
+    /// Generations whose VM the node has reported made.
+    made: BTreeSet<u64>,
     killed: bool,
     /// Leases whose end the master was told.
     ended: Vec<LeaseUuid>,
@@ -115,7 +120,10 @@ impl World {
             reuse,
             fence: None,
             record: Record::default(),
+            written: vec![Record::default()],
+            boots: 1,
             vms: BTreeMap::new(),
+            made: BTreeSet::new(),
             killed: false,
             ended: Vec::new(),
             work: None,
@@ -384,8 +392,17 @@ impl World {
     fn look(&mut self) {
         let runs = self.vms.contains_key(&self.record.generation.0);
         if let Some(next) = slot::observe(&self.record, runs) {
-            self.record = next;
+            self.store(next);
         }
+    }
+
+    fn store(&mut self, next: Record) {
+        let next = Record { boot: self.boots.to_string(), ..next };
+        if slot::outlive(self.rules, &self.record, &next, true) == Outlive::Machine {
+            self.written.clear();
+        }
+        self.written.push(next.clone());
+        self.record = next;
     }
 
     fn work_on(&mut self) -> Broken {
@@ -394,6 +411,9 @@ impl World {
         };
         let Some(step) = work.steps.pop_front() else {
             let made_by = self.vms.get(&self.record.generation.0).map_or(work.intent, |vm| vm.made_by);
+            if matches!(work.answer, Answer::Created { .. }) {
+                self.made.insert(self.record.generation.0);
+            }
             self.send(Message::Answered { intent: work.intent, answer: work.answer, made_by });
             if self.reuse && matches!(work.answer, Answer::Done) {
                 self.closed(work.lease);
@@ -401,8 +421,11 @@ impl World {
             return Ok(());
         };
         match step {
-            Step::Store(next) => self.record = next,
+            Step::Store(next) => self.store(next),
             Step::Drive(Action::Make(generation)) => {
+                if self.made.contains(&generation.0) && !self.vms.contains_key(&generation.0) {
+                    return Err(format!("generation {generation} is made anew under its holder"));
+                }
                 let made = Vm { made_by: work.intent, touched: Vec::new() };
                 self.vms.entry(generation.0).or_insert(made);
                 self.killed = false;
@@ -453,12 +476,16 @@ impl World {
     /// noded dies, now and then with its machine. What was not stored is gone.
     fn crash(&mut self) {
         self.work = None;
-        let rebooted = self.dice.roll(3) == 0;
-        if rebooted {
+        if self.dice.roll(3) == 0 {
             self.vms.clear();
             self.killed = false;
+            self.boots += 1;
+            let kept = self.dice.roll(self.written.len()) + 1;
+            self.written.truncate(kept);
+            self.record = self.written.last().cloned().unwrap_or_default();
         }
-        self.record = slot::after_start(self.rules, std::mem::take(&mut self.record), rebooted);
+        let boot = self.boots.to_string();
+        self.record = slot::after_start(self.rules, std::mem::take(&mut self.record), &boot, true);
     }
 
     // The promises.
@@ -515,6 +542,8 @@ fn every_rule_is_needed() {
         Rule::Floor,
         Rule::ConfirmedFloor,
         Rule::LastingFloor,
+        Rule::FlushedFloor,
+        Rule::LostByReboot,
         Rule::OpenedFirst,
         Rule::Fence,
         Rule::Ballot,

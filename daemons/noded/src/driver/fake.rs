@@ -354,6 +354,11 @@ impl Driver for Fake {
         "fake"
     }
 
+    fn dies_with_machine(&self) -> bool {
+        // They are files.
+        false
+    }
+
     fn limit(&self, call: CallKind) -> Duration {
         let set =
             Faults::read(&self.inner.faults).ok().and_then(|faults| faults.limit_ms.get(&call).copied());

@@ -334,6 +334,9 @@ pub trait Driver: Send + Sync + 'static {
     /// Its name in specifications: `fake`, `oci`, `openvz`.
     fn name(&self) -> &'static str;
 
+    /// Whether none of its VMs is there any more after the machine was off.
+    fn dies_with_machine(&self) -> bool;
+
     /// How long NodeD waits for a call.
     fn limit(&self, call: CallKind) -> Duration {
         call.limit()

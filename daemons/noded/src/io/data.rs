@@ -1,14 +1,15 @@
-//! `noded.data`: the durable records of this node (P5), an SQLite file with WAL and `synchronous=FULL`.
+//! `noded.data`: the durable records of this node (P5), an SQLite file with WAL.
 //!
 //! One thread owns the connection and writes whatever queued up in one transaction; a [`Data`] handle gives
-//! it changes and waits. **Durable when [`Data::put`] returns.** Every row carries a crc that is checked when
-//! the file is read, which is at start only; afterwards the rows live in memory with their owner. A failing
+//! it changes and waits. When [`Data::put`] returns, a change outlives what it must ([`Outlive`]): the death of this
+//! process, for which it is written, or a power cut, for which it is flushed with all that was written before. Every row carries a
+//! crc that is checked when the file is read, which is at start only; afterwards the rows live in memory with their owner. A failing
 //! write leaves it unknown what the disk holds, so the daemon must end: [`Data::failed`].
 //!
 //! Transactions are counted, and `noded.data.flushed` tells how many were flushed: SQLite takes a damaged frame of its WAL for
 //! the end of it, and a node that forgets a fence or a floor without a word would obey a master of before.
 
-use crate::core::slot::Record;
+use crate::core::slot::{Outlive, Record};
 use gantry_model::ids::{ClusterUuid, Fence, InstanceUuid, NodeUuid};
 use gantry_store::{FlushMark, Flushed, Index, StoreError, Term, forget_flushed};
 use rusqlite::{Connection, Transaction, params};
@@ -90,12 +91,21 @@ pub struct SsconfMark {
 /// Something to make durable.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// A slot's record.
-    Slot(InstanceUuid, Box<Record>),
+    /// A slot's record, and what it must outlive.
+    Slot(InstanceUuid, Box<Record>, Outlive),
     /// The node's fence.
     Fence(Fence),
     /// The newest ssconf set.
     Ssconf(SsconfMark),
+}
+
+impl Change {
+    fn outlives(&self) -> Outlive {
+        match self {
+            Self::Slot(_, _, outlive) => *outlive,
+            Self::Fence(_) | Self::Ssconf(_) => Outlive::Machine,
+        }
+    }
 }
 
 /// All that the file holds.
@@ -161,7 +171,7 @@ pub fn open(dir: &Path, cluster: ClusterUuid, node: NodeUuid) -> Result<(Data, L
 }
 
 impl Data {
-    /// Makes `change` durable. When this is dropped before its end, the change may still be written.
+    /// Makes `change` outlive what it must. When this is dropped before its end, the change may still be written.
     ///
     /// # Errors
     /// [`DataError::Failed`]: nothing more can be written and the daemon must end.
@@ -203,9 +213,14 @@ fn whole(db: &Connection, path: &Path) -> Result<(), DataError> {
 fn tune(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(std::time::Duration::from_secs(5))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "FULL")?;
+    flush_each(db, true)?;
     // Rows found only in a page cache after a failed flush must not be built upon.
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+/// Whether transactions are flushed when they commit, from the next one on.
+fn flush_each(db: &Connection, yes: bool) -> rusqlite::Result<()> {
+    db.pragma_update(None, "synchronous", if yes { "FULL" } else { "NORMAL" })
 }
 
 fn make(db: &Connection, cluster: ClusterUuid, node: NodeUuid) -> rusqlite::Result<()> {
@@ -312,10 +327,12 @@ impl Count {
         Flushed { promised: Term::default(), last: Index(self.done) }
     }
 
-    /// One transaction more was flushed.
-    fn next(&mut self) {
+    /// One transaction more is written; `flushed`: this one and all before it were.
+    fn next(&mut self, flushed: bool) {
         self.done += 1;
-        self.mark.note(self.flushed());
+        if flushed {
+            self.mark.note(self.flushed());
+        }
     }
 }
 
@@ -327,10 +344,11 @@ fn write_all(
 ) {
     let mut group = Vec::new();
     let mut broken: Option<String> = None;
+    let mut flushes = true;
     while writes.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
         if broken.is_none() {
-            match write_group(&mut db, &group) {
-                Ok(()) => count.next(),
+            match write_group(&mut db, &group, &mut flushes) {
+                Ok(()) => count.next(flushes),
                 Err(why) => {
                     broken = Some(why.to_string());
                     failed.cancel();
@@ -344,7 +362,13 @@ fn write_all(
     }
 }
 
-fn write_group(db: &mut Connection, group: &[Write]) -> Result<(), rusqlite::Error> {
+/// In one transaction, which is flushed when one of the changes must be. `flushes`: how the connection stands.
+fn write_group(db: &mut Connection, group: &[Write], flushes: &mut bool) -> Result<(), rusqlite::Error> {
+    let must = group.iter().any(|write| write.change.outlives() == Outlive::Machine);
+    if must != *flushes {
+        flush_each(db, must)?;
+        *flushes = must;
+    }
     let transaction = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     for write in group {
         write_one(&transaction, &write.change)?;
@@ -356,7 +380,7 @@ fn write_group(db: &mut Connection, group: &[Write]) -> Result<(), rusqlite::Err
 fn write_one(transaction: &Transaction<'_>, change: &Change) -> Result<(), rusqlite::Error> {
     let json = |body: serde_json::Result<String>| body.expect("plain structs have a JSON form");
     let (table, key, body) = match change {
-        Change::Slot(slot, record) => ("slot", slot.to_string(), json(serde_json::to_string(record))),
+        Change::Slot(slot, record, _) => ("slot", slot.to_string(), json(serde_json::to_string(record))),
         Change::Fence(fence) => ("node", "fence".to_owned(), json(serde_json::to_string(fence))),
         Change::Ssconf(mark) => ("node", "ssconf".to_owned(), json(serde_json::to_string(mark))),
     };
@@ -397,8 +421,8 @@ mod tests {
             assert!(loaded.fence.is_none() && loaded.slots.is_empty());
             data.put(Change::Fence(fence)).await.expect("put");
             data.put(Change::Ssconf(mark)).await.expect("put");
-            data.put(Change::Slot(slot(1), Box::new(record(1)))).await.expect("put");
-            data.put(Change::Slot(slot(1), Box::new(record(2)))).await.expect("put");
+            data.put(Change::Slot(slot(1), Box::new(record(1)), Outlive::Machine)).await.expect("put");
+            data.put(Change::Slot(slot(1), Box::new(record(2)), Outlive::Process)).await.expect("put");
         }
         let (_, loaded) = open(dir.path(), CLUSTER, NODE).expect("opens");
         assert_eq!((loaded.fence, loaded.ssconf), (Some(fence), mark));
@@ -410,7 +434,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let (data, _) = open(dir.path(), CLUSTER, NODE).expect("opens");
         let slot = InstanceUuid(Uuid::from_u128(1));
-        data.put(Change::Slot(slot, Box::new(record(7)))).await.expect("put");
+        data.put(Change::Slot(slot, Box::new(record(7)), Outlive::Machine)).await.expect("put");
         drop(data);
         let db = Connection::open(file(dir.path())).expect("opens");
         db.busy_timeout(std::time::Duration::from_secs(5)).expect("set");
@@ -427,7 +451,7 @@ mod tests {
         let (data, _) = open(dir.path(), CLUSTER, NODE).expect("opens");
         data.put(Change::Fence(Fence { epoch: 4, ballot: [9; 16] })).await.expect("put");
         for n in 0..40 {
-            data.put(Change::Slot(slot(n), Box::new(record(7)))).await.expect("put");
+            data.put(Change::Slot(slot(n), Box::new(record(7)), Outlive::Machine)).await.expect("put");
         }
         drop(data);
         let db = Connection::open(file(dir.path())).expect("opens");
@@ -470,7 +494,7 @@ mod tests {
         let (data, _) = open(dir.path(), CLUSTER, NODE).expect("opens");
         data.put(Change::Fence(Fence { epoch: 4, ballot: [9; 16] })).await.expect("put");
         for n in 1..=6 {
-            data.put(Change::Slot(slot, Box::new(record(n)))).await.expect("put");
+            data.put(Change::Slot(slot, Box::new(record(n)), Outlive::Machine)).await.expect("put");
         }
         let names = ["noded.data", "noded.data-wal", "noded.data.flushed"];
         let files = names.map(|name| std::fs::read(dir.path().join(name)).expect("read"));
@@ -496,6 +520,31 @@ mod tests {
             bytes[place] ^= 1 << (place % 7);
             damaged(copy(Some(&bytes)).0, &format!("byte {place}"));
         }
+    }
+
+    /// What need not outlive the machine is written and not flushed; with the next that must, it is.
+    #[tokio::test]
+    async fn only_what_must_outlive_the_machine_is_flushed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let slot = InstanceUuid(Uuid::from_u128(1));
+        let (data, _) = open(dir.path(), CLUSTER, NODE).expect("opens");
+        let put = async |n, outlive| {
+            data.put(Change::Slot(slot, Box::new(record(n)), outlive)).await.expect("put");
+            let mark = FlushMark::of(&file(dir.path())).read().expect("read");
+            mark.map_or(0, |flushed| flushed.last.0)
+        };
+        assert_eq!(put(1, Outlive::Machine).await, 1);
+        assert_eq!(put(2, Outlive::Process).await, 1);
+        assert_eq!(put(3, Outlive::Process).await, 1);
+        assert_eq!(put(4, Outlive::Machine).await, 4);
+        assert_eq!(put(5, Outlive::Process).await, 4);
+        // As after a SIGKILL: what was written is there, with no end of the writer.
+        let killed = tempfile::tempdir().expect("dir");
+        for name in ["noded.data", "noded.data-wal", "noded.data.flushed"] {
+            std::fs::copy(dir.path().join(name), killed.path().join(name)).expect("copied");
+        }
+        let (_, loaded) = open(killed.path(), CLUSTER, NODE).expect("opens");
+        assert_eq!(loaded.slots, HashMap::from([(slot, record(5))]));
     }
 
     /// What the documents advise against damage.

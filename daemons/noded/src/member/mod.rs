@@ -130,6 +130,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether the VM of a record dies with the machine. One whose driver is not known here may live on.
+fn dies_with_machine(drivers: &BTreeMap<&'static str, Arc<dyn Driver>>, record: &Record) -> bool {
+    drivers.get(record.driver.as_str()).is_some_and(|driver| driver.dies_with_machine())
+}
+
 fn shut(why: Shut) -> Fail {
     match why {
         Shut::Fenced(why) => error::fenced(&why),
@@ -156,10 +161,11 @@ impl Member {
         let live = loaded.slots.iter().filter(|(_, record)| record.state == slot::State::Live);
         uploads.keep(&live.map(|(slot, record)| put::name(*slot, record.generation)).collect())?;
         let slots = loaded.slots.into_iter().map(|(slot, record)| {
-            // Records outlive a reboot like any other start; VMs that did not are found lost when looked for.
-            let record = slot::after_start(Rules::ALL, record, false);
+            let mortal = dies_with_machine(&drivers, &record);
+            let record = slot::after_start(Rules::ALL, record, &boot_id, mortal);
             (slot, Arc::new(Slot { record: Mutex::new(record), ..Slot::default() }))
         });
+        let slots = Mutex::new(slots.collect());
         Ok(Arc::new(Self {
             cluster: role.cluster,
             node: role.node,
@@ -167,7 +173,7 @@ impl Member {
             copies: Copies::new(settings.root.clone(), Roles::new(settings.root.clone(), role))?,
             gate: Gate::new(loaded.fence),
             data,
-            slots: Mutex::new(slots.collect()),
+            slots,
             drivers,
             ssconf: Mutex::new(loaded.ssconf),
             claiming: tokio::sync::Mutex::default(),

@@ -143,9 +143,12 @@ impl Member {
         error::refused(refusal, &facts)
     }
 
-    /// Durable when it returns.
-    pub(super) async fn store(&self, id: InstanceUuid, slot: &Slot, next: Record) -> Result<(), Fail> {
-        let change = Change::Slot(id, Box::new(next.clone()));
+    /// It outlives what it must when this returns.
+    pub(super) async fn store(&self, id: InstanceUuid, slot: &Slot, mut next: Record) -> Result<(), Fail> {
+        next.boot.clone_from(&self.boot_id);
+        let outlive =
+            slot::outlive(Rules::ALL, &slot.record(), &next, super::dies_with_machine(&self.drivers, &next));
+        let change = Change::Slot(id, Box::new(next.clone()), outlive);
         self.data.put(change).await.map_err(|why| error::data(&why))?;
         *lock(&slot.record) = next;
         Ok(())

@@ -401,6 +401,11 @@ impl Driver for Oci {
         "oci"
     }
 
+    fn dies_with_machine(&self) -> bool {
+        // Processes, groups and file systems in memory.
+        true
+    }
+
     fn probe(&self) -> Answer<'_, Probe> {
         Box::pin(self.try_out())
     }
