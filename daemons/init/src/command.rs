@@ -1,58 +1,71 @@
-//! Starting a command. PID 1 spawns this program again with its own words ([`line`]); the new process becomes the
-//! user it shall be ([`become_it`]) and turns into the command. So nothing has to happen between fork and exec, which
-//! safe Rust can't do.
+//! Starting a command. PID 1 forks; the child becomes the user it shall be and turns into the command. PID 1 has one thread, so
+//! its child may do between fork and exec what any program may. PID 1 does not wait for the exec: from the moment the child is
+//! the user, other processes of that user can stop it.
 
-use crate::wire::Exec;
+use crate::wire::{EXEC_FDS, Exec};
+use fork::{Fork, fork};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::SigSet;
-use nix::unistd::{Gid, Uid, chdir, setgid, setgroups, setsid, setuid};
+use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setgid, setgroups, setsid, setuid};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// First argument of the new process.
-pub const WORD: &str = "--become";
-/// Arguments before the command's own.
-const ARGS: usize = 5;
 /// OOM score of commands: they go before PID 1, whose death would be the VM's.
 const OOM_SCORE: &str = "1000";
 /// Exit codes as a shell's: there, but can't be run; not found.
 const EXIT_NOT_RUN: u8 = 126;
 const EXIT_NOT_FOUND: u8 = 127;
 
-/// The arguments with which PID 1 starts itself for `exec`.
-#[must_use]
-pub fn line(exec: &Exec) -> Vec<String> {
-    let own = [
-        WORD.to_owned(),
-        exec.uid.to_string(),
-        exec.files_max.to_string(),
-        exec.file_bytes_max.to_string(),
-        exec.cwd.clone(),
-    ];
-    own.into_iter().chain(exec.argv.iter().cloned()).collect()
+/// Who returns from [`start`].
+#[derive(Debug)]
+pub enum Started {
+    /// PID 1: the command's process, which may not have become the command yet.
+    Process(i32),
+    /// That process, when it could not: it has said why, and has to end with this exit code.
+    Failed(u8),
+}
+
+/// Starts `exec` with these as its standard input, output and error.
+///
+/// # Errors
+/// No process could be made.
+pub fn start(exec: &Exec, stdio: &[OwnedFd; EXEC_FDS]) -> Result<Started, String> {
+    match fork().map_err(|why| why.to_string())? {
+        Fork::Parent(pid) => Ok(Started::Process(pid)),
+        Fork::Child => {
+            let (text, code) = become_it(exec, stdio);
+            eprintln!("{text}");
+            Ok(Started::Failed(code))
+        }
+    }
 }
 
 /// Turns this process into the command; returns only if that fails: what to say on standard error, and the exit code.
-#[must_use]
-pub fn become_it(args: &[String]) -> (String, u8) {
-    let Some((own, argv)) = args.split_at_checked(ARGS).filter(|(_, argv)| !argv.is_empty()) else {
-        return ("gantry-init: not enough arguments".to_owned(), EXIT_NOT_RUN);
+fn become_it(exec: &Exec, stdio: &[OwnedFd; EXEC_FDS]) -> (String, u8) {
+    let Some((program, args)) = exec.argv.split_first() else {
+        return ("gantry-init: a command without words".to_owned(), EXIT_NOT_RUN);
     };
-    if let Err(why) = settle(own) {
-        return (format!("gantry-init: can't prepare {}: {why}", argv[0]), EXIT_NOT_RUN);
+    if let Err(why) = take_over(stdio).and_then(|()| settle(exec)) {
+        return (format!("gantry-init: can't prepare {program}: {why}"), EXIT_NOT_RUN);
     }
-    let error = Command::new(&argv[0]).args(&argv[1..]).exec();
+    let env = exec.env.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let error = Command::new(program).args(args).env_clear().envs(env).exec();
     let code = if error.kind() == std::io::ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_NOT_RUN };
-    (format!("{}: {error}", argv[0]), code)
+    (format!("{program}: {error}"), code)
 }
 
-fn settle(own: &[String]) -> Result<(), String> {
-    let number = |text: &String| text.parse::<u64>().map_err(|why| why.to_string());
-    let uid = u32::try_from(number(&own[1])?).map_err(|why| why.to_string())?;
+fn take_over([input, output, error]: &[OwnedFd; EXEC_FDS]) -> Result<(), String> {
+    let done = dup2_stderr(error).and_then(|()| dup2_stdin(input)).and_then(|()| dup2_stdout(output));
+    done.map_err(|why| format!("standard streams: {why}"))
+}
+
+fn settle(exec: &Exec) -> Result<(), String> {
+    let uid = exec.uid;
     std::fs::write("/proc/self/oom_score_adj", OOM_SCORE).map_err(|why| format!("oom score: {why}"))?;
-    limit(Resource::RLIMIT_NOFILE, number(&own[2])?)?;
-    limit(Resource::RLIMIT_FSIZE, number(&own[3])?)?;
+    limit(Resource::RLIMIT_NOFILE, exec.files_max)?;
+    limit(Resource::RLIMIT_FSIZE, exec.file_bytes_max)?;
     limit(Resource::RLIMIT_CORE, 0)?;
     for capability in CapabilitySet::all().iter() {
         // Those the kernel does not know, or that are gone already, are no loss.
@@ -63,7 +76,7 @@ fn settle(own: &[String]) -> Result<(), String> {
     setgroups(&[group]).map_err(|why| format!("groups: {why}"))?;
     setgid(group).map_err(|why| format!("group {uid}: {why}"))?;
     setuid(user).map_err(|why| format!("user {uid}: {why}"))?;
-    chdir(own[4].as_str()).map_err(|why| format!("directory {}: {why}", own[4]))?;
+    chdir(exec.cwd.as_str()).map_err(|why| format!("directory {}: {why}", exec.cwd))?;
     SigSet::empty().thread_set_mask().map_err(|why| format!("signals: {why}"))
 }
 

@@ -1,21 +1,15 @@
-//! `gantry-init`: PID 1 of a VM, or a command about to begin.
+//! `gantry-init`: PID 1 of a VM.
 
-use gantry_init::{command, serve};
+use gantry_init::serve::serve;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|word| word == command::WORD) {
-        let (text, code) = command::become_it(&args);
-        eprintln!("{text}");
-        return ExitCode::from(code);
-    }
-    if !args.is_empty() {
+    if std::env::args_os().count() > 1 {
         eprintln!("usage: gantry-init (PID 1 of a VM, started by a container runtime for gantry-vmd)");
         return ExitCode::from(2);
     }
-    match serve::serve(None) {
-        Ok(()) => ExitCode::SUCCESS,
+    match serve() {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("gantry-init: {error}");
             ExitCode::FAILURE

@@ -1,7 +1,8 @@
 //! PID 1 at work: one thread that waits for packets and for dead children.
 
+use crate::command::{self, Started};
+use crate::link;
 use crate::wire::{EXEC_FDS, Exec, FromInit, How, ToInit};
-use crate::{command, link};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
@@ -11,23 +12,21 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Command, Stdio};
 
-/// This program, whatever its path in the VM.
-const SELF: &str = "/proc/self/exe";
-
-/// Serves the socket on standard input until its other end closes.
+/// Serves the socket on standard input until its other end closes; then its exit code, 0. A process that was to become a
+/// command and could not returns from here too, with the code it has to end with.
 ///
 /// # Errors
 /// When the socket or the kernel fails; the VM then ends.
-pub fn serve(program: Option<&str>) -> io::Result<()> {
+pub fn serve() -> io::Result<u8> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.thread_block()?;
     let children = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    let mut init = Init { socket, program: program.unwrap_or(SELF).to_owned(), running: BTreeMap::new() };
+    let mut init = Init { socket, running: BTreeMap::new() };
     init.say(&FromInit::Ready)?;
     loop {
         let mut fds = [
@@ -41,8 +40,8 @@ pub fn serve(program: Option<&str>) -> io::Result<()> {
         let said = fds[0].any().unwrap_or(true);
         while let Ok(Some(_)) = children.read_signal() {}
         init.reap()?;
-        if said && !init.hear()? {
-            return Ok(());
+        if said && let ControlFlow::Break(code) = init.hear()? {
+            return Ok(code);
         }
     }
 }
@@ -55,9 +54,14 @@ fn enter(doors: Vec<OwnedFd>) -> io::Result<()> {
     doors.into_iter().try_for_each(|door| File::from(door).write_all(MYSELF)).map_err(told)
 }
 
+fn start(exec: &Exec, fds: Vec<OwnedFd>) -> Result<Started, String> {
+    let stdio: [OwnedFd; EXEC_FDS] =
+        fds.try_into().map_err(|_| "the packet has not its three descriptors".to_owned())?;
+    command::start(exec, &stdio)
+}
+
 struct Init {
     socket: OwnedFd,
-    program: String,
     running: BTreeMap<i32, u32>,
 }
 
@@ -67,20 +71,21 @@ impl Init {
         link::send(&self.socket, &bytes, &[])
     }
 
-    /// Takes one packet. False = there will be no more.
-    fn hear(&mut self) -> io::Result<bool> {
+    /// Takes one packet, unless there will be no more.
+    fn hear(&mut self) -> io::Result<ControlFlow<u8>> {
         let packet = match link::receive(&self.socket) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(ControlFlow::Break(0)),
             other => other?,
         };
         if packet.bytes.is_empty() {
-            return Ok(false);
+            return Ok(ControlFlow::Break(0));
         }
         match ToInit::decode(&packet.bytes).map_err(io::Error::other)? {
             ToInit::Exec(exec) => {
                 let number = exec.number;
-                match self.start(&exec, packet.fds) {
-                    Ok(pid) => _ = self.running.insert(pid, number),
+                match start(&exec, packet.fds) {
+                    Ok(Started::Process(pid)) => _ = self.running.insert(pid, number),
+                    Ok(Started::Failed(code)) => return Ok(ControlFlow::Break(code)),
                     Err(why) => self.say(&FromInit::Refused { number, why })?,
                 }
             }
@@ -91,23 +96,7 @@ impl Init {
                 self.say(&FromInit::Entered)?;
             }
         }
-        Ok(true)
-    }
-
-    fn start(&self, exec: &Exec, fds: Vec<OwnedFd>) -> Result<i32, String> {
-        let [input, output, error]: [OwnedFd; EXEC_FDS] =
-            fds.try_into().map_err(|_| "the packet has not its three descriptors".to_owned())?;
-        let env = exec.env.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        let child = Command::new(&self.program)
-            .args(command::line(exec))
-            .env_clear()
-            .envs(env)
-            .stdin(Stdio::from(input))
-            .stdout(Stdio::from(output))
-            .stderr(Stdio::from(error))
-            .spawn()
-            .map_err(|why| why.to_string())?;
-        i32::try_from(child.id()).map_err(|why| why.to_string())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// To the process group; to the process itself as long as it has none.
