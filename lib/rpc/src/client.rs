@@ -1,6 +1,7 @@
 //! The caller's side: a [`Client`] is a handle on one connection, whose task reads and writes.
 //! The connection closes when the last handle (clone or stream) is dropped.
 
+use crate::QuietStream;
 use crate::error::{CallError, ConnectError};
 use crate::greet;
 use crate::link::{FRAMES_PER_TURN, Link, LinkError, Outbox, frames, lock};
@@ -115,6 +116,7 @@ impl Client {
         bounded(async {
             let stream = connect_unix(path).await.map_err(ConnectError::Io)?;
             let cred = stream.peer_cred().ok().and_then(|cred| Some((cred.pid()?, cred.uid())));
+            let stream = QuietStream::of(stream).map_err(ConnectError::Io)?;
             Self::greet(stream, hello, Below { cred, exporter: None }).await
         })
         .await

@@ -18,6 +18,7 @@ mod conn;
 mod error;
 mod greet;
 mod link;
+mod quiet;
 mod route;
 mod serve;
 mod service;
@@ -32,6 +33,7 @@ pub use gantry_proto::codec::FRAME_BYTES_MAX;
 pub use gantry_proto::envelope::{Code, Fail};
 pub use gantry_proto::hello::Hello;
 pub use gantry_proto::verb::Verb;
+pub use quiet::QuietStream;
 #[cfg(feature = "tls")]
 pub use serve::serve_tls;
 pub use serve::{Facts, Limits, serve_stream, serve_stream_until, serve_unix};

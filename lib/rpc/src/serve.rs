@@ -1,5 +1,6 @@
 //! Accepting connections and serving them, bounded in number and time.
 
+use crate::QuietStream;
 use crate::conn::{Conn, End};
 use crate::link::{Link, LinkError, Outbox, frames};
 use crate::service::{Peer, Service};
@@ -92,7 +93,10 @@ async fn serve_accepted<S: Service + ?Sized>(
         facts.uid = Some(cred.uid());
         facts.pid = cred.pid();
     }
-    serve_stream_until(stream, facts, service, limits, stop).await;
+    match QuietStream::of(stream) {
+        Ok(stream) => serve_stream_until(stream, facts, service, limits, stop).await,
+        Err(error) => tracing::warn!(%error, "can't serve a connection"),
+    }
 }
 
 /// Serves `listener` with TLS, as [`serve_unix`].

@@ -3,6 +3,7 @@
 
 use crate::api::{Api, Response, respond};
 use crate::core::luxi::{self, ParseFailure, Splitter};
+use gantry_rpc::QuietStream;
 use gantry_rt::Tasks;
 use std::io;
 use std::sync::Arc;
@@ -74,7 +75,7 @@ impl Server {
             let (server, stop) = (Arc::clone(&self), stop.clone());
             tasks.spawn("luxi", async move {
                 tokio::select! {
-                    ended = server.converse(stream) => {
+                    ended = server.accepted(stream) => {
                         if let Err(error) = ended {
                             tracing::debug!(%error, "a LUXI connection ended");
                         }
@@ -86,7 +87,11 @@ impl Server {
         }
     }
 
-    async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
+    async fn accepted(&self, stream: UnixStream) -> io::Result<()> {
+        self.converse(QuietStream::of(stream)?).await
+    }
+
+    async fn converse(&self, mut stream: QuietStream) -> io::Result<()> {
         let mut splitter = Splitter::default();
         let mut held = None;
         loop {
@@ -144,10 +149,10 @@ impl Server {
     }
 }
 
-async fn refuse(stream: &mut UnixStream, why: &str) -> io::Result<()> {
+async fn refuse(stream: &mut QuietStream, why: &str) -> io::Result<()> {
     send(stream, &luxi::parse_failure(&ParseFailure(why.to_owned()))).await
 }
 
-async fn send(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<()> {
+async fn send(stream: &mut QuietStream, bytes: &[u8]) -> io::Result<()> {
     timeout(IDLE, stream.write_all(bytes)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
