@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// How often it is noticed that the daemon shall stop, ms.
@@ -108,11 +109,16 @@ impl Watch {
             let now = clock::millis();
             let due = pace.due().min(self.end());
             if due <= now {
+                self.forget_events().context("the watch of the copy broke")?;
                 self.look();
                 pace.looked(clock::millis(), std::mem::take(&mut written));
                 continue;
             }
-            if self.wait((due - now).min(STOP_MS)).context("the watch of the copy broke")? {
+            let pause = (due - now).min(STOP_MS);
+            if written {
+                // A look is due already: further writes, of which there may be hundreds, need not wake this.
+                std::thread::sleep(Duration::from_millis(pause));
+            } else if self.wait(pause).context("the watch of the copy broke")? {
                 written = true;
                 pace.event(clock::millis());
             }
@@ -135,6 +141,11 @@ impl Watch {
             Ok(_) => {}
             Err(why) => return Err(why),
         }
+        self.forget_events()
+    }
+
+    /// Takes the events that are there; whether there were any.
+    fn forget_events(&self) -> nix::Result<bool> {
         match self.inotify.read_events() {
             Ok(events) => Ok(!events.is_empty()),
             Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(false),
