@@ -440,6 +440,7 @@ impl Actor {
                 });
             }
             Action::OwnerGone(owner) => self.set.gone.add(owner),
+            Action::OwnerLeft(owner) => self.set.gone.add_left(owner),
             Action::Grab { lease, owner, pool, count, for_ms, ttl_ms } => {
                 let command = Command::LeaseGrab { lease, owner, pool, count, for_ms, ttl_ms };
                 self.set.leases.grab(Wanted { lease, command });

@@ -5,6 +5,7 @@ use super::actor::Inbox;
 use super::feed::Feed;
 use crate::core::mirror::{Mirror, Snapshot, Touched};
 use crate::core::queue::{Event, LeaseSeen, News, Stock};
+use futures_util::future::join_all;
 use gantry_model::config::kind;
 use gantry_model::ids::JobOwner;
 use gantry_model::lease::{Lease, LeaseState};
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long wconfd may take for one call.
@@ -30,34 +32,94 @@ const CALL_MS: u64 = 30_000;
 /// First and longest wait before connecting again.
 const RECONNECT_MS: (u64, u64) = (20, 2_000);
 
+/// How long wconfd keeps what it knows of a job that ended well, until others have: telling it is a commit, and nobody waits for that.
+const LEFT_GATHER: Duration = Duration::from_millis(200);
+/// Ends told at once.
+const TOLD_AT_ONCE_MAX: usize = 64;
+
 /// Owners that are dead and of which wconfd has not heard. At most one entry per start that ever ran and was not yet
 /// confirmed: bounded by the jobs that ran while wconfd was away.
 #[derive(Debug, Clone, Default)]
-pub struct Gone(Arc<(Mutex<BTreeSet<JobOwner>>, Notify)>);
+pub struct Gone(Arc<(Mutex<Ends>, Notify)>);
+
+#[derive(Debug, Default)]
+struct Ends {
+    /// They may hold locks: told at once.
+    dead: BTreeSet<JobOwner>,
+    /// They gave back what they had, and are told with the next dead one, or when it is time.
+    left: BTreeSet<JobOwner>,
+    due: Option<Instant>,
+}
 
 impl Gone {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<JobOwner>> {
+    fn lock(&self) -> MutexGuard<'_, Ends> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds one.
+    /// Adds one that died.
     pub fn add(&self, owner: JobOwner) {
-        self.lock().insert(owner);
+        self.lock().dead.insert(owner);
+        self.0.1.notify_one();
+    }
+
+    /// Adds one that ended well.
+    pub fn add_left(&self, owner: JobOwner) {
+        {
+            let mut ends = self.lock();
+            ends.left.insert(owner);
+            if ends.due.is_some() {
+                return;
+            }
+            ends.due = Some(Instant::now() + LEFT_GATHER);
+        }
         self.0.1.notify_one();
     }
 
     fn remove(&self, owner: JobOwner) {
-        self.lock().remove(&owner);
+        let mut ends = self.lock();
+        ends.dead.remove(&owner);
+        ends.left.remove(&owner);
+        if ends.left.is_empty() {
+            ends.due = None;
+        }
     }
 
-    async fn next(&self) -> JobOwner {
+    /// The next to be told, as soon as there are any.
+    async fn next(&self) -> Vec<JobOwner> {
         loop {
-            let first = self.lock().first().copied();
-            if let Some(owner) = first {
-                return owner;
+            let due = {
+                let ends = self.lock();
+                if !ends.dead.is_empty() || ends.due.is_some_and(|due| due <= Instant::now()) {
+                    return ends.dead.iter().chain(&ends.left).copied().take(TOLD_AT_ONCE_MAX).collect();
+                }
+                ends.due
+            };
+            let told = self.0.1.notified();
+            match due {
+                Some(due) => _ = tokio::time::timeout_at(due, told).await,
+                None => told.await,
             }
-            self.0.1.notified().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod gone_tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_left_is_told_with_the_next_dead_one_or_in_time() {
+        let owner = |text: &str| text.parse::<JobOwner>().expect("an owner");
+        let (gone, one, two, three) = (Gone::default(), owner("1.1-1-1"), owner("2.1-1-2"), owner("3.1-1-3"));
+        gone.add_left(two);
+        assert!(tokio::time::timeout(LEFT_GATHER / 4, gone.next()).await.is_err(), "told at once");
+        gone.add_left(three);
+        gone.add(one);
+        assert_eq!(gone.next().await, [one, two, three]);
+        [one, two].into_iter().for_each(|told| gone.remove(told));
+        assert_eq!(gone.next().await, [three]);
+        gone.remove(three);
+        assert!(tokio::time::timeout(LEFT_GATHER * 2, gone.next()).await.is_err(), "nobody is left");
     }
 }
 
@@ -354,20 +416,26 @@ async fn bury(client: &Client, gone: &Gone, inbox: &Inbox) -> CallError {
         gone.add(owner);
     }
     loop {
-        let owner = gone.next().await;
-        match client.call::<OwnerGone>(&owner, limit).await {
-            Ok(()) => {}
-            // It can't store that now. The connection stays: a change of the members may need it.
-            Err(CallError::Fail(fail))
-                if matches!(fail.code, Code::NotReady | Code::Busy | Code::Unknown) =>
-            {
-                tracing::debug!(%owner, %fail, "wconfd can't take down a death now");
-                tokio::time::sleep(Duration::from_millis(RECONNECT_MS.1)).await;
-                continue;
+        let owners = gone.next().await;
+        // Together, so that they are one commit.
+        let told =
+            owners.iter().map(|owner| async { (*owner, client.call::<OwnerGone>(owner, limit).await) });
+        let mut later = false;
+        for (owner, told) in join_all(told).await {
+            match told {
+                Ok(()) => gone.remove(owner),
+                // It can't store that now. The connection stays: a change of the members may need it.
+                Err(CallError::Fail(fail))
+                    if matches!(fail.code, Code::NotReady | Code::Busy | Code::Unknown) =>
+                {
+                    tracing::debug!(%owner, %fail, "wconfd can't take down the end of a job now");
+                    later = true;
+                }
+                Err(why) => return why,
             }
-            Err(why) => return why,
         }
-        tracing::debug!(%owner, "wconfd freed the locks of a dead job");
-        gone.remove(owner);
+        if later {
+            tokio::time::sleep(Duration::from_millis(RECONNECT_MS.1)).await;
+        }
     }
 }

@@ -318,6 +318,8 @@ pub enum Action {
     ForgetLease(LeaseUuid),
     /// Tell wconfd that the owner is dead, until it answers (P4.6).
     OwnerGone(JobOwner),
+    /// Tell wconfd, some time, that the owner ended well: it forgets what it keeps of its batches.
+    OwnerLeft(JobOwner),
     /// The outcome of this start is stored: delete its spool file and its socket.
     Clean(JobOwner),
     /// The start is not the current one: delete its spool file if it never began, else move it aside.

@@ -151,8 +151,7 @@ impl Queue {
             }
             After::Clean(owner) => {
                 self.out.actions.push(Action::Clean(owner));
-                // Also of a job that ended well: wconfd forgets what it keeps of its batches.
-                self.out.actions.push(Action::OwnerGone(owner));
+                self.out.actions.push(Action::OwnerLeft(owner));
             }
         }
     }

@@ -381,6 +381,7 @@ impl World {
             Action::Spawn { .. }
             | Action::SetPriority(..)
             | Action::OwnerGone(_)
+            | Action::OwnerLeft(_)
             | Action::Grab { .. }
             | Action::EndLease { .. }
             | Action::ReturnLease(_)
