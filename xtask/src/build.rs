@@ -22,7 +22,7 @@ const PROGRAMS: [&str; 10] = [
 ];
 /// Those of the other.
 const STATIC_PROGRAMS: [&str; 2] = ["gantry-job", "gantry-init"];
-/// Most bytes of gantry-init, which is started for every command: a static program that does nothing has some
+/// Most bytes of gantry-init, which is started for every VM and forks for every command: a static program that does nothing has some
 /// 1.0 MiB of C and Rust library, and this one is to stay near that.
 const INIT_BYTES_MAX: u64 = 3 << 19;
 /// Names under which the CLI is also found.

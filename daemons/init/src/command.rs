@@ -4,9 +4,12 @@
 
 use crate::wire::{EXEC_FDS, Exec};
 use fork::{Fork, fork};
+use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::SigSet;
-use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setgid, setgroups, setsid, setuid};
+use nix::unistd::{
+    Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, dup3, setgid, setgroups, setsid, setuid,
+};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -27,15 +30,16 @@ pub enum Started {
     Failed(u8),
 }
 
-/// Starts `exec` with these as its standard input, output and error.
+/// Starts `exec` with these as its standard input, output and error. `link` is PID 1's own, which the process gives up before it is the
+/// user: it is PID 1's word on what became of commands.
 ///
 /// # Errors
 /// No process could be made.
-pub fn start(exec: &Exec, stdio: &[OwnedFd; EXEC_FDS]) -> Result<Started, String> {
+pub fn start(exec: &Exec, stdio: &[OwnedFd; EXEC_FDS], link: &mut OwnedFd) -> Result<Started, String> {
     match fork().map_err(|why| why.to_string())? {
         Fork::Parent(pid) => Ok(Started::Process(pid)),
         Fork::Child => {
-            let (text, code) = become_it(exec, stdio);
+            let (text, code) = become_it(exec, stdio, link);
             eprintln!("{text}");
             Ok(Started::Failed(code))
         }
@@ -43,11 +47,11 @@ pub fn start(exec: &Exec, stdio: &[OwnedFd; EXEC_FDS]) -> Result<Started, String
 }
 
 /// Turns this process into the command; returns only if that fails: what to say on standard error, and the exit code.
-fn become_it(exec: &Exec, stdio: &[OwnedFd; EXEC_FDS]) -> (String, u8) {
+fn become_it(exec: &Exec, stdio: &[OwnedFd; EXEC_FDS], link: &mut OwnedFd) -> (String, u8) {
     let Some((program, args)) = exec.argv.split_first() else {
         return ("gantry-init: a command without words".to_owned(), EXIT_NOT_RUN);
     };
-    if let Err(why) = take_over(stdio).and_then(|()| settle(exec)) {
+    if let Err(why) = take_over(stdio, link).and_then(|()| settle(exec)) {
         return (format!("gantry-init: can't prepare {program}: {why}"), EXIT_NOT_RUN);
     }
     let env = exec.env.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
@@ -56,8 +60,9 @@ fn become_it(exec: &Exec, stdio: &[OwnedFd; EXEC_FDS]) -> (String, u8) {
     (format!("{program}: {error}"), code)
 }
 
-fn take_over([input, output, error]: &[OwnedFd; EXEC_FDS]) -> Result<(), String> {
+fn take_over([input, output, error]: &[OwnedFd; EXEC_FDS], link: &mut OwnedFd) -> Result<(), String> {
     let done = dup2_stderr(error).and_then(|()| dup2_stdin(input)).and_then(|()| dup2_stdout(output));
+    let done = done.and_then(|()| dup3(input, link, OFlag::O_CLOEXEC));
     done.map_err(|why| format!("standard streams: {why}"))
 }
 

@@ -54,10 +54,10 @@ fn enter(doors: Vec<OwnedFd>) -> io::Result<()> {
     doors.into_iter().try_for_each(|door| File::from(door).write_all(MYSELF)).map_err(told)
 }
 
-fn start(exec: &Exec, fds: Vec<OwnedFd>) -> Result<Started, String> {
+fn start(exec: &Exec, fds: Vec<OwnedFd>, link: &mut OwnedFd) -> Result<Started, String> {
     let stdio: [OwnedFd; EXEC_FDS] =
         fds.try_into().map_err(|_| "the packet has not its three descriptors".to_owned())?;
-    command::start(exec, &stdio)
+    command::start(exec, &stdio, link)
 }
 
 struct Init {
@@ -83,7 +83,7 @@ impl Init {
         match ToInit::decode(&packet.bytes).map_err(io::Error::other)? {
             ToInit::Exec(exec) => {
                 let number = exec.number;
-                match start(&exec, packet.fds) {
+                match start(&exec, packet.fds, &mut self.socket) {
                     Ok(Started::Process(pid)) => _ = self.running.insert(pid, number),
                     Ok(Started::Failed(code)) => return Ok(ControlFlow::Break(code)),
                     Err(why) => self.say(&FromInit::Refused { number, why })?,

@@ -201,6 +201,7 @@ impl Server {
         let member = Member::new(self.settings.clone(), role, (data.clone(), loaded), shared)
             .map_err(ServeError::Member)?;
         tracing::info!(node = %role.node, cluster = %role.cluster, role = ?role.role, slots, "serves as a member");
+        member.store_fallen().await;
         member.copies().settle().await;
         let over = stop.child_token();
         let (sweeper, swept) = (Arc::clone(&member), over.clone());

@@ -32,7 +32,8 @@ const CALL_MS: u64 = 30_000;
 /// First and longest wait before connecting again.
 const RECONNECT_MS: (u64, u64) = (20, 2_000);
 
-/// How long wconfd keeps what it knows of a job that ended well, until others have: telling it is a commit, and nobody waits for that.
+/// How long the end of a job that said its last word itself waits for others to be told with it: that is a commit, and such a job
+/// has given back what it had, unless giving back was what failed.
 const LEFT_GATHER: Duration = Duration::from_millis(200);
 /// Ends told at once.
 const TOLD_AT_ONCE_MAX: usize = 64;
@@ -46,7 +47,7 @@ pub struct Gone(Arc<(Mutex<Ends>, Notify)>);
 struct Ends {
     /// They may hold locks: told at once.
     dead: BTreeSet<JobOwner>,
-    /// They gave back what they had, and are told with the next dead one, or when it is time.
+    /// They said their last word, and are told with the next dead one, or when it is time.
     left: BTreeSet<JobOwner>,
     due: Option<Instant>,
 }
@@ -62,7 +63,7 @@ impl Gone {
         self.0.1.notify_one();
     }
 
-    /// Adds one that ended well.
+    /// Adds one whose last word is stored.
     pub fn add_left(&self, owner: JobOwner) {
         {
             let mut ends = self.lock();

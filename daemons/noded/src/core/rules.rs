@@ -13,6 +13,8 @@ pub struct Rules {
     pub(super) lasting_floor: bool,
     /// A record that raises the floor is flushed before anything is done, whatever else is only written.
     pub(super) flushed_floor: bool,
+    /// The first record of a slot in each boot of the machine is flushed.
+    pub(super) flushed_boot: bool,
     /// What died with the machine is lost, however far an older record of it had come.
     pub(super) lost_by_reboot: bool,
     /// I12: opened is stored before the VM is touched.
@@ -40,6 +42,7 @@ impl Rules {
         confirmed_floor: true,
         lasting_floor: true,
         flushed_floor: true,
+        flushed_boot: true,
         lost_by_reboot: true,
         opened_first: true,
         fence: true,
@@ -60,6 +63,7 @@ pub(crate) enum Rule {
     ConfirmedFloor,
     LastingFloor,
     FlushedFloor,
+    FlushedBoot,
     LostByReboot,
     OpenedFirst,
     Fence,
@@ -81,6 +85,7 @@ impl Rules {
             Rule::ConfirmedFloor => &mut rules.confirmed_floor,
             Rule::LastingFloor => &mut rules.lasting_floor,
             Rule::FlushedFloor => &mut rules.flushed_floor,
+            Rule::FlushedBoot => &mut rules.flushed_boot,
             Rule::LostByReboot => &mut rules.lost_by_reboot,
             Rule::OpenedFirst => &mut rules.opened_first,
             Rule::Fence => &mut rules.fence,

@@ -1,7 +1,7 @@
 //! What a node durably knows of one slot, and what each verb may make of it (P5.3 to P5.7, I2, I4, I12).
 //!
-//! [`decide`] turns (record, verb) into a [`Plan`]: steps to be done in order, a stored record being durable
-//! before the next step. A crash between steps leaves the last stored record, from which the same verb goes
+//! [`decide`] turns (record, verb) into a [`Plan`]: steps to be done in order, a stored record outliving what it
+//! must ([`outlive`]) before the next step. A crash between steps leaves the last stored record, from which the same verb goes
 //! on: every verb may be repeated for ever, and late ones are refused by generation, floor or lease.
 
 use super::Rules;
@@ -51,11 +51,13 @@ pub enum Outlive {
 }
 
 /// What `next` must outlive. Of a VM that dies with the machine only the floor matters after a power cut: whatever older
-/// record of the same floor is read then, [`after_start`] makes the same of it.
+/// record of the same floor is read then, [`after_start`] sees that it is of another boot. So the first record of each boot is flushed
+/// too: the one before may name no boot at all.
 #[must_use]
 pub fn outlive(rules: Rules, record: &Record, next: &Record, dies_with_machine: bool) -> Outlive {
     let raised = next.floor > record.floor && rules.flushed_floor;
-    if raised || !dies_with_machine { Outlive::Machine } else { Outlive::Process }
+    let first = next.boot != record.boot && rules.flushed_boot;
+    if raised || first || !dies_with_machine { Outlive::Machine } else { Outlive::Process }
 }
 
 /// [`VmState`] on disk; the wire's enum may grow apart from it.

@@ -483,6 +483,10 @@ impl World {
             let kept = self.dice.roll(self.written.len()) + 1;
             self.written.truncate(kept);
             self.record = self.written.last().cloned().unwrap_or_default();
+        } else if self.dice.roll(4) == 0 {
+            // An older program ran meanwhile, which flushes each record and names no boot.
+            self.record.boot.clear();
+            self.written = vec![self.record.clone()];
         }
         let boot = self.boots.to_string();
         self.record = slot::after_start(self.rules, std::mem::take(&mut self.record), &boot, true);
@@ -543,6 +547,7 @@ fn every_rule_is_needed() {
         Rule::ConfirmedFloor,
         Rule::LastingFloor,
         Rule::FlushedFloor,
+        Rule::FlushedBoot,
         Rule::LostByReboot,
         Rule::OpenedFirst,
         Rule::Fence,

@@ -355,8 +355,8 @@ impl Driver for Fake {
     }
 
     fn dies_with_machine(&self) -> bool {
-        // They are files.
-        false
+        // Files of another boot are none.
+        true
     }
 
     fn limit(&self, call: CallKind) -> Duration {

@@ -75,7 +75,7 @@ pub const SLOTS_MAX: usize = 40_000;
 struct Slot {
     /// Held by the verb in work.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// What is on disk; changed by the verb in work, after the flush.
+    /// What is on disk, changed by the verb in work when it is there; until a start is over, what [`slot::after_start`] makes of it.
     record: Mutex<Record>,
     verbs: AtomicUsize,
 }
@@ -121,6 +121,8 @@ pub struct Member {
     metrics: Metrics,
     /// Names of the drivers that worked when last probed, and when that was.
     probed: tokio::sync::Mutex<Option<(u64, Vec<String>)>>,
+    /// Slots whose VMs died with the machine, until [`Member::store_fallen`].
+    fell: Mutex<Vec<InstanceUuid>>,
     /// Cancelled once the node has left its cluster.
     left: CancellationToken,
 }
@@ -160,9 +162,13 @@ impl Member {
         let uploads = Uploads::open(&settings.root.lib().join("put"), room::RESERVE_BYTES)?;
         let live = loaded.slots.iter().filter(|(_, record)| record.state == slot::State::Live);
         uploads.keep(&live.map(|(slot, record)| put::name(*slot, record.generation)).collect())?;
-        let slots = loaded.slots.into_iter().map(|(slot, record)| {
-            let mortal = dies_with_machine(&drivers, &record);
-            let record = slot::after_start(Rules::ALL, record, &boot_id, mortal);
+        let mut fell = Vec::new();
+        let slots = loaded.slots.into_iter().map(|(slot, stored)| {
+            let mortal = dies_with_machine(&drivers, &stored);
+            let record = slot::after_start(Rules::ALL, stored.clone(), &boot_id, mortal);
+            if record != stored {
+                fell.push(slot);
+            }
             (slot, Arc::new(Slot { record: Mutex::new(record), ..Slot::default() }))
         });
         let slots = Mutex::new(slots.collect());
@@ -191,6 +197,7 @@ impl Member {
             tasks,
             metrics,
             probed: tokio::sync::Mutex::default(),
+            fell: Mutex::new(fell),
             left: CancellationToken::new(),
             settings,
         }))
@@ -322,6 +329,25 @@ impl Member {
         // A claim may have come between the check and the look.
         self.gate.check(given).map_err(shut)?;
         Ok(all)
+    }
+
+    /// Stores, and tells, what is lost since the machine was off. Before anybody is served: nobody else has a slot's turn.
+    pub async fn store_fallen(self: &Arc<Self>) {
+        let fell = std::mem::take(&mut *lock(&self.fell));
+        let mut tasks = tokio::task::JoinSet::new();
+        for id in fell {
+            let Some(slot) = lock(&self.slots).get(&id).map(Arc::clone) else { continue };
+            let record = slot.record();
+            tracing::warn!(vm = %self.vm(id, record.generation), "a VM is lost: the machine was off");
+            self.metrics.lost();
+            let member = Arc::clone(self);
+            tasks.spawn(async move { member.store(id, &slot, record).await });
+        }
+        while let Some(done) = tasks.join_next().await {
+            if let Ok(Err(why)) = done {
+                tracing::error!(why = why.text, "what was lost with the machine can't be stored");
+            }
+        }
     }
 
     /// Marks live records without a running VM as lost, of those that are `meant`.

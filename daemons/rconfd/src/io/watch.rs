@@ -109,7 +109,8 @@ impl Watch {
             let now = clock::millis();
             let due = pace.due().min(self.end());
             if due <= now {
-                self.forget_events().context("the watch of the copy broke")?;
+                // What came since the last wait may be a commit that this look is too early for: another follows.
+                written |= self.forget_events().context("the watch of the copy broke")?;
                 self.look();
                 pace.looked(clock::millis(), std::mem::take(&mut written));
                 continue;

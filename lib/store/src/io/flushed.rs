@@ -2,7 +2,7 @@
 //! end of it, whatever comes after: without this, rows that were acknowledged, or a promise, would be gone without a word where no
 //! other copy knows better (docs/adr/0008).
 //!
-//! noded's own record keeps one too, with the number of its last transaction for that of a row.
+//! noded's own record keeps one too, with the number of its last flushed transaction for that of a row.
 //!
 //! It is written after each flush and not flushed itself: on the disk it may be behind the log, never before it. Only when rows
 //! are to go it is flushed, before they do.

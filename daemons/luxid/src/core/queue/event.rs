@@ -318,7 +318,7 @@ pub enum Action {
     ForgetLease(LeaseUuid),
     /// Tell wconfd that the owner is dead, until it answers (P4.6).
     OwnerGone(JobOwner),
-    /// Tell wconfd, some time, that the owner ended well: it forgets what it keeps of its batches.
+    /// Tell wconfd, some time, that the owner's end is stored: it forgets what it keeps of its batches, and frees what the job did not.
     OwnerLeft(JobOwner),
     /// The outcome of this start is stored: delete its spool file and its socket.
     Clean(JobOwner),
