@@ -1,9 +1,9 @@
 //! What a run costs: processor time by program, from the kernel's own counters. Unlike a rate it hardly moves with what
 //! others do on the machine meanwhile. Programs that end are counted once their parent has taken their end: jobs with
-//! luxid, the runtime with PID 1 and the commands of its VM with vmd.
+//! the nursery in which they are born, the runtime with PID 1 and the commands of its VM with vmd.
 
 use anyhow::{Context, Result};
-use gantry_tests::Node;
+use gantry_tests::{Node, process};
 use std::fs;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ type Spent = (Duration, Duration);
 pub struct Meter {
     /// By [`DAEMONS`].
     daemons: Vec<Spent>,
+    /// Of the process in which jobs are born, and of those that ended.
+    jobs: Duration,
     client: Duration,
     machine: Duration,
 }
@@ -27,6 +29,7 @@ impl Meter {
         let spent = |name: &&str| spent(node.pid(name).with_context(|| format!("{name} does not run"))?);
         Ok(Self {
             daemons: DAEMONS.iter().map(spent).collect::<Result<_>>()?,
+            jobs: jobs(node)?,
             client: spent_here()?,
             machine: machine()?,
         })
@@ -40,7 +43,7 @@ impl Meter {
         for (name, (now, then)) in DAEMONS.iter().zip(self.daemons.iter().zip(&before.daemons)) {
             parts.push((*name, ms(now.0, then.0)));
             match *name {
-                "luxid" => parts.push(("jobs", ms(now.1, then.1))),
+                "luxid" => parts.push(("jobs", ms(self.jobs, before.jobs))),
                 "vmd" => parts.push(("runtime and VM", ms(now.1, then.1))),
                 _ => {}
             }
@@ -52,6 +55,13 @@ impl Meter {
         let words: Vec<String> = parts.iter().map(|(name, ms)| format!("{name} {ms:.1}")).collect();
         (words.join(", "), sum)
     }
+}
+
+/// What jobs cost so far: nothing while none was born.
+fn jobs(node: &Node) -> Result<Duration> {
+    let Some(pid) = process::nursery(&node.root) else { return Ok(Duration::ZERO) };
+    let (own, children) = spent(pid)?;
+    Ok(own + children)
 }
 
 /// Processor time of a process, and of its children that have ended.

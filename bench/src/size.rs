@@ -17,9 +17,8 @@ pub fn measure() -> Result<Vec<Figure>> {
     }
     let job = luxi.submit(&[delay(600.0)])?;
     let root = cluster.master().root.clone();
-    let program = |(_, name): &(u32, String)| name.ends_with("gantry-job");
     let pid = wait::until("the job's process", Duration::from_secs(20), || {
-        process::with_root(&root).into_iter().find(program).map(|(pid, _)| pid)
+        process::jobs(&root).into_iter().find(|found| found.id == job).map(|found| found.pid)
     })?;
     luxi.call("WaitForJobChange", serde_json::json!([job, ["status"], ["queued"], null, 10]))?;
     let running = process::rss_kib(pid).context("the job's process")?;

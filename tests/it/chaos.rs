@@ -217,7 +217,7 @@ fn kill(cluster: &VirtualCluster, weather: &Weather, random: &mut Random) -> Res
     moments.sort_unstable();
     for moment in moments {
         wait::until("the storm goes on", STORM, || (weather.progress() >= moment).then_some(()))?;
-        match random.below(12) {
+        match random.below(13) {
             0..=2 => drop(cluster.kill(0, "luxid")?),
             3..=5 => drop(cluster.kill(0, "wconfd")?),
             6 | 7 => drop(cluster.kill(random.below(cluster.nodes.len()), "noded")?),
@@ -226,10 +226,18 @@ fn kill(cluster: &VirtualCluster, weather: &Weather, random: &mut Random) -> Res
                 cluster.kill(number, "boot")?;
                 cluster.boot(number)?;
             }
+            9 => kill_nursery(cluster),
             _ => kill_job(cluster, weather, random),
         }
     }
     Ok(())
+}
+
+/// Kills the process in which jobs are born, if luxid has made one since its own last death.
+fn kill_nursery(cluster: &VirtualCluster) {
+    if let Some(pid) = process::nursery(&cluster.master().root) {
+        process::signal(pid, Signal::SIGKILL).ok();
+    }
 }
 
 /// Kills the process of some job, if there is one just now.

@@ -2,9 +2,12 @@
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Pid;
 use std::fs;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 /// Sends a signal.
 ///
@@ -49,14 +52,34 @@ pub struct JobProcess {
     pub start: String,
 }
 
-/// The living job processes of a root (`gantry-job --root DIR ID E-R-C CLUSTER`).
+/// The living job processes of a root, by their sockets (`ID.E-R-C.sock`): their command lines are those of the nursery in
+/// which they were born.
 #[must_use]
 pub fn jobs(root: &Path) -> Vec<JobProcess> {
-    let job = |(pid, words): (u32, Vec<String>)| {
-        let (id, start) = (words.get(3)?.parse().ok()?, words.get(4)?.clone());
-        words.first()?.ends_with("gantry-job").then_some(JobProcess { pid, id, start })
+    let sockets = fs::read_dir(root.join("run/gantry/job")).into_iter().flatten().flatten();
+    let job = |path: PathBuf| {
+        let name = path.file_name()?.to_str()?;
+        let (id, start) = name.strip_suffix(".sock")?.split_once('.')?;
+        let pid = listener(&path)?;
+        lives(pid).then_some(JobProcess { pid, id: id.parse().ok()?, start: start.to_owned() })
     };
-    commands(root).into_iter().filter_map(job).collect()
+    sockets.filter_map(|entry| job(entry.path())).collect()
+}
+
+/// Who listens on a socket; none when nobody does.
+fn listener(path: &Path) -> Option<u32> {
+    let peer = getsockopt(&UnixStream::connect(path).ok()?, PeerCredentials).ok()?;
+    u32::try_from(peer.pid()).ok()
+}
+
+/// The process in which jobs of a root are born, once there was one. Its children have its command line, and names of their own.
+#[must_use]
+pub fn nursery(root: &Path) -> Option<u32> {
+    let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let is = |(pid, words): &(u32, Vec<String>)| {
+        words.iter().any(|word| word == "--nursery") && name(*pid).trim_end() == "gantry-job"
+    };
+    commands(root).into_iter().find(is).map(|(pid, _)| pid)
 }
 
 /// The largest resident memory that the process ever had, in KiB.

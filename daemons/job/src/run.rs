@@ -7,7 +7,8 @@ use gantry_model::ids::{ClusterUuid, JobOwner};
 use gantry_model::root::Root;
 use gantry_proto::job::{GoRequest, Ready};
 use gantry_rpc::Limits;
-use std::io::{self, Write};
+use rustix::process::PidfdFlags;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::net::UnixStream;
@@ -62,12 +63,13 @@ fn stdin_socket() -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
+/// Says ready, with a descriptor of this process by which luxid hears of its end: it is not luxid's child.
 fn say_ready(line: &UnixStream) -> io::Result<()> {
     let mut text = serde_json::to_vec(&Ready { pid: std::process::id() })?;
     text.push(b'\n');
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
     // The first bytes on an empty socketpair always fit.
-    let copy = std::os::unix::net::UnixStream::from(line.as_fd().try_clone_to_owned()?);
-    (&copy).write_all(&text)
+    gantry_rpc::parcel::send(line, &text, own.as_fd())
 }
 
 /// Go, or None when luxid's end of the socketpair closed first. A go that came with the closing counts.

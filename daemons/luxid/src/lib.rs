@@ -41,7 +41,7 @@ use gantry_rt::{Daemon, clock, files};
 use gantry_store::{LogKind, StartOptions, Started, Writer};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 /// Log file of all job processes, in the log directory: what they say when something is broken.
@@ -77,6 +77,7 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
             root: root.clone(),
             cluster: role.cluster,
             log: job_log(&root)?,
+            nursery: Mutex::default(),
         },
         hello: hello(gantry_proto::job::PROTOCOL),
         inbox: inbox.clone(),

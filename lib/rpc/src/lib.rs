@@ -18,6 +18,7 @@ mod conn;
 mod error;
 mod greet;
 mod link;
+pub mod parcel;
 mod quiet;
 mod route;
 mod serve;

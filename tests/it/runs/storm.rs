@@ -88,12 +88,13 @@ enum Victim {
     /// A boot, which is started again: nobody else would.
     Boot,
     Job,
+    Nursery,
     /// PID 1 of a VM.
     Init,
 }
 
 /// Each as often as it is to die.
-const EVERYBODY: [Victim; 16] = [
+const EVERYBODY: [Victim; 17] = [
     Victim::Master("luxid"),
     Victim::Master("luxid"),
     Victim::Master("wconfd"),
@@ -107,6 +108,7 @@ const EVERYBODY: [Victim; 16] = [
     Victim::Boot,
     Victim::Job,
     Victim::Job,
+    Victim::Nursery,
     Victim::Init,
     Victim::Init,
     Victim::Init,
@@ -223,6 +225,10 @@ fn kill_one(bed: &Bed, victim: Victim, random: &mut Random) -> Result<&'static s
             let jobs: Vec<u32> =
                 process::jobs(&bed.cluster.master().root).iter().map(|job| job.pid).collect();
             Ok(kill_some(&jobs, random, "job"))
+        }
+        Victim::Nursery => {
+            let pids: Vec<u32> = process::nursery(&bed.cluster.master().root).into_iter().collect();
+            Ok(kill_some(&pids, random, "the nursery of jobs"))
         }
         Victim::Init => {
             let inits: Vec<u32> = bed.site.inits().into_values().collect();

@@ -76,6 +76,26 @@ pub fn locks_freed_while_away(cluster: &VirtualCluster) -> Result<()> {
     rest::reached(cluster, PATIENCE)
 }
 
+/// Jobs outlive the process in which they were born, and later ones are born in another; so do they a luxid that ends with it.
+pub fn nursery_dies(cluster: &VirtualCluster) -> Result<()> {
+    let root = &cluster.master().root;
+    let mut luxi = cluster.luxi()?;
+    let (job, process) = running(cluster, &mut luxi, 3.0)?;
+    let first = process::nursery(root).context("a nursery")?;
+    process::signal(first, Signal::SIGKILL)?;
+    wait::until("the nursery is dead", PATIENCE, || (!process::lives(first)).then_some(()))?;
+    let later = luxi.submit(&[delay(0.0)])?;
+    ensure!(luxi.wait(later, PATIENCE)? == "success", "{}", result(&mut luxi, later)?);
+    let second = process::nursery(root).context("another nursery")?;
+    ensure!(second != first && process_of(cluster, job)? == process, "the job goes on");
+    cluster.restart(0, "luxid")?;
+    let mut luxi = cluster.luxi()?;
+    wait::until("a nursery ends with its luxid", PATIENCE, || (!process::lives(second)).then_some(()))?;
+    ensure!(process_of(cluster, job)? == process, "the job still goes on");
+    ensure!(luxi.wait(job, PATIENCE)? == "success", "{}", result(&mut luxi, job)?);
+    rest::reached(cluster, PATIENCE)
+}
+
 /// A job that is stopped for longer than any other second of the test is alive: no death, no free lock, also in the eyes
 /// of a luxid that starts meanwhile.
 pub fn stopped_is_alive(cluster: &VirtualCluster) -> Result<()> {

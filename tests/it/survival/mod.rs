@@ -38,6 +38,7 @@ fn locks_do_not_outlive_their_jobs() {
     step("also when gnt-job cancel --kill did it", || jobs::locks_freed_by_cancel(&cluster));
     step("a killed waiter waits no more", || jobs::waiter_gone(&cluster));
     step("also when luxid and wconfd were away", || jobs::locks_freed_while_away(&cluster));
+    step("jobs outlive the process they were born in", || jobs::nursery_dies(&cluster));
     step("a stopped job is alive", || jobs::stopped_is_alive(&cluster));
     step("a full backlog is alive", || jobs::full_backlog_is_alive(&cluster));
     step("an old start's socket fools nobody", || jobs::old_socket_fools_nobody(&cluster));

@@ -7,6 +7,7 @@ mod crash;
 mod guest;
 mod luxid;
 mod master;
+mod nursery;
 mod pool;
 mod slot;
 mod task;

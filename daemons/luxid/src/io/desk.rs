@@ -4,8 +4,9 @@
 
 use super::actor::Inbox;
 use super::bodies;
+use super::life::Life;
 use super::liveness::{self, Verdict};
-use super::spawn::{self, Program};
+use super::spawn::{self, Program, Started};
 use super::spool;
 use crate::core::queue::{Event, Process, READY_MS};
 use gantry_model::ids::JobOwner;
@@ -13,15 +14,14 @@ use gantry_model::job::{Class, Report};
 use gantry_model::root::Root;
 use gantry_proto::codec::Json;
 use gantry_proto::hello::Hello;
-use gantry_proto::job::{Attach, Cancel, Confirm, ConfirmRequest, Go, GoRequest, SetPriority};
+use gantry_proto::job::{Attach, Cancel, Confirm, ConfirmRequest, Go, GoRequest, Ready, SetPriority};
 use gantry_proto::verb::Verb;
 use gantry_rpc::{CallError, Client, ConnectError, Event as Piece, Stream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::BufReader;
 use tokio::net::UnixStream;
-use tokio::process::Child;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// How long a call to a job may take before it is tried again: a stopped job answers late, not never.
@@ -142,10 +142,11 @@ pub struct Start {
     owner: JobOwner,
     class: Class,
     desk: Arc<Desk>,
-    child: Option<Child>,
+    /// Of a process that this luxid started.
+    life: Option<Life>,
     /// luxid's end of the socketpair. Its closing tells a job that heard no go to leave; go may be said and not
     /// heard for a while, so it is kept as long as this.
-    pair: Option<BufReader<UnixStream>>,
+    pair: Option<UnixStream>,
     process: Option<Process>,
     /// Kept to say it again when the connection broke before the job heard it.
     go: Option<GoRequest>,
@@ -155,7 +156,7 @@ impl Start {
     /// The task of a start that is to be made.
     #[must_use]
     pub fn new(office: Arc<Office>, owner: JobOwner, class: Class, desk: Arc<Desk>) -> Self {
-        Self { office, owner, class, desk, child: None, pair: None, process: None, go: None }
+        Self { office, owner, class, desk, life: None, pair: None, process: None, go: None }
     }
 
     /// Starts the process and sees it through. `failed` starts of the job failed before.
@@ -216,21 +217,11 @@ impl Start {
     }
 
     async fn start_process(&mut self) -> Result<(), String> {
-        let started =
-            self.office.program.start(self.owner).map_err(|e| format!("can't start gantry-job: {e}"))?;
-        let mut pair = started.pair;
-        let pid = started.child.id();
-        self.child = Some(started.child);
-        let limit = Duration::from_millis(READY_MS);
-        let ready = tokio::select! {
-            ready = tokio::time::timeout(limit, spawn::ready(&mut pair)) => ready,
+        let (ready, life, pair) = tokio::select! {
+            born = self.born() => born?,
             () = self.desk.until(|o| o.abandoned.then_some(())) => return Err("abandoned".to_owned()),
         };
-        let ready = ready.map_err(|_| format!("not ready within {READY_MS} ms"))?;
-        let ready = ready.map_err(|error| format!("no ready line: {error}"))?;
-        if Some(ready.pid) != pid {
-            return Err(format!("pid {} says it is ready; started was {pid:?}", ready.pid));
-        }
+        self.life = Some(life);
         let process = liveness::process(ready.pid).map_err(|e| format!("it left at once: {e}"))?;
         self.process = Some(process.clone());
         self.pair = Some(pair);
@@ -238,15 +229,44 @@ impl Start {
         Ok(())
     }
 
+    /// Has the process started, and waits until it says ready.
+    async fn born(&self) -> Result<(Ready, Life, UnixStream), String> {
+        let (program, limit) = (&self.office.program, Duration::from_millis(READY_MS));
+        let started = timeout(limit, self.asked_for()).await;
+        let started = started.map_err(|_| format!("not started within {READY_MS} ms"))??;
+        let Ok(said) = timeout(limit, spawn::ready(&started.pair)).await else {
+            if let Some(nursery) = started.nursery {
+                program.give_up(nursery);
+            }
+            return Err(format!("not ready within {READY_MS} ms"));
+        };
+        let (ready, life) = said.map_err(|error| format!("no ready line: {error}"))?;
+        if let Some(nursery) = started.nursery {
+            program.proved(nursery);
+        }
+        Ok((ready, life, started.pair))
+    }
+
+    async fn asked_for(&self) -> Result<Started, String> {
+        loop {
+            match self.office.program.start(self.owner) {
+                Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => {
+                    tokio::time::sleep(Duration::from_millis(LOOK_MS.0)).await;
+                }
+                other => return other.map_err(|why| format!("can't start gantry-job: {why}")),
+            }
+        }
+    }
+
     /// Waits until `running` is stored. The process may die meanwhile.
     async fn wait_for_go(&mut self) -> Result<GoRequest, String> {
-        let child = self.child.as_mut().ok_or("no process")?;
+        let life = self.life.as_ref().ok_or("no process")?;
         tokio::select! {
             biased;
             request = self.desk.until(|o| if o.abandoned { Some(None) } else { o.go.take().map(Some) }) => {
                 request.ok_or_else(|| "abandoned".to_owned())
             }
-            _ = child.wait() => Err("it died before it was told to go".to_owned()),
+            () = life.ended() => Err("it died before it was told to go".to_owned()),
         }
     }
 
@@ -257,8 +277,7 @@ impl Start {
             match self.connect().await {
                 Ok(link) => return Ok(link),
                 Err(why) => {
-                    let child = self.child.as_mut().ok_or("no process")?;
-                    if matches!(child.try_wait(), Ok(Some(_))) {
+                    if self.life.as_ref().is_none_or(Life::is_over) {
                         return Err(format!("it died before it was told to go: {why}"));
                     }
                     tracing::debug!(owner = %self.owner, %why, "can't say go yet");
@@ -269,10 +288,10 @@ impl Start {
     }
 
     async fn end_process(&mut self) {
-        if let Some(child) = &mut self.child {
-            // Not reaped yet, so its pid is its own.
-            let _ = child.start_kill();
-            let _ = child.wait().await;
+        // One that has not said ready leaves when its socketpair closes.
+        if let Some(life) = &self.life {
+            life.kill();
+            life.ended().await;
         }
     }
 
@@ -304,9 +323,7 @@ impl Start {
     /// Connects anew; None when the process is dead.
     async fn look_again(&mut self, wait: &mut u64) -> Option<Link> {
         loop {
-            if let Some(child) = &mut self.child
-                && matches!(child.try_wait(), Ok(Some(_)))
-            {
+            if self.life.as_ref().is_some_and(Life::is_over) {
                 return None;
             }
             match self.connect().await {
@@ -329,10 +346,10 @@ impl Start {
     async fn pause(&mut self, wait: &mut u64) {
         let pause = tokio::time::sleep(Duration::from_millis(*wait));
         *wait = (*wait * 2).min(LOOK_MS.1);
-        match &mut self.child {
-            Some(child) => tokio::select! {
+        match &self.life {
+            Some(life) => tokio::select! {
                 () = pause => {}
-                _ = child.wait() => {}
+                () = life.ended() => {}
             },
             None => pause.await,
         }
@@ -443,8 +460,8 @@ impl Start {
     // --- the end ---
 
     async fn tell_dead(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.wait().await;
+        if let Some(life) = &self.life {
+            life.ended().await;
         }
         let mut spool = spool::read(self.office.root(), self.owner).await;
         if let Some(report) = spool.take() {
@@ -457,8 +474,8 @@ impl Start {
     /// Waits until the queue is done with this start and its process has left, then deletes its files.
     async fn clear_desk(&mut self) {
         let leavings = self.desk.until(|o| o.leavings).await;
-        if let Some(child) = &mut self.child {
-            let _ = child.wait().await;
+        if let Some(life) = &self.life {
+            life.ended().await;
         }
         match leavings {
             Leavings::Clean => spool::clean(self.office.root(), self.owner),

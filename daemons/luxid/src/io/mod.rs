@@ -17,6 +17,7 @@ pub mod desk;
 pub mod feed;
 pub mod kill;
 pub mod leases;
+pub mod life;
 pub mod liveness;
 pub mod luxi_server;
 pub mod members;

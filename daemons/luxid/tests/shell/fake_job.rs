@@ -11,14 +11,16 @@ use gantry_model::task::{BodyRef, RunReport, TaskResult, TaskState};
 use gantry_proto::codec::Json;
 use gantry_proto::hello::Hello;
 use gantry_proto::job::{Attach, Cancel, Confirm, Go, GoRequest, PROTOCOL, Ready, SetPriority};
+use gantry_rpc::parcel;
 use gantry_rpc::{Call, Code, Fail, Limits, Service, Verb, reply};
+use rustix::process::PidfdFlags;
 use serde_json::Value;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::pin::Pin;
-use std::process::exit;
+use std::process::{Command, Stdio, exit};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -34,6 +36,9 @@ fn process() {
     // As the real one: see `io::spawn`.
     nix::unistd::setsid().unwrap();
     let words: Vec<&str> = args.split_whitespace().collect();
+    if let [_, root, "--nursery", cluster] = words[..] {
+        nursery(root, cluster);
+    }
     let [_, root, job, start, cluster] = words[..] else { exit(2) };
     let owner = JobOwner { job: job.parse().unwrap(), start: start.parse().unwrap() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -44,6 +49,23 @@ fn process() {
             () = gone(root.path()) => exit(1),
         }
     });
+}
+
+/// As the real one, but that each child is a program: tests have threads.
+fn nursery(root: &str, cluster: &str) -> ! {
+    let mut room = [0; 256];
+    loop {
+        let Ok((bytes, Some(line))) = parcel::receive(std::io::stdin(), &mut room) else { exit(0) };
+        let start = std::str::from_utf8(&room[..bytes]).unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "fake_job::process", "--nocapture"])
+            .env(ARGS_ENV, format!("--root {root} {start} {cluster}"))
+            .stdin(line)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::spawn(move || child.wait());
+    }
 }
 
 /// Its test is over and has taken the directory away: nobody will say any more what this waits for.
@@ -96,7 +118,8 @@ async fn run(root: Root, owner: JobOwner, cluster: ClusterUuid) {
     }
     let pid = if mode == "wrong-pid" { 1 } else { std::process::id() };
     let line = serde_json::to_string(&Ready { pid }).unwrap() + "\n";
-    let said = pair.write_all(line.as_bytes());
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+    let said = parcel::send(&pair, line.as_bytes(), own.as_fd());
     if mode == "die-ready" {
         exit(1);
     }
