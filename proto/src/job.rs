@@ -1,5 +1,6 @@
 //! Verbs of a job process (P4), which it serves on its own socket; luxid is the only caller.
-//! Before them, on the socketpair that is the job's stdin, the job writes one line of JSON: [`Ready`].
+//! Before them, on the socketpair that is the job's stdin, the job writes two lines of JSON: [`Born`], with a pidfd of its own in the
+//! same message, and [`Ready`].
 
 use crate::codec::Json;
 use crate::verbs;
@@ -26,6 +27,13 @@ verbs! {
     5 SetPriority(i32) as ();
     /// Alive?
     6 Ping(()) as JobOwner;
+}
+
+/// The first line a job writes on its stdin socketpair, before it does anything else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Born {
+    /// Pid of the process; the descriptor that comes with this line is of the same.
+    pub born: u32,
 }
 
 /// The line a job writes on its stdin socketpair once its socket listens.

@@ -497,8 +497,8 @@ impl VirtualCluster {
             }
             // Without a boot each daemon is told by itself.
             let told = node.pid("boot").map_or(all, |boot| vec![(boot, String::new())]);
-            for (pid, program) in told {
-                if !is_job(&program) {
+            for (pid, _) in told {
+                if !process::is_job(pid) {
                     process::signal(pid, Signal::SIGTERM).ok();
                 }
             }
@@ -507,7 +507,7 @@ impl VirtualCluster {
             self.nodes.iter().flat_map(|node| process::with_root(&node.root)).collect()
         };
         let daemons = wait::until("all daemons of the cluster end", PATIENCE, || {
-            left().iter().all(|(_, program)| is_job(program)).then_some(())
+            left().iter().all(|(pid, _)| process::is_job(*pid)).then_some(())
         });
         let stubborn = left();
         for (pid, _) in &stubborn {
@@ -516,10 +516,6 @@ impl VirtualCluster {
         wait::until("killed processes are gone", PATIENCE, || left().is_empty().then_some(()))?;
         daemons.with_context(|| format!("left over and killed: {stubborn:?}"))
     }
-}
-
-fn is_job(program: &str) -> bool {
-    program.ends_with("/gantry-job")
 }
 
 impl Drop for VirtualCluster {

@@ -2,12 +2,9 @@
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Pid;
 use std::fs;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Sends a signal.
 ///
@@ -52,32 +49,41 @@ pub struct JobProcess {
     pub start: String,
 }
 
-/// The living job processes of a root, by their sockets (`ID.E-R-C.sock`): their command lines are those of the nursery in
-/// which they were born.
+/// The living job processes of a root: they have the command line of the nursery in which they were born, and are named `job ID`.
+/// Their starts are those of their sockets, and empty before they listen.
 #[must_use]
 pub fn jobs(root: &Path) -> Vec<JobProcess> {
     let sockets = fs::read_dir(root.join("run/gantry/job")).into_iter().flatten().flatten();
-    let job = |path: PathBuf| {
-        let name = path.file_name()?.to_str()?;
-        let (id, start) = name.strip_suffix(".sock")?.split_once('.')?;
-        let pid = listener(&path)?;
-        lives(pid).then_some(JobProcess { pid, id: id.parse().ok()?, start: start.to_owned() })
+    let sockets: Vec<String> =
+        sockets.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let start = |id: u64| {
+        let begin = format!("{id}.");
+        let mut names = sockets.iter().filter_map(|name| name.strip_prefix(&begin)?.strip_suffix(".sock"));
+        names.next_back().unwrap_or_default().to_owned()
     };
-    sockets.filter_map(|entry| job(entry.path())).collect()
+    let job = |(pid, _): (u32, Vec<String>)| {
+        let id = name(pid).strip_prefix("job ")?.parse().ok()?;
+        Some(JobProcess { pid, id, start: start(id) })
+    };
+    commands(root).into_iter().filter_map(job).collect()
 }
 
-/// Who listens on a socket; none when nobody does.
-fn listener(path: &Path) -> Option<u32> {
-    let peer = getsockopt(&UnixStream::connect(path).ok()?, PeerCredentials).ok()?;
-    u32::try_from(peer.pid()).ok()
+/// Whether this is the process of a job.
+#[must_use]
+pub fn is_job(pid: u32) -> bool {
+    name(pid).starts_with("job ")
+}
+
+/// A process's own name for itself.
+fn name(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// The process in which jobs of a root are born, once there was one. Its children have its command line, and names of their own.
 #[must_use]
 pub fn nursery(root: &Path) -> Option<u32> {
-    let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let is = |(pid, words): &(u32, Vec<String>)| {
-        words.iter().any(|word| word == "--nursery") && name(*pid).trim_end() == "gantry-job"
+        words.iter().any(|word| word == "--nursery") && name(*pid) == "gantry-job"
     };
     commands(root).into_iter().find(is).map(|(pid, _)| pid)
 }

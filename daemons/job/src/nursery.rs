@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::dup2_stdin;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Longest packet: two numbers and a start.
@@ -69,7 +69,7 @@ pub fn serve() -> io::Result<Born> {
                     return Ok(Born::Job(owner));
                 }
             }
-            _ => eprintln!("gantry-job: the nursery heard what is no start"),
+            _ => complain("gantry-job: the nursery heard what is no start"),
         }
     }
 }
@@ -81,10 +81,15 @@ fn bear(owner: JobOwner, line: OwnedFd) -> io::Result<bool> {
         // In the place of the nursery's own socket, which is luxid's word on the nursery's life.
         Ok(Fork::Child) => dup2_stdin(line).map(|()| true).map_err(io::Error::from),
         Err(why) => {
-            eprintln!("gantry-job {owner}: no process can be made: {why}");
+            complain(&format!("gantry-job {owner}: no process can be made: {why}"));
             Ok(false)
         }
     }
+}
+
+/// To luxid's log of jobs; that it can't be written is no reason to end.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Takes the ends of dead children, which tell nobody anything: luxid has a descriptor of each.

@@ -5,10 +5,11 @@ use crate::io::{server, spool};
 use crate::ops;
 use gantry_model::ids::{ClusterUuid, JobOwner};
 use gantry_model::root::Root;
-use gantry_proto::job::{GoRequest, Ready};
+use gantry_proto::job::{Born, GoRequest, Ready};
 use gantry_rpc::Limits;
 use rustix::process::PidfdFlags;
-use std::io;
+use serde::Serialize;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::net::UnixStream;
@@ -21,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 /// When it left without its outcome in luxid's hands or in the spool.
 pub async fn job(root: Root, owner: JobOwner, cluster: ClusterUuid) -> Result<(), RunError> {
     let line = stdin_socket().map_err(RunError::Stdin)?;
+    // A luxid that does not hear it hears no more of this start.
+    let born = say_born(&line);
     let (desk, go) = server::Desk::new(owner);
     let path = root.job_socket(owner);
     let listener = match gantry_rpc::unix::bind(&path, 0o600) {
@@ -34,7 +37,7 @@ pub async fn job(root: Root, owner: JobOwner, cluster: ClusterUuid) -> Result<()
     let service = Arc::new(server::JobService { desk: Arc::clone(&desk), hello });
     let stop = CancellationToken::new();
     tokio::spawn(gantry_rpc::serve_unix(listener, service, Limits::default(), stop.clone()));
-    let begun = match say_ready(&line) {
+    let begun = match born.and_then(|()| say_ready(&line)) {
         Ok(()) => wait_for_go(&line, go).await,
         Err(_) => None,
     };
@@ -63,13 +66,22 @@ fn stdin_socket() -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-/// Says ready, with a descriptor of this process by which luxid hears of its end: it is not luxid's child.
-fn say_ready(line: &UnixStream) -> io::Result<()> {
-    let mut text = serde_json::to_vec(&Ready { pid: std::process::id() })?;
-    text.push(b'\n');
+/// Says that this process is there, with a descriptor of it by which luxid hears of its end, and ends it: it is not luxid's child.
+fn say_born(line: &UnixStream) -> io::Result<()> {
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
     // The first bytes on an empty socketpair always fit.
-    gantry_rpc::parcel::send(line, &text, own.as_fd())
+    gantry_rpc::parcel::send(line, &text(&Born { born: std::process::id() })?, own.as_fd())
+}
+
+fn say_ready(line: &UnixStream) -> io::Result<()> {
+    let copy = std::os::unix::net::UnixStream::from(line.as_fd().try_clone_to_owned()?);
+    (&copy).write_all(&text(&Ready { pid: std::process::id() })?)
+}
+
+fn text(line: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// Go, or None when luxid's end of the socketpair closed first. A go that came with the closing counts.

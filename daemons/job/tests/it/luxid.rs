@@ -5,13 +5,12 @@ use gantry_model::job::{Report, Status};
 use gantry_model::root::Root;
 use gantry_proto::codec::Json;
 use gantry_proto::hello::Hello;
-use gantry_proto::job::{GoOp, GoRequest, PROTOCOL, Ready};
+use gantry_proto::job::{Born, GoOp, GoRequest, PROTOCOL, Ready};
 use gantry_rpc::Client;
 use serde_json::{Value, json};
 use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use uuid::Uuid;
@@ -59,12 +58,13 @@ impl Luxid {
             .spawn()
             .unwrap();
         mine.set_nonblocking(true).unwrap();
-        let mut line = BufReader::new(UnixStream::from_std(mine).unwrap());
-        let mut text = String::new();
-        line.read_line(&mut text).await.unwrap();
-        let ready: Ready = serde_json::from_str(&text).unwrap();
-        assert_eq!(Some(ready.pid), child.id());
-        Started { child, line: Some(line.into_inner()) }
+        let line = UnixStream::from_std(mine).unwrap();
+        let text = two_lines(&line).await;
+        let (born, ready) = text.split_once('\n').unwrap();
+        let (born, ready): (Born, Ready) =
+            (serde_json::from_str(born).unwrap(), serde_json::from_str(ready).unwrap());
+        assert_eq!((Some(born.born), born.born), (child.id(), ready.pid));
+        Started { child, line: Some(line) }
     }
 
     pub async fn connect(&self, owner: JobOwner) -> Client {
@@ -72,6 +72,21 @@ impl Luxid {
         hello.cluster = Some(CLUSTER);
         Client::unix(&self.root.job_socket(owner), &hello).await.unwrap()
     }
+}
+
+/// A read ends with the message that a descriptor came with, whatever waits behind it: that one was short is no sign that all is read,
+/// as which tokio's own reads would take it.
+async fn two_lines(line: &UnixStream) -> String {
+    let mut text = Vec::new();
+    while text.iter().filter(|byte| **byte == b'\n').count() < 2 {
+        line.readable().await.unwrap();
+        match line.try_read_buf(&mut text) {
+            Ok(0) => panic!("closed"),
+            Ok(_) => {}
+            Err(why) => assert_eq!(why.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+    String::from_utf8(text).unwrap()
 }
 
 pub fn delay(seconds: f64) -> Value {

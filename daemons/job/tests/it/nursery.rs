@@ -2,10 +2,10 @@
 
 use super::luxid::{CLUSTER, Luxid};
 use gantry_model::ids::JobOwner;
-use gantry_proto::job::Ready;
+use gantry_proto::job::{Born, Ready};
 use gantry_rpc::parcel;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -36,17 +36,27 @@ fn bear(nursery: &OwnedFd, owner: &str) -> (Ready, UnixStream, OwnedFd) {
     ours.set_read_timeout(Some(LONG)).unwrap();
     let mut room = [0; 4096];
     let (bytes, process) = parcel::receive(&ours, &mut room).unwrap();
-    (serde_json::from_slice(&room[..bytes]).unwrap(), ours, process.expect("a pidfd"))
+    let born: Born = serde_json::from_slice(&room[..bytes]).unwrap();
+    let mut line = String::new();
+    BufReader::new(&ours).read_line(&mut line).unwrap();
+    let ready: Ready = serde_json::from_str(&line).unwrap();
+    assert_eq!(born.born, ready.pid);
+    (ready, ours, process.expect("a pidfd"))
 }
 
-/// What a process has open, but its own event machinery.
+/// What kinds of files a process has open, as often as it has them.
 fn files(pid: u32) -> Vec<String> {
     let all = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    let mut all: Vec<String> =
-        all.filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.display().to_string())).collect();
-    all.retain(|name| !name.starts_with("anon_inode:"));
-    all.sort();
-    all
+    let names = all.filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.display().to_string()));
+    let mut kinds: Vec<String> = names
+        .map(|name| {
+            name.split_once(":[").map_or(name.clone(), |(kind, number)| {
+                if kind == "anon_inode" { number.to_owned() } else { kind.to_owned() }
+            })
+        })
+        .collect();
+    kinds.sort();
+    kinds
 }
 
 #[tokio::test]

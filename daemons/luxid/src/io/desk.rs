@@ -6,7 +6,7 @@ use super::actor::Inbox;
 use super::bodies;
 use super::life::Life;
 use super::liveness::{self, Verdict};
-use super::spawn::{self, Program, Started};
+use super::spawn::{Newborn, Program, Started};
 use super::spool;
 use crate::core::queue::{Event, Process, READY_MS};
 use gantry_model::ids::JobOwner;
@@ -14,12 +14,11 @@ use gantry_model::job::{Class, Report};
 use gantry_model::root::Root;
 use gantry_proto::codec::Json;
 use gantry_proto::hello::Hello;
-use gantry_proto::job::{Attach, Cancel, Confirm, ConfirmRequest, Go, GoRequest, Ready, SetPriority};
+use gantry_proto::job::{Attach, Cancel, Confirm, ConfirmRequest, Go, GoRequest, SetPriority};
 use gantry_proto::verb::Verb;
 use gantry_rpc::{CallError, Client, ConnectError, Event as Piece, Stream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 const CALL_MS: u64 = 30_000;
 /// First and longest wait between two looks at a process that lives and can't be spoken to.
 const LOOK_MS: (u64, u64) = (5, 1_000);
+/// How long a process that was never heard of is waited for.
+const AWAY_MS: u64 = 2_000;
 /// Wait before the second of several failed starts of a job in a row; doubles up to the longest.
 const RETRY_MS: (u64, u64) = (100, 5_000);
 
@@ -146,7 +147,7 @@ pub struct Start {
     life: Option<Life>,
     /// luxid's end of the socketpair. Its closing tells a job that heard no go to leave; go may be said and not
     /// heard for a while, so it is kept as long as this.
-    pair: Option<UnixStream>,
+    pair: Option<Newborn>,
     process: Option<Process>,
     /// Kept to say it again when the connection broke before the job heard it.
     go: Option<GoRequest>,
@@ -217,34 +218,37 @@ impl Start {
     }
 
     async fn start_process(&mut self) -> Result<(), String> {
-        let (ready, life, pair) = tokio::select! {
-            born = self.born() => born?,
-            () = self.desk.until(|o| o.abandoned.then_some(())) => return Err("abandoned".to_owned()),
+        let desk = Arc::clone(&self.desk);
+        let process = tokio::select! {
+            process = self.born_and_ready() => process?,
+            () = desk.until(|o| o.abandoned.then_some(())) => return Err("abandoned".to_owned()),
         };
-        self.life = Some(life);
-        let process = liveness::process(ready.pid).map_err(|e| format!("it left at once: {e}"))?;
         self.process = Some(process.clone());
-        self.pair = Some(pair);
         self.tell(Event::Ready(self.owner, process)).await;
         Ok(())
     }
 
-    /// Has the process started, and waits until it says ready.
-    async fn born(&self) -> Result<(Ready, Life, UnixStream), String> {
-        let (program, limit) = (&self.office.program, Duration::from_millis(READY_MS));
+    /// Has the process started, and waits until it says ready. What is known of it by then is kept, for its end.
+    async fn born_and_ready(&mut self) -> Result<Process, String> {
+        let limit = Duration::from_millis(READY_MS);
         let started = timeout(limit, self.asked_for()).await;
         let started = started.map_err(|_| format!("not started within {READY_MS} ms"))??;
-        let Ok(said) = timeout(limit, spawn::ready(&started.pair)).await else {
-            if let Some(nursery) = started.nursery {
-                program.give_up(nursery);
-            }
-            return Err(format!("not ready within {READY_MS} ms"));
+        let pair = self.pair.insert(Newborn::new(started.pair));
+        let Ok(born) = timeout(limit, pair.born()).await else {
+            started.nursery.into_iter().for_each(|nursery| self.office.program.give_up(nursery));
+            return Err(format!("not born within {READY_MS} ms"));
         };
-        let (ready, life) = said.map_err(|error| format!("no ready line: {error}"))?;
-        if let Some(nursery) = started.nursery {
-            program.proved(nursery);
+        let life = born.map_err(|error| format!("not born: {error}"))?;
+        started.nursery.into_iter().for_each(|nursery| self.office.program.proved(nursery));
+        self.life = Some(life);
+        let ready =
+            timeout(limit, pair.ready()).await.map_err(|_| format!("not ready within {READY_MS} ms"))?;
+        let ready = ready.map_err(|error| format!("no ready line: {error}"))?;
+        match self.life.as_ref().and_then(|life| life.pid().ok()) {
+            Some(pid) if pid == ready.pid => {}
+            other => return Err(format!("pid {} says it is ready; born was {other:?}", ready.pid)),
         }
-        Ok((ready, life, started.pair))
+        liveness::process(ready.pid).map_err(|e| format!("it left at once: {e}"))
     }
 
     async fn asked_for(&self) -> Result<Started, String> {
@@ -288,10 +292,12 @@ impl Start {
     }
 
     async fn end_process(&mut self) {
-        // One that has not said ready leaves when its socketpair closes.
         if let Some(life) = &self.life {
             life.kill();
             life.ended().await;
+        } else if let Some(pair) = &mut self.pair {
+            // One that has not even said that it is there, if there is one, leaves by itself, unless it stands still.
+            let _ = timeout(Duration::from_millis(AWAY_MS), pair.send_away()).await;
         }
     }
 

@@ -4,7 +4,7 @@
 use super::life::Life;
 use gantry_model::ids::{ClusterUuid, JobOwner};
 use gantry_model::root::Root;
-use gantry_proto::job::Ready;
+use gantry_proto::job::{Born, Ready};
 use gantry_rpc::parcel;
 use gantry_rt::clock;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -14,12 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
-use tokio::io::Interest;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
-/// Longest ready line, in bytes.
-const READY_BYTES_MAX: usize = 4096;
+/// Longest line of a newborn, in bytes.
+const LINE_BYTES_MAX: usize = 4096;
 /// How long no nursery is tried after one that ended without a birth.
 const BARREN_MS: u64 = 10_000;
 
@@ -66,6 +66,18 @@ pub struct Started {
     pub nursery: Option<u64>,
 }
 
+impl Nursery {
+    /// Without it. One in which no job was born is no use.
+    fn end(&mut self) {
+        if self.serving.take().is_some_and(|serving| !serving.proved) {
+            tracing::warn!(
+                "jobs are started one by one for a while: no job was born in the process for that"
+            );
+            self.not_before = clock::millis() + BARREN_MS;
+        }
+    }
+}
+
 impl Program {
     /// Starts the process for one start of a job. It makes itself a session of its own: signals to luxid's group do not
     /// reach it, and the kernel sends no SIGHUP to a stopped one when luxid dies.
@@ -81,7 +93,7 @@ impl Program {
             Err(why) if is_full(&why) => return Err(io::ErrorKind::WouldBlock.into()),
             Err(why) => {
                 tracing::debug!(%owner, %why, "no nursery for it");
-                self.start_alone(owner, theirs.into())?;
+                self.start_alone(owner, theirs.into()).map_err(unfull)?;
                 None
             }
         };
@@ -91,8 +103,9 @@ impl Program {
     /// What was asked of this nursery is not born in time: it is ended, and whoever needs the next makes it.
     pub fn give_up(&self, nursery: u64) {
         let mut place = self.place();
-        if place.number == nursery && place.serving.take().is_some() {
+        if place.number == nursery && place.serving.is_some() {
             tracing::warn!("the process in which jobs are born does not answer, and is killed");
+            place.end();
         }
     }
 
@@ -120,7 +133,7 @@ impl Program {
                 if clock::millis() < place.not_before {
                     return Err(io::Error::other("the last one ended before any birth"));
                 }
-                place.serving = Some(self.open()?);
+                place.serving = Some(self.open().map_err(unfull)?);
                 place.number += 1;
             }
             let number = place.number;
@@ -129,11 +142,7 @@ impl Program {
                 Ok(()) => return Ok(number),
                 Err(why) if is_full(&why) || why.kind() == io::ErrorKind::Interrupted => return Err(why),
                 Err(why) => {
-                    let barren = !serving.proved;
-                    place.serving = None;
-                    if barren {
-                        place.not_before = clock::millis() + BARREN_MS;
-                    }
+                    place.end();
                     if fresh {
                         return Err(why);
                     }
@@ -173,40 +182,88 @@ impl Program {
     }
 }
 
+/// What is no matter of the nursery's room, though it has the same name: no process can be made.
+fn unfull(why: io::Error) -> io::Error {
+    if is_full(&why) { io::Error::other(why.to_string()) } else { why }
+}
+
 /// Whether it is worth asking again in a moment: there is no room for the packet, or for one more file under way.
 fn is_full(why: &io::Error) -> bool {
     why.kind() == io::ErrorKind::WouldBlock || why.raw_os_error() == Some(nix::libc::ETOOMANYREFS)
 }
 
-/// Reads the ready line, and by what the end of the process is heard of.
-///
-/// # Errors
-/// When the process closed its end first, or wrote something else.
-pub async fn ready(pair: &UnixStream) -> io::Result<(Ready, Life)> {
-    let (mut line, mut process) = (Vec::new(), None);
-    while !line.ends_with(b"\n") {
-        pair.readable().await?;
-        let mut room = [0; READY_BYTES_MAX];
-        let (bytes, file) = match pair.try_io(Interest::READABLE, || parcel::receive(pair, &mut room)) {
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => continue,
-            other => other?,
-        };
-        if bytes == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it left before it said ready"));
-        }
-        line.extend_from_slice(&room[..bytes]);
-        process = file.or(process);
-        if line.len() >= READY_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "too long a line"));
+/// luxid's end of a start's socketpair, and what came through it.
+#[derive(Debug)]
+pub struct Newborn {
+    pair: UnixStream,
+    heard: Vec<u8>,
+}
+
+impl Newborn {
+    /// Nothing is heard yet.
+    #[must_use]
+    pub fn new(pair: UnixStream) -> Self {
+        Self { pair, heard: Vec::new() }
+    }
+
+    /// Waits for its first word: by what its end is heard of.
+    ///
+    /// # Errors
+    /// When the process closed its end first, or wrote something else.
+    pub async fn born(&mut self) -> io::Result<Life> {
+        let (line, process) = self.line().await?;
+        let born: Born = serde_json::from_slice(&line)?;
+        let process = process.ok_or_else(|| io::Error::other("its descriptor could not be taken"))?;
+        let life = Life::of(process)?;
+        match life.pid()? {
+            pid if pid == born.born => Ok(life),
+            pid => Err(io::Error::other(format!(
+                "pid {} says it is born; its descriptor is of {pid}",
+                born.born
+            ))),
         }
     }
-    let ready: Ready = serde_json::from_slice(&line)?;
-    let process = process.ok_or_else(|| io::Error::other("no descriptor of it came along"))?;
-    let life = Life::of(process)?;
-    match life.pid()? {
-        pid if pid == ready.pid => Ok((ready, life)),
-        pid => {
-            Err(io::Error::other(format!("pid {} says it is ready; its descriptor is of {pid}", ready.pid)))
+
+    /// Waits until it says ready.
+    ///
+    /// # Errors
+    /// When the process closed its end first, or wrote something else.
+    pub async fn ready(&mut self) -> io::Result<Ready> {
+        let (line, _) = self.line().await?;
+        Ok(serde_json::from_slice(&line)?)
+    }
+
+    /// Tells a process that has not even said that it is there to leave, and waits until it has.
+    pub async fn send_away(&mut self) {
+        let _ = self.pair.shutdown().await;
+        // Its end stays open until its own.
+        while self.line().await.is_ok() {}
+    }
+
+    /// The next line, and the descriptor that came with it. A read ends with the message that had one, whatever waits behind it, so
+    /// a short one is no sign that all is read: `try_io` takes only the kernel's word for that.
+    async fn line(&mut self) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+        let mut process = None;
+        loop {
+            if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
+                let rest = self.heard.split_off(end + 1);
+                return Ok((std::mem::replace(&mut self.heard, rest), process));
+            }
+            if self.heard.len() >= LINE_BYTES_MAX {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "too long a line"));
+            }
+            self.pair.readable().await?;
+            let mut room = [0; LINE_BYTES_MAX];
+            let got = self.pair.try_io(Interest::READABLE, || parcel::receive(&self.pair, &mut room));
+            let (bytes, file) = match got {
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => continue,
+                other => other?,
+            };
+            if bytes == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it left before it said so"));
+            }
+            self.heard.extend_from_slice(&room[..bytes]);
+            process = file.or(process);
         }
     }
 }
@@ -254,20 +311,25 @@ mod tests {
     #[tokio::test]
     async fn a_nursery_that_does_not_answer_is_given_up_and_another_made() {
         let (program, _dir) = program("exec sleep 600");
-        let one = program.start(owner()).unwrap();
-        let same = program.start(owner()).unwrap();
-        assert!(one.nursery.is_some() && one.nursery == same.nursery);
-        assert!(timeout(Duration::from_millis(50), ready(&one.pair)).await.is_err(), "born of nothing");
-        program.give_up(one.nursery.unwrap());
-        for started in [&one, &same] {
-            let why = timeout(LONG, ready(&started.pair)).await.expect("heard").expect_err("not born");
+        let asked =
+            || program.start(owner()).map(|started| (Newborn::new(started.pair), started.nursery)).unwrap();
+        let ((mut one, first), (mut same, second)) = (asked(), asked());
+        assert!(first.is_some() && first == second);
+        assert!(timeout(Duration::from_millis(50), one.born()).await.is_err(), "born of nothing");
+        program.proved(first.unwrap());
+        program.give_up(first.unwrap());
+        for newborn in [&mut one, &mut same] {
+            let why = timeout(LONG, newborn.born()).await.expect("heard").expect_err("not born");
             assert_eq!(why.kind(), io::ErrorKind::UnexpectedEof);
         }
-        let other = program.start(owner()).unwrap();
-        assert!(other.nursery > one.nursery);
-        program.give_up(one.nursery.unwrap());
-        let kept = timeout(Duration::from_millis(50), ready(&other.pair)).await;
+        let (mut other, third) = asked();
+        assert!(third > first);
+        program.give_up(first.unwrap());
+        let kept = timeout(Duration::from_millis(50), other.born()).await;
         assert!(kept.is_err(), "the wrong one was given up");
+        // In which nothing was ever born.
+        program.give_up(third.unwrap());
+        assert_eq!(asked().1, None, "another is tried at once");
     }
 
     #[tokio::test]

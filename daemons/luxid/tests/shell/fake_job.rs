@@ -10,7 +10,7 @@ use gantry_model::root::Root;
 use gantry_model::task::{BodyRef, RunReport, TaskResult, TaskState};
 use gantry_proto::codec::Json;
 use gantry_proto::hello::Hello;
-use gantry_proto::job::{Attach, Cancel, Confirm, Go, GoRequest, PROTOCOL, Ready, SetPriority};
+use gantry_proto::job::{Attach, Born, Cancel, Confirm, Go, GoRequest, PROTOCOL, Ready, SetPriority};
 use gantry_rpc::parcel;
 use gantry_rpc::{Call, Code, Fail, Limits, Service, Verb, reply};
 use rustix::process::PidfdFlags;
@@ -91,6 +91,11 @@ async fn run(root: Root, owner: JobOwner, cluster: ClusterUuid) {
     if mode == "die-first" {
         exit(1);
     }
+    let mut pair =
+        std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+    let born = serde_json::to_string(&Born { born: std::process::id() }).unwrap() + "\n";
+    let _ = parcel::send(&pair, born.as_bytes(), own.as_fd());
     let listener = gantry_rpc::unix::bind(&root.job_socket(owner), 0o600).unwrap();
     if mode == "die-bound" {
         exit(1);
@@ -110,16 +115,13 @@ async fn run(root: Root, owner: JobOwner, cluster: ClusterUuid) {
     hello.cluster = Some(cluster);
     let service = Arc::new(FakeService(Arc::clone(&board), hello));
     tokio::spawn(gantry_rpc::serve_unix(listener, service, Limits::default(), CancellationToken::new()));
-    let mut pair =
-        std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
     if mode == "slow" {
         std::fs::write(root.path().join("slow"), "").unwrap();
         wait_for_file(&root.path().join("proceed")).await;
     }
     let pid = if mode == "wrong-pid" { 1 } else { std::process::id() };
     let line = serde_json::to_string(&Ready { pid }).unwrap() + "\n";
-    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
-    let said = parcel::send(&pair, line.as_bytes(), own.as_fd());
+    let said = pair.write_all(line.as_bytes());
     if mode == "die-ready" {
         exit(1);
     }

@@ -14,11 +14,6 @@ fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
-fn has_children(pid: u32) -> bool {
-    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    !list.trim().is_empty()
-}
-
 #[test]
 fn a_job_runs_and_leaves_nothing_behind() {
     let world = World::new();
@@ -26,7 +21,7 @@ fn a_job_runs_and_leaves_nothing_behind() {
     world.wait_for(id, "success");
     assert_eq!(world.job(id, "opresult"), json!([world.went()[0].to_string()]));
     until("files to be gone", || world.leftovers().is_empty());
-    until("the process to be reaped", || !has_children(world.luxid_pid()));
+    until("the process to be reaped", || world.processes().is_empty());
 }
 
 #[test]
@@ -231,7 +226,7 @@ fn a_process_that_never_gets_ready_can_be_cancelled() {
     let id = world.submit("quick");
     until("the process", || world.file("slow").exists());
     assert_eq!(world.ask("CancelJob", json!([id, false])), json!([true, format!("Dequeued job {id}")]));
-    until("the process to be ended and reaped", || !has_children(world.luxid_pid()));
+    until("the process to be ended and reaped", || world.processes().is_empty());
     assert!(world.went().is_empty());
     until("files to be gone", || world.leftovers().is_empty());
 }

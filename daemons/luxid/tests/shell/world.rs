@@ -100,10 +100,6 @@ impl World {
         // A socket without a listener refuses, so the next start is seen by who connects.
     }
 
-    pub fn luxid_pid(&self) -> u32 {
-        self.luxid.as_ref().unwrap().id()
-    }
-
     pub fn file(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)
     }
@@ -197,6 +193,18 @@ impl World {
             }
         }
         names
+    }
+
+    /// Living processes of jobs, by what their script was called with.
+    pub fn processes(&self) -> Vec<String> {
+        let begin = format!("{ARGS_ENV}=--root {} ", self.root.path().display());
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let environments = all.filter_map(|entry| std::fs::read(entry.path().join("environ")).ok());
+        let words = environments.filter_map(|text| {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            text.split('\0').find_map(|pair| pair.strip_prefix(&begin)).map(str::to_owned)
+        });
+        words.filter(|words| !words.starts_with("--nursery")).collect()
     }
 
     fn log(&self) -> String {
