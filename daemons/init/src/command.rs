@@ -11,6 +11,7 @@ use nix::unistd::{
     Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, dup3, setgid, setgroups, setsid, setuid,
 };
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -40,7 +41,8 @@ pub fn start(exec: &Exec, stdio: &[OwnedFd; EXEC_FDS], link: &mut OwnedFd) -> Re
         Fork::Parent(pid) => Ok(Started::Process(pid)),
         Fork::Child => {
             let (text, code) = become_it(exec, stdio, link);
-            eprintln!("{text}");
+            // Its exit code says the same to whoever has closed the other end.
+            let _ = writeln!(std::io::stderr(), "{text}");
             Ok(Started::Failed(code))
         }
     }

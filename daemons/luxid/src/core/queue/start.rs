@@ -35,7 +35,7 @@ impl Queue {
         self.after.push(After::Go(owner));
     }
 
-    /// Nothing was sent to the process, and it is gone: the job is queued again (P4.6).
+    /// Nothing was sent to the process, and it is gone, or leaves when it hears that nobody waits for it: the job is queued again (P4.6).
     pub(super) fn start_failed(&mut self, now: Ts, owner: JobOwner, why: &str) {
         let Some(entry) = self.live.get(&owner.job) else { return };
         let current = match entry.stage {
