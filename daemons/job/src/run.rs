@@ -9,7 +9,7 @@ use gantry_proto::job::{Born, GoRequest, Ready};
 use gantry_rpc::Limits;
 use rustix::process::PidfdFlags;
 use serde::Serialize;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::net::UnixStream;
@@ -73,9 +73,13 @@ fn say_born(line: &UnixStream) -> io::Result<()> {
     gantry_rpc::parcel::send(line, &text(&Born { born: std::process::id() })?, own.as_fd())
 }
 
+/// Through the one descriptor that there is: who looks at this process when it is ready finds nothing that goes away.
 fn say_ready(line: &UnixStream) -> io::Result<()> {
-    let copy = std::os::unix::net::UnixStream::from(line.as_fd().try_clone_to_owned()?);
-    (&copy).write_all(&text(&Ready { pid: std::process::id() })?)
+    let text = text(&Ready { pid: std::process::id() })?;
+    match rustix::io::write(line, &text)? {
+        whole if whole == text.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
 }
 
 fn text(line: &impl Serialize) -> io::Result<Vec<u8>> {
