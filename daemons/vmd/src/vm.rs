@@ -183,8 +183,16 @@ impl Vm {
     /// What it counted so far, also after its end.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let last = self.inner().counts;
-        last.unwrap_or_else(|| self.cgroup.counts())
+        let (last, dead) = {
+            let inner = self.inner();
+            (inner.counts, inner.dead)
+        };
+        let mut counts = last.unwrap_or_else(|| self.cgroup.counts());
+        if dead {
+            // The kernel counts a dead PID 1 until its runtime has taken its end.
+            counts.pids = 0;
+        }
+        counts
     }
 
     /// What tells how a command ended, and the highest memory so far; also after its end.

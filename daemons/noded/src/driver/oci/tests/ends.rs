@@ -4,6 +4,8 @@
 use super::bed::*;
 use crate::driver::{Class, Driver, Ended, ExecSpec};
 use gantry_proto::noded::VmSpec;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 fn python(script: &str) -> String {
@@ -119,6 +121,24 @@ async fn a_daemon_changes_no_result_after_the_stop() {
     assert_eq!(home.list_out().expect("listed"), listing);
     assert_eq!(home.read("out/late", 32 << 20).expect("read"), text);
     drop(home);
+    oci.destroy(&vm(1)).await.expect("destroyed");
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+/// PID 1 is dead, and its runtime, which has not taken its end yet, still counts as one process with the kernel.
+#[tokio::test]
+async fn a_stopped_vm_has_no_process_whatever_its_runtime_does() {
+    let bed = Bed::with(Some("crun")).await;
+    let oci = bed.start(1).await;
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", bed.vmd.id())).expect("vmd lives");
+    let children = tasks
+        .map(|task| std::fs::read_to_string(task.expect("a task").path().join("children")).expect("read"));
+    let all = children.collect::<String>();
+    let crun = Pid::from_raw(all.trim().parse().expect("one child: the runtime of the one VM"));
+    kill(crun, Signal::SIGSTOP).expect("stopped");
+    oci.stop(&vm(1), Duration::ZERO).await.expect("stopped");
+    assert_eq!(oci.usage(&vm(1)).await.expect("usage").pids, 0);
+    kill(crun, Signal::SIGCONT).expect("there still: else this proves nothing");
     oci.destroy(&vm(1)).await.expect("destroyed");
     assert_eq!(bed.leftovers(), Vec::<String>::new());
 }
