@@ -29,7 +29,7 @@ const LONG: Duration = Duration::from_secs(120);
 
 /// All figures of this bench.
 pub fn measure() -> Result<Vec<Figure>> {
-    let cluster = VirtualCluster::start(&Options::oci(1))?;
+    let cluster = VirtualCluster::start(&Options::oci(1).run_in_memory())?;
     let site = Site::of(&cluster)?;
     pool::add(&cluster, "oci", SIZE)?;
     site.rests(&cluster, SIZE, LONG)?;

@@ -5,8 +5,10 @@ use crate::net::{self, Net};
 use crate::{Luxi, bounded, process, wait};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub struct Options {
     pub dir: Option<PathBuf>,
     /// A network of the nodes' own, one namespace each; None = loopback addresses of this machine.
     pub net: Option<Arc<Net>>,
+    /// Where the nodes' `run/` lie; None = beside all else.
+    pub run: Option<PathBuf>,
 }
 
 impl Options {
@@ -60,7 +64,16 @@ impl Options {
             settings: String::new(),
             dir: None,
             net: None,
+            run: None,
         }
+    }
+
+    /// With the nodes' `run/` in memory, as every host has it, when this machine has a place for that.
+    #[must_use]
+    pub fn run_in_memory(self) -> Self {
+        let in_memory = |dir: &&str| statfs(*dir).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC);
+        let run = ["/run", "/dev/shm"].iter().find(|dir| in_memory(dir)).map(PathBuf::from);
+        Self { run, ..self }
     }
 
     /// As [`Options::new`], with real VMs.
@@ -152,6 +165,8 @@ pub struct VirtualCluster {
     master: AtomicUsize,
     programs: PathBuf,
     dir: PathBuf,
+    /// Where the nodes' `run/` lie, if not below `dir`; it goes with that.
+    run: Option<PathBuf>,
     /// Left as it is when this is dropped.
     kept: bool,
     /// Where the nodes run.
@@ -193,7 +208,9 @@ impl VirtualCluster {
         };
         // From here on it goes when this is dropped.
         let (nodes, master, net) = (Vec::new(), AtomicUsize::new(0), options.net.clone());
-        let mut cluster = Self { nodes, master, programs, dir, kept: false, net };
+        let name = dir.file_name().context("a directory without a name")?;
+        let run = options.run.as_ref().map(|above| above.join(name));
+        let mut cluster = Self { nodes, master, programs, dir, run, kept: false, net };
         let share = capacity(u64::from(options.nodes))?;
         let [a, b, c] = options.network;
         for number in 1..=options.nodes {
@@ -204,6 +221,11 @@ impl VirtualCluster {
                 address: format!("{a}.{b}.{c}.{}", 10 + number),
             };
             fs::create_dir_all(root.join("etc/gantry"))?;
+            if let Some(run) = &cluster.run {
+                let run = run.join(format!("n{number}"));
+                fs::create_dir_all(&run)?;
+                symlink(run, root.join("run"))?;
+            }
             let text = format!(
                 "name = \"{}\"\naddress = \"{}\"\ndrivers = {:?}\nuid_base = {}\n{share}\n{}",
                 node.name,
@@ -228,6 +250,7 @@ impl VirtualCluster {
             master: AtomicUsize::new(0),
             programs: programs.to_owned(),
             dir: dir.to_owned(),
+            run: None,
             kept: true,
             net: None,
         };
@@ -531,6 +554,7 @@ impl Drop for VirtualCluster {
             site.sweep();
         }
         let _ = fs::remove_dir_all(&self.dir);
+        self.run.iter().for_each(|run| _ = fs::remove_dir_all(run));
         match stopped {
             Err(why) if std::thread::panicking() => eprintln!("stopping a virtual cluster: {why:#}"),
             // A test that leaves processes behind has failed.

@@ -165,7 +165,9 @@ impl Place {
         }
         self.processes().into_iter().for_each(|(_, vm)| add("a process", vm));
         self.lost_users().into_iter().for_each(|what| add("a user namespace", what));
-        names(&self.node.root.join("var/lib/gantry/spool/vm")).into_iter().for_each(|vm| add(SPOOL, vm));
+        for dir in ["var/lib/gantry/spool/vm", "run/gantry/vm"] {
+            names(&self.node.root.join(dir)).into_iter().for_each(|vm| add(SPOOL, vm));
+        }
         if let Some(vmd) = self.node.pid("vmd") {
             for dir in ["vm", "state"] {
                 let dir = PathBuf::from(format!("/proc/{vmd}")).join("root/mnt").join(dir);

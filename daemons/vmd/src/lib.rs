@@ -68,7 +68,7 @@ pub async fn run(daemon: Daemon, layout: Layout, runtime: Option<String>) -> any
     let runtime =
         Runtime::find(runtime.as_deref()).context("no OCI runtime: install crun (preferred) or runc")?;
     let version = runtime.version().await.context("the OCI runtime can't be run")?;
-    let spool = Spool::open(&daemon.root.spool_dir()).context("can't open the spool")?;
+    let spool = Spool::open(&daemon.root).context("can't open the spool")?;
     let found = spool.load().context("can't read the spool")?;
     let (deaths, _) = broadcast::channel(vm::DEATHS_MAX);
     let shared = Shared { runtime, layout, spool, tasks: daemon.tasks.clone(), deaths };

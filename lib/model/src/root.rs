@@ -95,6 +95,12 @@ impl Root {
         self.job_dir().join(format!("{owner}.delay"))
     }
 
+    /// The directory of vmd's journals, one per VM, which need not outlive the machine: `vm`.
+    #[must_use]
+    pub fn vm_dir(&self) -> PathBuf {
+        self.run().join("vm")
+    }
+
     /// The directory of spool files.
     #[must_use]
     pub fn spool_dir(&self) -> PathBuf {

@@ -66,7 +66,7 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 pub fn make_dirs(root: &Root) -> io::Result<()> {
     let open =
         [root.etc(), root.run(), root.run().join("admin"), root.run().join("pid"), root.lib(), root.log()];
-    let closed = [root.job_dir(), root.spool_dir(), root.secrets()];
+    let closed = [root.job_dir(), root.vm_dir(), root.spool_dir(), root.secrets()];
     let open = open.iter().map(|dir| (dir, 0o755));
     let closed = closed.iter().map(|dir| (dir, 0o700));
     for (dir, mode) in open.chain(closed) {

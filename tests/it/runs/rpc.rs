@@ -65,7 +65,7 @@ pub fn exec(bed: &Bed, lease: &str, name: &str, command: &str) -> Result<(String
     })
 }
 
-/// First entry of a VM's journal in vmd's spool; its length comes before it.
+/// First entry of a VM's journal, as vmd has it; its length comes before it.
 #[derive(serde::Deserialize)]
 enum First {
     Created(CreateRequest),
@@ -73,9 +73,7 @@ enum First {
 
 /// The request of one of the VMs that vmd has.
 fn any_request(node: &Node) -> Result<CreateRequest> {
-    let mut entries = std::fs::read_dir(node.root.join("var/lib/gantry/spool/vm"))?.flatten();
-    // Names of outputs have a plus.
-    let journal = entries.find(|entry| !entry.file_name().to_string_lossy().contains('+'));
+    let journal = std::fs::read_dir(node.root.join("run/gantry/vm"))?.flatten().next();
     let bytes = std::fs::read(journal.context("the node has a VM to copy")?.path())?;
     let (length, rest) = bytes.split_first_chunk::<4>().context("a length")?;
     let body = rest.get(..usize::try_from(u32::from_le_bytes(*length))?).context("a whole entry")?;

@@ -464,8 +464,9 @@ async fn vmd_s_death_loses_vms_and_leaves_nothing() {
     let groups = groups(&node);
     assert_eq!(groups, Vec::<String>::new());
     destroy(&client, one, 1).await.expect("destroyed");
-    let spool = node.root.spool_dir().join("vm");
-    assert_eq!(std::fs::read_dir(spool).expect("there").count(), 0);
+    for dir in [node.root.spool_dir().join("vm"), node.root.vm_dir()] {
+        assert_eq!(std::fs::read_dir(dir).expect("there").count(), 0);
+    }
     vmd.stop();
 }
 

@@ -1,8 +1,9 @@
-//! What outlives vmd, two files per VM: `spool/vm/VM`, a journal that is only appended to (the VM's request, its first
-//! start, beginnings and ends of commands), and a file `VM+NUMBERout` or `VM+NUMBERerr` for each output that has a byte.
-//! Written before the effect it tells of. Not flushed: at a crash of the machine the VMs die too, and a VM nobody knows
-//! is lost as one whose commands are not known. Every run makes these files and removes them, so there are few.
+//! What outlives vmd, two files per VM: `run/…/vm/VM`, a journal that is only appended to (the VM's request, its first
+//! start, beginnings and ends of commands), and `spool/vm/VM+NUMBERout` or `VM+NUMBERerr` for each output that has a byte.
+//! Written before the effect it tells of. Journals need not outlive the machine, since its VMs do not, and lie where nothing
+//! does: in memory, where making and removing a file costs little. Every run makes these files and removes them, so there are few.
 
+use gantry_model::root::Root;
 use gantry_proto::codec;
 use gantry_proto::vmd::{CommandEnd, CreateRequest, Stream};
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,8 @@ const LENGTH_BYTES: usize = 4;
 /// The spool of all VMs.
 #[derive(Debug, Clone)]
 pub struct Spool {
-    dir: PathBuf,
+    journals: PathBuf,
+    outputs: PathBuf,
 }
 
 /// A VM found at start.
@@ -67,6 +69,8 @@ enum Entry {
 pub struct Place {
     journal: PathBuf,
     number: u32,
+    /// Of its outputs, but for the last letters.
+    output: PathBuf,
 }
 
 fn framed(entry: &Entry) -> io::Result<Vec<u8>> {
@@ -92,24 +96,27 @@ fn write_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
 }
 
 impl Spool {
-    /// The one below `spool` (the node's spool directory).
+    /// That of a node.
     ///
     /// # Errors
     /// When it can't be made.
-    pub fn open(spool: &Path) -> io::Result<Self> {
-        let dir = spool.join("vm");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        Ok(Self { dir })
+    pub fn open(root: &Root) -> io::Result<Self> {
+        let spool = Self { journals: root.vm_dir(), outputs: root.spool_dir().join("vm") };
+        for dir in [&spool.journals, &spool.outputs] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        Ok(spool)
     }
 
     fn journal(&self, vm: &str) -> PathBuf {
-        self.dir.join(vm)
+        self.journals.join(vm)
     }
 
     /// A command's part.
     #[must_use]
     pub fn place(&self, vm: &str, number: u32) -> Place {
-        Place { journal: self.journal(vm), number }
+        let output = self.outputs.join(format!("{vm}{OUTPUT}{number}"));
+        Place { journal: self.journal(vm), number, output }
     }
 
     /// Notes a VM.
@@ -155,28 +162,29 @@ impl Spool {
         remove_file(&self.journal(vm))
     }
 
-    /// All VMs noted. What is not whole was never answered, and is removed; so is what no noted VM has.
+    /// All VMs noted. What is not whole was never answered, and is removed; so are outputs that no noted VM has, as all are
+    /// after a start of the machine.
     ///
     /// # Errors
     /// The disk's.
     pub fn load(&self) -> io::Result<Vec<Found>> {
-        let (mut found, mut outputs) = (BTreeMap::new(), Vec::new());
-        for entry in fs::read_dir(&self.dir)? {
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(&self.journals)? {
+            let path = entry?.path();
+            match read_journal(&path)? {
+                Some(one) => _ = found.insert(one.request.vm.clone(), one),
+                None => fs::remove_file(path)?,
+            }
+        }
+        for entry in fs::read_dir(&self.outputs)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if entry.file_type()?.is_dir() {
-                // As earlier versions had them: their VMs have ended with that vmd.
+                // As earlier versions had them: their VMs have ended with that vmd. So had they journals here.
                 fs::remove_dir_all(entry.path())?;
-            } else if let Some((vm, _)) = name.split_once(OUTPUT) {
-                outputs.push((vm.to_owned(), entry.path()));
-            } else if let Some(one) = read_journal(&entry.path())? {
-                found.insert(name, one);
-            } else {
+            } else if !name.split_once(OUTPUT).is_some_and(|(vm, _)| found.contains_key(vm)) {
                 fs::remove_file(entry.path())?;
             }
-        }
-        for (_, path) in outputs.iter().filter(|(vm, _)| !found.contains_key(vm)) {
-            fs::remove_file(path)?;
         }
         Ok(found.into_values().collect())
     }
@@ -245,12 +253,12 @@ impl Place {
         append(&self.journal, &Entry::Dropped { number: self.number })
     }
 
-    /// What is free on the spool's disk.
+    /// What is free on the disk of the outputs.
     ///
     /// # Errors
     /// The disk's.
     pub fn free_bytes(&self) -> io::Result<u64> {
-        let dir = self.journal.parent().unwrap_or(&self.journal);
+        let dir = self.output.parent().unwrap_or(&self.output);
         let found = nix::sys::statvfs::statvfs(dir)?;
         Ok(found.blocks_available() * found.fragment_size())
     }
@@ -262,8 +270,8 @@ impl Place {
             Stream::Out => "out",
             Stream::Err => "err",
         };
-        let mut path = self.journal.clone().into_os_string();
-        path.push(format!("{OUTPUT}{}{word}", self.number));
+        let mut path = self.output.clone().into_os_string();
+        path.push(word);
         path.into()
     }
 

@@ -31,8 +31,13 @@ fn found(spool: &Spool) -> Vec<FoundVm> {
 }
 
 fn files(spool: &Spool) -> Vec<String> {
-    let entries = fs::read_dir(&spool.dir).expect("a directory").flatten();
-    let mut all: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let dirs = [&spool.journals, &spool.outputs].map(|dir| fs::read_dir(dir).expect("a directory"));
+    let mut all: Vec<_> = dirs
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     all.sort();
     all
 }
@@ -40,7 +45,7 @@ fn files(spool: &Spool) -> Vec<String> {
 #[test]
 fn a_run_has_two_files_and_leaves_none() {
     let dir = tempfile::tempdir().expect("dir");
-    let spool = Spool::open(dir.path()).expect("opened");
+    let spool = Spool::open(&Root::new(dir.path())).expect("opened");
     spool.create(&request("a")).expect("noted");
     assert_eq!(found(&spool), [("a".to_owned(), false, vec![])]);
     assert!(spool.create(&request("a")).is_err(), "a name is noted once");
@@ -61,7 +66,7 @@ fn a_run_has_two_files_and_leaves_none() {
 #[test]
 fn what_never_began_is_not_found() {
     let dir = tempfile::tempdir().expect("dir");
-    let spool = Spool::open(dir.path()).expect("opened");
+    let spool = Spool::open(&Root::new(dir.path())).expect("opened");
     spool.create(&request("a")).expect("noted");
     spool.begin("a", "run", 1).expect("noted").drop_it().expect("noted");
     spool.begin("a", "run", 2).expect("noted");
@@ -71,7 +76,7 @@ fn what_never_began_is_not_found() {
 #[test]
 fn a_death_at_any_byte_leaves_the_whole_entries_and_a_journal_that_goes_on() {
     let dir = tempfile::tempdir().expect("dir");
-    let spool = Spool::open(dir.path()).expect("opened");
+    let spool = Spool::open(&Root::new(dir.path())).expect("opened");
     let mut bounds = Vec::new();
     let mut mark = || bounds.push(fs::metadata(spool.journal("a")).expect("there").len());
     spool.create(&request("a")).expect("noted");
@@ -101,13 +106,14 @@ fn a_death_at_any_byte_leaves_the_whole_entries_and_a_journal_that_goes_on() {
 #[test]
 fn a_load_removes_what_no_noted_vm_has() {
     let dir = tempfile::tempdir().expect("dir");
-    let spool = Spool::open(dir.path()).expect("opened");
+    let spool = Spool::open(&Root::new(dir.path())).expect("opened");
     spool.create(&request("a.b")).expect("noted");
     for (vm, number) in [("a.b", 1), ("a", 1)] {
         fs::write(spool.place(vm, number).output(Stream::Err), b"x").expect("written");
     }
     fs::write(spool.journal("zeros"), [0; 64]).expect("written");
-    fs::create_dir_all(spool.dir.join("old/c-run")).expect("made");
+    fs::write(spool.outputs.join("b"), b"a journal of an earlier version").expect("written");
+    fs::create_dir_all(spool.outputs.join("old/c-run")).expect("made");
     assert_eq!(found(&spool).len(), 1);
     assert_eq!(files(&spool), ["a.b", "a.b+1err"]);
 }

@@ -192,14 +192,10 @@ impl Bed {
                 left.push(entry.path().display().to_string());
             }
         }
-        let spool = self.node.root.spool_dir().join("vm");
-        left.extend(
-            std::fs::read_dir(spool)
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|at| at.path().display().to_string()),
-        );
+        for dir in [self.node.root.spool_dir().join("vm"), self.node.root.vm_dir()] {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            left.extend(entries.map(|at| at.path().display().to_string()));
+        }
         let stage = format!("/proc/{}/root{STAGE}", self.vmd.id());
         for dir in ["vm", "state"] {
             let entries = std::fs::read_dir(format!("{stage}/{dir}")).into_iter().flatten().flatten();
