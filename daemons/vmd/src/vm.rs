@@ -74,7 +74,7 @@ struct Inner {
     scratch_mib: u64,
     /// It shall end, or is ending.
     ending: bool,
-    /// None of its processes is left, though its end is not whole yet.
+    /// None of its processes is left, but perhaps a PID 1 that is being ended; its end is not whole yet.
     dead: bool,
     /// It is being removed: nothing starts any more.
     removed: bool,
@@ -189,7 +189,7 @@ impl Vm {
         };
         let mut counts = last.unwrap_or_else(|| self.cgroup.counts());
         if dead {
-            // The kernel counts a dead PID 1 until its runtime has taken its end.
+            // The kernel counts a PID 1 until its runtime has taken its end.
             counts.pids = 0;
         }
         counts

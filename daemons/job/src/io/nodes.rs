@@ -38,6 +38,26 @@ pub struct Nodes {
     places: RefCell<HashMap<NodeUuid, Place>>,
 }
 
+/// Who is called.
+pub trait Callee {
+    /// Its uuid.
+    fn uuid(&self) -> NodeUuid;
+    /// As errors name it.
+    fn name(&self) -> &str;
+    /// Where its noded listens to other machines.
+    ///
+    /// # Errors
+    /// When that is not known.
+    fn address(&self) -> Result<SocketAddr, NodeFail>;
+}
+
+/// The node of a job as far as its local socket needs it: reading its record would take longer than the call.
+#[derive(Debug)]
+pub struct Here {
+    uuid: NodeUuid,
+    name: String,
+}
+
 /// Why a node gave no answer.
 #[derive(Debug)]
 pub enum NodeFail {
@@ -87,7 +107,7 @@ impl NodeFail {
     }
 
     /// What it means for the opcode; the node is named.
-    pub fn into_op(self, node: &Node) -> OpFail {
+    pub fn into_op(self, node: &impl Callee) -> OpFail {
         let failed = match self {
             Self::Away(why) => OpFail::exec(why),
             Self::Refused(fail) => failed(CallError::Fail(fail)),
@@ -95,7 +115,7 @@ impl NodeFail {
         };
         match failed {
             OpFail::Error(error) if error.class == "OpExecError" => {
-                OpFail::exec(format!("node {}: {error}", node.name))
+                OpFail::exec(format!("node {}: {error}", node.name()))
             }
             other => other,
         }
@@ -128,19 +148,19 @@ impl Nodes {
         hello
     }
 
-    async fn client(&self, node: &Node) -> Result<Client, NodeFail> {
-        let place = Rc::clone(self.places.borrow_mut().entry(node.uuid).or_default());
+    async fn client(&self, node: &impl Callee) -> Result<Client, NodeFail> {
+        let place = Rc::clone(self.places.borrow_mut().entry(node.uuid()).or_default());
         let mut place = place.lock().await;
         if let Some(client) = place.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());
         }
-        if let Some(client) = self.local(node).await {
+        if let Some(client) = self.local(node.uuid()).await {
             *place = Some(client.clone());
             return Ok(client);
         }
-        let address = address(node).map_err(NodeFail::Broken)?;
+        let address = node.address()?;
         let identity = self.identity().map_err(NodeFail::Broken)?;
-        let client = Client::tls(address, &self.hello(node.uuid), &identity, node.uuid)
+        let client = Client::tls(address, &self.hello(node.uuid()), &identity, node.uuid())
             .await
             .map_err(|why| NodeFail::Away(format!("{address} is not reached: {why}")))?;
         *place = Some(client.clone());
@@ -148,17 +168,27 @@ impl Nodes {
     }
 
     /// The own node's, when its noded listens locally.
-    async fn local(&self, node: &Node) -> Option<Client> {
-        if node.uuid != self.here {
+    async fn local(&self, node: NodeUuid) -> Option<Client> {
+        if node != self.here {
             return None;
         }
-        Client::unix(&self.root.socket("noded.sock"), &self.hello(node.uuid)).await.ok()
+        Client::unix(&self.root.socket("noded.sock"), &self.hello(node)).await.ok()
+    }
+
+    /// The node of this job, if it is that one and its noded listens locally: by the name that noded keeps for others to read.
+    pub async fn here(&self, node: NodeUuid) -> Option<Here> {
+        let client = self.local(node).await?;
+        let place = Rc::clone(self.places.borrow_mut().entry(node).or_default());
+        *place.lock().await = Some(client);
+        let name = std::fs::read_to_string(self.root.ssconf("master_node"));
+        let name = name.ok().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+        Some(Here { uuid: node, name: name.unwrap_or_else(|| node.to_string()) })
     }
 
     /// One call to a node. Verbs are idempotent: a connection found broken is made anew once.
     pub async fn ask<V: Verb>(
         &self,
-        node: &Node,
+        node: &impl Callee,
         request: &V::Request,
         within: Duration,
     ) -> Result<V::Reply, NodeFail> {
@@ -173,7 +203,11 @@ impl Nodes {
     }
 
     /// Opens a stream to a node. Its errors are read with [`Nodes::stream_failed`].
-    pub async fn open<V: Verb>(&self, node: &Node, request: &V::Request) -> Result<Stream<V>, NodeFail> {
+    pub async fn open<V: Verb>(
+        &self,
+        node: &impl Callee,
+        request: &V::Request,
+    ) -> Result<Stream<V>, NodeFail> {
         self.client(node).await?.open::<V>(request).await.map_err(NodeFail::of)
     }
 
@@ -185,11 +219,39 @@ impl Nodes {
     /// As [`Nodes::ask`], with what a failure means for the opcode.
     pub async fn call<V: Verb>(
         &self,
-        node: &Node,
+        node: &impl Callee,
         request: &V::Request,
         within: Duration,
     ) -> Result<V::Reply, OpFail> {
         self.ask::<V>(node, request, within).await.map_err(|why| why.into_op(node))
+    }
+}
+
+impl Callee for Node {
+    fn uuid(&self) -> NodeUuid {
+        self.uuid
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn address(&self) -> Result<SocketAddr, NodeFail> {
+        address(self).map_err(NodeFail::Broken)
+    }
+}
+
+impl Callee for Here {
+    fn uuid(&self) -> NodeUuid {
+        self.uuid
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn address(&self) -> Result<SocketAddr, NodeFail> {
+        Err(NodeFail::Away("its noded does not listen on its own socket, noded.sock".to_owned()))
     }
 }
 

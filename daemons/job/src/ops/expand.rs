@@ -121,7 +121,7 @@ async fn homes(
     let (asked, lost): (Vec<&Node>, Vec<&Node>) =
         nodes.iter().filter(fit).partition(|node| claimed.contains(&node.uuid));
     silent.extend(lost.iter().map(|node| format!("{}: it does not answer the master", node.name)));
-    let answers = together(asked.iter().map(|node| cx.nodes.call::<NodeInfo>(node, &(), CALL))).await;
+    let answers = together(asked.iter().map(|&node| cx.nodes.call::<NodeInfo>(node, &(), CALL))).await;
     let mut offers = Vec::new();
     for (node, facts) in asked.into_iter().zip(answers) {
         match facts {

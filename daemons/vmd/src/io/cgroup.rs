@@ -253,6 +253,13 @@ impl Cgroup {
         if first.is_empty() { procs_of(self.dirs(), spared) } else { first }
     }
 
+    /// Whether this process is in it and no other is. Not when that can't be told.
+    #[must_use]
+    pub fn has_only(&self, pid: i32) -> bool {
+        let text = std::fs::read_to_string(self.of("pids").join("cgroup.procs"));
+        text.is_ok_and(|text| text.trim() == pid.to_string())
+    }
+
     /// Kills what is in it and waits until nothing is. No new process can be born meanwhile.
     ///
     /// # Errors

@@ -226,8 +226,8 @@ impl Vm {
         .await;
     }
 
-    /// Ends commands politely for `grace`, then everything by force. When this returns no process of it is left; what its
-    /// runtime has to put away, nobody waits for.
+    /// Ends commands politely for `grace`, then everything by force. When this returns no process of it is left but a PID 1
+    /// that is being ended, if no other was there; what its runtime has to put away, nobody waits for.
     ///
     /// # Errors
     /// When it does not run.
@@ -249,8 +249,19 @@ impl Vm {
         };
         let _ = timeout(grace, all).await;
         self.end();
+        if self.is_alone() {
+            self.change(|inner| inner.dead = true);
+        }
         self.dead().await;
         Ok(())
+    }
+
+    /// Whether its PID 1, which writes no files, is the only process of a VM in which nothing starts any more. What it was
+    /// told last may not have begun yet: that counts as a command that runs.
+    fn is_alone(&self) -> bool {
+        let inner = self.inner();
+        let Some(pid) = inner.pid.filter(|_| inner.ending) else { return false };
+        !inner.commands.values().any(|command| command.runs()) && self.cgroup.has_only(pid)
     }
 
     /// Ends it and removes everything of it.

@@ -22,7 +22,7 @@ use gantry_proto::noded::{
     OpenLimits, VmCommandRef, VmExecRequest, VmGetRequest, VmLeaseRef, VmOpen, VmOpenRequest, VmPut,
     VmPutRequest, VmRef, VmUsage,
 };
-use node::{Got, VmNode};
+use node::{Got, Home, VmNode};
 use output::Output;
 use serde_json::{Map, Value};
 use std::str::FromStr;
@@ -119,7 +119,7 @@ pub async fn run(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.begin(Locks::none()).await?;
     let first = if attempt.spec.compile.is_some() { TaskState::Compiling } else { TaskState::Running };
     cx.stage(first);
-    let home = cx.master.node(&attempt.node).await?;
+    let home = Home::find(cx, &attempt.node).await?;
     let vm = VmRef { fence: cx.nodes.fence(), slot: attempt.slot, generation: attempt.generation };
     let at = VmLeaseRef { vm, lease: attempt.lease };
     let node = VmNode::new(cx, &home);

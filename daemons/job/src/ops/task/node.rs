@@ -5,9 +5,10 @@ use super::output::Output;
 use crate::core::patience::{AWAY, Next, Patience};
 use crate::error::OpFail;
 use crate::io::bodies::Writer;
-use crate::io::nodes::{CALL, NodeFail, Nodes};
+use crate::io::nodes::{CALL, Callee, Here, NodeFail, Nodes};
 use crate::ops::Cx;
 use gantry_model::config::Node;
+use gantry_model::ids::NodeUuid;
 use gantry_proto::envelope::Code;
 use gantry_proto::noded::{
     CommandEnd, Inventory, SlotFacts, Stream, VmCancel, VmCommandRef, VmExec, VmExecRequest, VmGet,
@@ -15,6 +16,7 @@ use gantry_proto::noded::{
 };
 use gantry_proto::verb::Verb;
 use gantry_rpc::{Event, Stream as Streaming};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// How much longer than its wall clock a command may take to be told as ended.
@@ -22,10 +24,18 @@ const WALL_MARGIN: Duration = Duration::from_secs(60);
 /// How long a command may take to be cancelled; its VM is destroyed afterwards anyway.
 const CANCEL: Duration = Duration::from_secs(10);
 
+/// The node that has the VM.
+pub enum Home {
+    /// Another one, by its record.
+    There(Box<Node>),
+    /// The job's own.
+    Here(Here),
+}
+
 /// See the module.
 pub struct VmNode<'r, 'a> {
     pub cx: &'r Cx<'a>,
-    node: &'r Node,
+    node: &'r Home,
 }
 
 /// What became of the fetching of files.
@@ -38,15 +48,53 @@ pub enum Got {
     Unfit,
 }
 
+impl Home {
+    /// The node of that name or uuid.
+    ///
+    /// # Errors
+    /// wconfd's: there is none.
+    pub async fn find(cx: &mut Cx<'_>, node: &str) -> Result<Self, OpFail> {
+        if let Ok(uuid) = node.parse()
+            && let Some(here) = cx.nodes.here(uuid).await
+        {
+            return Ok(Self::Here(here));
+        }
+        Ok(Self::There(Box::new(cx.master.node(node).await?)))
+    }
+}
+
+impl Callee for Home {
+    fn uuid(&self) -> NodeUuid {
+        match self {
+            Self::There(node) => node.uuid(),
+            Self::Here(here) => here.uuid(),
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::There(node) => node.name(),
+            Self::Here(here) => here.name(),
+        }
+    }
+
+    fn address(&self) -> Result<SocketAddr, NodeFail> {
+        match self {
+            Self::There(node) => Callee::address(&**node),
+            Self::Here(here) => here.address(),
+        }
+    }
+}
+
 impl<'r, 'a> VmNode<'r, 'a> {
     /// The node through the eyes of this job.
-    pub fn new(cx: &'r Cx<'a>, node: &'r Node) -> Self {
+    pub fn new(cx: &'r Cx<'a>, node: &'r Home) -> Self {
         Self { cx, node }
     }
 
     /// An error that names the node.
     pub fn failed(&self, text: String) -> OpFail {
-        OpFail::exec(format!("node {}: {text}", self.node.name))
+        OpFail::exec(format!("node {}: {text}", self.node.name()))
     }
 
     /// A call, repeated while the node is away.
@@ -97,7 +145,7 @@ impl<'r, 'a> VmNode<'r, 'a> {
             }
         };
         if tell {
-            self.cx.say(format!("waiting for node {}: {text}", self.node.name));
+            self.cx.say(format!("waiting for node {}: {text}", self.node.name()));
         }
         self.unless_cancelled(tokio::time::sleep(pause)).await
     }
