@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Most threads that carry a daemon's tasks.
 const WORKERS_MAX: usize = 8;
@@ -52,7 +53,7 @@ pub struct Options {
 pub fn run<F, Fut>(name: &'static str, root: Root, main: F) -> ExitCode
 where
     F: FnOnce(Daemon) -> Fut,
-    Fut: Future<Output = anyhow::Result<()>>,
+    Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     run_with(Options { name, root, log_file: None }, main)
 }
@@ -65,7 +66,7 @@ where
 pub fn run_with<F, Fut>(options: Options, main: F) -> ExitCode
 where
     F: FnOnce(Daemon) -> Fut,
-    Fut: Future<Output = anyhow::Result<()>>,
+    Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     run_patiently(options, Duration::from_millis(JOIN_MS), main)
 }
@@ -74,9 +75,14 @@ where
 pub fn run_patiently<F, Fut>(options: Options, patience: Duration, main: F) -> ExitCode
 where
     F: FnOnce(Daemon) -> Fut,
-    Fut: Future<Output = anyhow::Result<()>>,
+    Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
-    start(options, patience, tokio::runtime::Builder::new_multi_thread().worker_threads(workers()), main)
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // Beside the other tasks: on this thread, each connection that `main` takes would wake one thread more.
+    start(options, patience, builder.worker_threads(workers()), |daemon| {
+        let main = AbortOnDropHandle::new(tokio::spawn(main(daemon)));
+        async { main.await.context("the daemon's main task")? }
+    })
 }
 
 /// Threads that carry a daemon's tasks: half as many as there are processors. Its decisions are made by one task, and every
