@@ -44,11 +44,11 @@ pub trait Callee {
     fn uuid(&self) -> NodeUuid;
     /// As errors name it.
     fn name(&self) -> &str;
-    /// Where its noded listens to other machines.
+    /// Where its noded listens to other machines; None: it is called on its own socket only.
     ///
     /// # Errors
-    /// When that is not known.
-    fn address(&self) -> Result<SocketAddr, NodeFail>;
+    /// When its record has no such address.
+    fn address(&self) -> Option<Result<SocketAddr, OpFail>>;
 }
 
 /// The node of a job as far as its local socket needs it: reading its record would take longer than the call.
@@ -154,11 +154,15 @@ impl Nodes {
         if let Some(client) = place.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());
         }
-        if let Some(client) = self.local(node.uuid()).await {
-            *place = Some(client.clone());
-            return Ok(client);
-        }
-        let address = node.address()?;
+        let why = match self.local(node.uuid()).await {
+            Ok(client) => {
+                *place = Some(client.clone());
+                return Ok(client);
+            }
+            Err(why) => why,
+        };
+        let Some(address) = node.address() else { return Err(NodeFail::Away(why)) };
+        let address = address.map_err(NodeFail::Broken)?;
         let identity = self.identity().map_err(NodeFail::Broken)?;
         let client = Client::tls(address, &self.hello(node.uuid()), &identity, node.uuid())
             .await
@@ -167,17 +171,19 @@ impl Nodes {
         Ok(client)
     }
 
-    /// The own node's, when its noded listens locally.
-    async fn local(&self, node: NodeUuid) -> Option<Client> {
+    /// The own node's, when its noded listens locally; else why there is none.
+    async fn local(&self, node: NodeUuid) -> Result<Client, String> {
         if node != self.here {
-            return None;
+            return Err("it is another node".to_owned());
         }
-        Client::unix(&self.root.socket("noded.sock"), &self.hello(node)).await.ok()
+        let path = self.root.socket("noded.sock");
+        let client = Client::unix(&path, &self.hello(node)).await;
+        client.map_err(|why| format!("{} is not reached: {why}", path.display()))
     }
 
     /// The node of this job, if it is that one and its noded listens locally: by the name that noded keeps for others to read.
     pub async fn here(&self, node: NodeUuid) -> Option<Here> {
-        let client = self.local(node).await?;
+        let client = self.local(node).await.ok()?;
         let place = Rc::clone(self.places.borrow_mut().entry(node).or_default());
         *place.lock().await = Some(client);
         let name = std::fs::read_to_string(self.root.ssconf("master_node"));
@@ -236,8 +242,8 @@ impl Callee for Node {
         &self.name
     }
 
-    fn address(&self) -> Result<SocketAddr, NodeFail> {
-        address(self).map_err(NodeFail::Broken)
+    fn address(&self) -> Option<Result<SocketAddr, OpFail>> {
+        Some(address(self))
     }
 }
 
@@ -250,8 +256,8 @@ impl Callee for Here {
         &self.name
     }
 
-    fn address(&self) -> Result<SocketAddr, NodeFail> {
-        Err(NodeFail::Away("its noded does not listen on its own socket, noded.sock".to_owned()))
+    fn address(&self) -> Option<Result<SocketAddr, OpFail>> {
+        None
     }
 }
 

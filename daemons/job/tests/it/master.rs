@@ -279,7 +279,8 @@ pub struct Master {
     state: Arc<Mutex<State>>,
     pub node: NodeUuid,
     addresses: [SocketAddr; 2],
-    stop: CancellationToken,
+    /// Of wconfd.
+    pub stop: CancellationToken,
     seats: Arc<Seats>,
 }
 
@@ -382,6 +383,13 @@ impl Master {
         let listener = gantry_rpc::unix::bind(&root.socket("wconfd.sock"), 0o600).unwrap();
         let service = Arc::new(ConfigService { state: Arc::clone(&self.state), node: self.node });
         tokio::spawn(gantry_rpc::serve_unix(listener, service, Limits::default(), stop));
+    }
+
+    /// A noded on the jobs' own node, which no record here names, beside the others.
+    pub fn serve_here(&self, root: &Root, node: NodeUuid) {
+        let listener = gantry_rpc::unix::bind(&root.socket("noded.sock"), 0o600).unwrap();
+        let service = Arc::new(NodeService { state: Arc::clone(&self.state), node, leaves: false });
+        tokio::spawn(gantry_rpc::serve_unix(listener, service, Limits::default(), CancellationToken::new()));
     }
 
     /// For a restart of the nodes while a job runs.

@@ -1,6 +1,7 @@
 //! OP_TASK_RUN: whole attempts with real commands, what ends them, and every crash of their job.
 
 use crate::bed::{Bed, log};
+use crate::luxid::go;
 use crate::master::Side;
 use crate::pool::{entries, store};
 use gantry_model::config::SlotState;
@@ -64,6 +65,20 @@ fn gates() -> (tempfile::TempDir, [String; 2]) {
 
 fn steps(commands: &[&str]) -> Value {
     commands.iter().map(|command| json!({"command": command})).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_on_the_own_node_asks_wconfd_nothing() {
+    let mut bed = Bed::new().await;
+    let vm = bed.leased().await;
+    let here = go(crate::start(1), &[]).master;
+    bed.master.serve_here(&bed.luxid.root, here);
+    bed.master.stop.cancel();
+    let vm = LeasedVm { node: here, ..vm };
+    let report = bed.report(&op(&vm, json!({"pool": "py", "execute": steps(&["echo hello"])}))).await;
+    let run = read(&report);
+    assert_eq!((run.state, run.why), (TaskState::Success, None));
+    assert_eq!(run.result.steps[0].out.text.as_deref(), Some("hello\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

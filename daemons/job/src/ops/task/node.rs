@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const WALL_MARGIN: Duration = Duration::from_secs(60);
 /// How long a command may take to be cancelled; its VM is destroyed afterwards anyway.
 const CANCEL: Duration = Duration::from_secs(10);
+/// Between two attempts to cancel on a node that is away.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// The node that has the VM.
 pub enum Home {
@@ -78,9 +80,9 @@ impl Callee for Home {
         }
     }
 
-    fn address(&self) -> Result<SocketAddr, NodeFail> {
+    fn address(&self) -> Option<Result<SocketAddr, OpFail>> {
         match self {
-            Self::There(node) => Callee::address(&**node),
+            Self::There(node) => node.address(),
             Self::Here(here) => here.address(),
         }
     }
@@ -192,7 +194,15 @@ impl<'r, 'a> VmNode<'r, 'a> {
 
     /// Ends a command that is not waited for any more. What can't be ended goes with its VM.
     async fn end(&self, of: &VmCommandRef) -> Result<(), OpFail> {
-        let cancel = self.cx.nodes.ask::<VmCancel>(self.node, of, CANCEL);
+        let cancel = async {
+            loop {
+                match self.cx.nodes.ask::<VmCancel>(self.node, of, CANCEL).await {
+                    // It restarts, as a rule.
+                    Err(NodeFail::Away(_)) => tokio::time::sleep(AGAIN).await,
+                    done => return done,
+                }
+            }
+        };
         match tokio::time::timeout(CANCEL, cancel).await {
             Ok(Ok(())) => {}
             // It never began.
