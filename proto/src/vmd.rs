@@ -49,7 +49,7 @@ pub const SCRATCH_DIRS: [(&str, u32); 3] = [("home", 0o755), ("tmp", 0o1777), ("
 verbs! {
     /// What it is and what it found on this machine.
     1 Info(()) as InfoReply;
-    /// Notes a VM; durable when answered. Nothing runs yet. There already: `exists`.
+    /// Notes a VM, for as long as the machine runs. Nothing runs yet. There already: `exists`.
     2 Create(CreateRequest) as ();
     /// Starts it; answered when its PID 1 takes commands. Runs: `running`.
     3 Start(VmName) as ();
@@ -63,7 +63,8 @@ verbs! {
     7 Signal(SignalRequest) as ();
     /// Ends a command; it then counts as cancelled unless it ended well before.
     8 Cancel(CommandName) as ();
-    /// Ends all commands and the VM: politely, then by force. What it wrote and its records stay.
+    /// Ends all commands and the VM: politely, then by force. What it wrote and its records stay; when answered, nothing
+    /// of it can change a file any more.
     9 Stop(StopRequest) as ();
     /// Ends a VM by force and removes all of it. Not there: `not-found`.
     10 Remove(VmName) as ();

@@ -68,7 +68,7 @@ impl Options {
         }
     }
 
-    /// With the nodes' `run/` in memory, as every host has it, when this machine has a place for that.
+    /// With the nodes' `run/` in memory, as `/run` is on hosts, when this machine has a place for that.
     #[must_use]
     pub fn run_in_memory(self) -> Self {
         let in_memory = |dir: &&str| statfs(*dir).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC);

@@ -35,7 +35,7 @@ impl Root {
         self.0.join("etc/gantry")
     }
 
-    /// `run/gantry`: sockets and pid files, lost at reboot.
+    /// `run/gantry`: sockets, pid files, vmd's journals: what a start of the machine may lose. On hosts in memory.
     #[must_use]
     pub fn run(&self) -> PathBuf {
         self.0.join("run/gantry")

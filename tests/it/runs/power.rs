@@ -25,6 +25,8 @@ fn falls(bed: &Bed) -> Result<()> {
     }
     let before = generations(bed)?;
     bed.cluster.kill_node(NODE)?;
+    // In memory on a host.
+    std::fs::remove_dir_all(bed.cluster.nodes[NODE].root.join("run"))?;
     let lost = set_back(bed)?;
     ensure!(!lost.is_empty(), "no VM was on the node");
     bed.cluster.boot(NODE)?;

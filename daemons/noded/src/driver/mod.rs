@@ -359,7 +359,8 @@ pub trait Driver: Send + Sync + 'static {
     /// Starts a command unless its id is known; true = it was. As [`Driver::exec`] in all else.
     fn begin<'a>(&'a self, vm: &'a VmId, command: &'a ExecSpec) -> Answer<'a, bool>;
 
-    /// Ends every command and the VM itself, politely for at most `grace`, then by force. What it holds stays.
+    /// Ends every command and the VM itself, politely for at most `grace`, then by force. What it holds stays, and nothing of the VM
+    /// can change it when this returns.
     /// Not running: [`Class::NotRunning`].
     fn stop<'a>(&'a self, vm: &'a VmId, grace: Duration) -> Answer<'a, ()>;
 

@@ -253,11 +253,15 @@ impl Cgroup {
         if first.is_empty() { procs_of(self.dirs(), spared) } else { first }
     }
 
-    /// Whether this process is in it and no other is. Not when that can't be told.
+    /// Whether this process, of one thread, is in it and nothing else is, dying or not. Not when that can't be told. The count is what
+    /// no fork goes by unseen, while the list is made one by one.
     #[must_use]
     pub fn has_only(&self, pid: i32) -> bool {
-        let text = std::fs::read_to_string(self.of("pids").join("cgroup.procs"));
-        text.is_ok_and(|text| text.trim() == pid.to_string())
+        let says = |file: &str, wanted: &str| {
+            let text = std::fs::read_to_string(self.of("pids").join(file));
+            text.is_ok_and(|text| text.trim() == wanted)
+        };
+        says("cgroup.procs", &pid.to_string()) && says("pids.current", "1")
     }
 
     /// Kills what is in it and waits until nothing is. No new process can be born meanwhile.

@@ -1,7 +1,8 @@
 //! What outlives vmd, two files per VM: `run/…/vm/VM`, a journal that is only appended to (the VM's request, its first
 //! start, beginnings and ends of commands), and `spool/vm/VM+NUMBERout` or `VM+NUMBERerr` for each output that has a byte.
 //! Written before the effect it tells of. Journals need not outlive the machine, since its VMs do not, and lie where nothing
-//! does: in memory, where making and removing a file costs little. Every run makes these files and removes them, so there are few.
+//! should: `/run` is in memory, where making and removing a file costs little. Every run makes these files and removes them, so
+//! there are few. A journal is bounded by the commands that a VM may have had: some 300 KiB.
 
 use gantry_model::root::Root;
 use gantry_proto::codec;
@@ -170,7 +171,13 @@ impl Spool {
     pub fn load(&self) -> io::Result<Vec<Found>> {
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(&self.journals)? {
-            let path = entry?.path();
+            let entry = entry?;
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                // Nobody's; what can't be read must not keep all VMs from being served.
+                fs::remove_dir_all(path)?;
+                continue;
+            }
             match read_journal(&path)? {
                 Some(one) => _ = found.insert(one.request.vm.clone(), one),
                 None => fs::remove_file(path)?,

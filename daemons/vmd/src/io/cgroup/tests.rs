@@ -137,3 +137,27 @@ fn version_1_is_told_its_values() {
         "it is not empty of files here, and nothing but empty groups is removed"
     );
 }
+
+#[test]
+fn only_one_process_of_one_thread_is_alone() {
+    let tree = tree(&[("pids/g/pids.max", "")]);
+    let mounts = BTreeMap::from([("pids", tree.path().join("pids"))]);
+    let (group, dir) = (Cgroup::new(&Layout::V1(mounts), "g"), tree.path().join("pids/g"));
+    assert!(!group.has_only(7), "no list");
+    for (procs, current, alone) in [
+        ("7\n", "1\n", true),
+        ("7\n", "2\n", false),
+        ("7\n0\n", "1\n", false),
+        ("7\n8\n", "2\n", false),
+        ("8\n", "1\n", false),
+        ("", "0\n", false),
+        ("", "1\n", false),
+    ] {
+        std::fs::write(dir.join("cgroup.procs"), procs).expect("written");
+        std::fs::write(dir.join("pids.current"), current).expect("written");
+        assert_eq!(group.has_only(7), alone, "{procs:?} {current:?}");
+    }
+    std::fs::remove_file(dir.join("pids.current")).expect("removed");
+    std::fs::write(dir.join("cgroup.procs"), "7\n").expect("written");
+    assert!(!group.has_only(7), "no count");
+}

@@ -113,6 +113,7 @@ fn a_load_removes_what_no_noted_vm_has() {
     }
     fs::write(spool.journal("zeros"), [0; 64]).expect("written");
     fs::write(spool.outputs.join("b"), b"a journal of an earlier version").expect("written");
+    fs::create_dir_all(spool.journals.join("nobody's")).expect("made");
     fs::create_dir_all(spool.outputs.join("old/c-run")).expect("made");
     assert_eq!(found(&spool).len(), 1);
     assert_eq!(files(&spool), ["a.b", "a.b+1err"]);

@@ -173,6 +173,15 @@ impl Bed {
         oci
     }
 
+    /// Processes of a VM that have not ended, as the kernel says it; zombies are none.
+    pub fn procs(&self, slot: u128) -> Vec<i32> {
+        let dirs = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+        let group = format!("gantry/{}/{}", self.node.node, vm(slot));
+        let text =
+            dirs.iter().find_map(|dir| std::fs::read_to_string(dir.join(&group).join("cgroup.procs")).ok());
+        text.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     /// What the node still has of any VM: control groups, processes with ids of this bed, files.
     pub fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();

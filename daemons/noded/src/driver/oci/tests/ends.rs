@@ -6,6 +6,7 @@ use crate::driver::{Class, Driver, Ended, ExecSpec};
 use gantry_proto::noded::VmSpec;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 fn python(script: &str) -> String {
@@ -114,7 +115,7 @@ async fn a_daemon_changes_no_result_after_the_stop() {
     until("the daemon writes on", async || size() > before).await;
     oci.stop(&vm(1), Duration::ZERO).await.expect("stopped");
     let (listing, text) = (home.list_out().expect("listed"), home.read("out/late", 32 << 20).expect("read"));
-    assert!(!text.is_empty() && oci.usage(&vm(1)).await.expect("usage").pids == 0);
+    assert!(!text.is_empty() && bed.procs(1).is_empty());
     // What would still write had time enough while another VM was made and removed.
     bed.start(2).await;
     oci.destroy(&vm(2)).await.expect("destroyed");
@@ -125,7 +126,62 @@ async fn a_daemon_changes_no_result_after_the_stop() {
     assert_eq!(bed.leftovers(), Vec::<String>::new());
 }
 
-/// PID 1 is dead, and its runtime, which has not taken its end yet, still counts as one process with the kernel.
+/// A frozen process: no signal ends it. Thawed when dropped.
+struct Ice(PathBuf);
+
+impl Ice {
+    fn around(pid: i32, dir: PathBuf) -> Self {
+        std::fs::create_dir(&dir).expect("made");
+        let ice = Self(dir);
+        std::fs::write(ice.0.join("cgroup.procs"), pid.to_string()).expect("moved");
+        std::fs::write(ice.0.join("freezer.state"), "FROZEN").expect("frozen");
+        ice
+    }
+}
+
+impl Drop for Ice {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
+        // Empty as soon as the process has done what it was told meanwhile.
+        let begun = Instant::now();
+        while std::fs::remove_dir(&self.0).is_err() && begun.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// A stop is answered when nothing can change a file any more, not before.
+#[tokio::test]
+async fn a_stop_waits_for_whoever_does_not_die() {
+    let freezer = Path::new("/sys/fs/cgroup/freezer");
+    if !freezer.is_dir() {
+        // Version 2 lets frozen processes die.
+        eprintln!("not tested: no freezer of control groups version 1");
+        return;
+    }
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    let first = bed.procs(1);
+    let daemon = "(setsid sh -c 'echo 1 > out/up; exec sleep 1000' > /dev/null 2>&1 < /dev/null &) & \
+        wait; while ! [ -s out/up ]; do :; done";
+    let ran = sh(&oci, 1, "daemon", daemon).await;
+    assert_eq!(ran.ended, Ended::Exit(0), "{ran:?}");
+    let daemon = bed.procs(1).into_iter().find(|pid| !first.contains(pid)).expect("it outlives its command");
+    let ice = Ice::around(daemon, freezer.join(format!("gantry-test-{}", bed.vmd.id())));
+    let stopping = tokio::spawn({
+        let oci = bed.oci();
+        async move { oci.stop(&vm(1), Duration::ZERO).await }
+    });
+    until("all others are dead", async || bed.procs(1) == [daemon]).await;
+    assert!(!stopping.is_finished(), "one of its processes lives");
+    drop(ice);
+    stopping.await.expect("joined").expect("stopped");
+    assert_eq!(bed.procs(1), Vec::<i32>::new());
+    oci.destroy(&vm(1)).await.expect("destroyed");
+    assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+/// The kernel counts a dead PID 1 until its runtime has taken its end.
 #[tokio::test]
 async fn a_stopped_vm_has_no_process_whatever_its_runtime_does() {
     let bed = Bed::with(Some("crun")).await;
@@ -137,6 +193,7 @@ async fn a_stopped_vm_has_no_process_whatever_its_runtime_does() {
     let crun = Pid::from_raw(all.trim().parse().expect("one child: the runtime of the one VM"));
     kill(crun, Signal::SIGSTOP).expect("stopped");
     oci.stop(&vm(1), Duration::ZERO).await.expect("stopped");
+    until("PID 1 is dead", async || bed.procs(1).is_empty()).await;
     assert_eq!(oci.usage(&vm(1)).await.expect("usage").pids, 0);
     kill(crun, Signal::SIGCONT).expect("there still: else this proves nothing");
     oci.destroy(&vm(1)).await.expect("destroyed");
