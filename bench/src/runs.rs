@@ -35,6 +35,8 @@ pub fn measure() -> Result<Vec<Figure>> {
     site.rests(&cluster, SIZE, LONG)?;
     let rounds = (0..ROUNDS).map(|_| Round::measure(&cluster, &site)).collect::<Result<Vec<_>>>()?;
     let (mut first_bytes, mut fresh) = latencies(&cluster)?;
+    site.rests(&cluster, SIZE, LONG)?;
+    let mut results = results(&cluster)?;
     let rate = |of: fn(&Round) -> f64| format!("{:.1}/s", median(&rounds, of));
     let mut figures = vec![
         Figure {
@@ -72,6 +74,11 @@ pub fn measure() -> Result<Vec<Figure>> {
         name: "lease → first output byte, warm pool",
         value: spread(&mut first_bytes),
         aim: "aim p50 ≤ 20 ms".to_owned(),
+    });
+    figures.push(Figure {
+        name: "submit → result of `true`, one at a time, pool at rest",
+        value: spread(&mut results),
+        aim: String::new(),
     });
     figures.push(Figure {
         name: "a clean VM from nothing",
@@ -121,16 +128,38 @@ fn throughput(cluster: &VirtualCluster) -> Result<(f64, (String, f64))> {
 
 fn client(cluster: &VirtualCluster, left: &AtomicU32) -> Result<()> {
     let mut luxi = cluster.luxi()?;
+    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+        run(&mut luxi)?;
+    }
+    Ok(())
+}
+
+/// A task from its submission to its result.
+fn run(luxi: &mut Luxi) -> Result<()> {
     let spec = json!({
         "pool": pool::NAME, "execute": [{"command": "true"}],
         "limits": {"wall_s": 30, "cpu_s": 10, "memory_mib": 64, "pids": 16, "disk_mib": 8, "output_kib": 64},
     });
-    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
-        let id = task::submit(&mut luxi, &spec)?;
-        let record = ended(&mut luxi, id)?;
-        ensure!(record["state"] == json!(5), "task {id}: {record}");
-    }
+    let id = task::submit(luxi, &spec)?;
+    let record = ended(luxi, id)?;
+    ensure!(record["state"] == json!(5), "task {id}: {record}");
     Ok(())
+}
+
+/// Times of tasks that each find all VMs clean.
+fn results(cluster: &VirtualCluster) -> Result<Vec<Duration>> {
+    let (link, mut luxi) = (Link::new(cluster)?, cluster.luxi()?);
+    let (events, mut making) = (link.watch_slots()?, Making::default());
+    let mut times = Vec::with_capacity(LEASES);
+    for round in 0..LEASES + 5 {
+        let begin = Instant::now();
+        run(&mut luxi)?;
+        if round >= 5 {
+            times.push(begin.elapsed());
+        }
+        making.one_more(&events)?;
+    }
+    Ok(times)
 }
 
 /// Waits as a client does, by being told.
