@@ -88,11 +88,9 @@ fn instance(cluster: &VirtualCluster) -> Result<()> {
         &master,
         INSTANCE,
     ])?;
-    wait::until("all candidates know it", PATIENCE, || {
-        let known = |number| cluster.run_on(number, &["debug", "confd", "-v", "instance-ips"]).ok();
-        let text = known(0)?;
-        let all = (0..3).all(|number| known(number).is_some_and(|text| text.contains("198.51.100.7")));
-        (all && !text.is_empty()).then_some(())
+    // Its last change is in no serial of the cluster's: until every ConfD has read it, answers of the same serial differ.
+    wait::until("all candidates say the same of it", PATIENCE, || {
+        ganeti(cluster, INSTANCE, 0, &all(cluster)).map(drop).ok()
     })
 }
 
