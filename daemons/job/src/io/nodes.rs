@@ -51,13 +51,6 @@ pub trait Callee {
     fn address(&self) -> Option<Result<SocketAddr, OpFail>>;
 }
 
-/// The node of a job as far as its local socket needs it: reading its record would take longer than the call.
-#[derive(Debug)]
-pub struct Here {
-    uuid: NodeUuid,
-    name: String,
-}
-
 /// Why a node gave no answer.
 #[derive(Debug)]
 pub enum NodeFail {
@@ -181,14 +174,14 @@ impl Nodes {
         client.map_err(|why| format!("{} is not reached: {why}", path.display()))
     }
 
-    /// The node of this job, if it is that one and its noded listens locally: by the name that noded keeps for others to read.
-    pub async fn here(&self, node: NodeUuid) -> Option<Here> {
+    /// The name of this job's node as noded keeps it for others to read, if it is that one and its noded listens locally.
+    pub async fn here(&self, node: NodeUuid) -> Option<String> {
         let client = self.local(node).await.ok()?;
         let place = Rc::clone(self.places.borrow_mut().entry(node).or_default());
         *place.lock().await = Some(client);
         let name = std::fs::read_to_string(self.root.ssconf("master_node"));
         let name = name.ok().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-        Some(Here { uuid: node, name: name.unwrap_or_else(|| node.to_string()) })
+        Some(name.unwrap_or_else(|| node.to_string()))
     }
 
     /// One call to a node. Verbs are idempotent: a connection found broken is made anew once.
@@ -244,20 +237,6 @@ impl Callee for Node {
 
     fn address(&self) -> Option<Result<SocketAddr, OpFail>> {
         Some(address(self))
-    }
-}
-
-impl Callee for Here {
-    fn uuid(&self) -> NodeUuid {
-        self.uuid
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn address(&self) -> Option<Result<SocketAddr, OpFail>> {
-        None
     }
 }
 

@@ -1,8 +1,8 @@
 //! What outlives vmd, two files per VM: `run/…/vm/VM`, a journal that is only appended to (the VM's request, its first
 //! start, beginnings and ends of commands), and `spool/vm/VM+NUMBERout` or `VM+NUMBERerr` for each output that has a byte.
-//! Written before the effect it tells of. Journals need not outlive the machine, since its VMs do not, and lie where nothing
-//! should: `/run` is in memory, where making and removing a file costs little. Every run makes these files and removes them, so
-//! there are few. A journal is bounded by the commands that a VM may have had: some 300 KiB.
+//! Written before the effect it tells of. Journals need not outlive the machine, since its VMs do not, and lie below `run/`: in
+//! memory where that is `/run`, where making and removing a file costs little. Every run makes these files and removes them,
+//! so there are few. A journal is bounded by the commands that a VM may have had: some 300 KiB.
 
 use gantry_model::root::Root;
 use gantry_proto::codec;

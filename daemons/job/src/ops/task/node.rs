@@ -5,7 +5,7 @@ use super::output::Output;
 use crate::core::patience::{AWAY, Next, Patience};
 use crate::error::OpFail;
 use crate::io::bodies::Writer;
-use crate::io::nodes::{CALL, Callee, Here, NodeFail, Nodes};
+use crate::io::nodes::{CALL, Callee, NodeFail, Nodes};
 use crate::ops::Cx;
 use gantry_model::config::Node;
 use gantry_model::ids::NodeUuid;
@@ -26,12 +26,12 @@ const CANCEL: Duration = Duration::from_secs(10);
 /// Between two attempts to cancel on a node that is away.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// The node that has the VM.
-pub enum Home {
-    /// Another one, by its record.
-    There(Box<Node>),
-    /// The job's own.
-    Here(Here),
+/// The node that has the VM. The job's own is called by its local socket: reading its record would take longer than the call.
+pub struct Home {
+    uuid: NodeUuid,
+    name: String,
+    /// None: it is the job's own.
+    record: Option<Box<Node>>,
 }
 
 /// See the module.
@@ -57,34 +57,26 @@ impl Home {
     /// wconfd's: there is none.
     pub async fn find(cx: &mut Cx<'_>, node: &str) -> Result<Self, OpFail> {
         if let Ok(uuid) = node.parse()
-            && let Some(here) = cx.nodes.here(uuid).await
+            && let Some(name) = cx.nodes.here(uuid).await
         {
-            return Ok(Self::Here(here));
+            return Ok(Self { uuid, name, record: None });
         }
-        Ok(Self::There(Box::new(cx.master.node(node).await?)))
+        let record = Box::new(cx.master.node(node).await?);
+        Ok(Self { uuid: record.uuid, name: record.name.clone(), record: Some(record) })
     }
 }
 
 impl Callee for Home {
     fn uuid(&self) -> NodeUuid {
-        match self {
-            Self::There(node) => node.uuid(),
-            Self::Here(here) => here.uuid(),
-        }
+        self.uuid
     }
 
     fn name(&self) -> &str {
-        match self {
-            Self::There(node) => node.name(),
-            Self::Here(here) => here.name(),
-        }
+        &self.name
     }
 
     fn address(&self) -> Option<Result<SocketAddr, OpFail>> {
-        match self {
-            Self::There(node) => node.address(),
-            Self::Here(here) => here.address(),
-        }
+        self.record.as_deref()?.address()
     }
 }
 
