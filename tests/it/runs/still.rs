@@ -13,6 +13,7 @@ fn daemons_that_stand_still_cost_no_attempt() {
         step(&format!("{daemon} stands still"), || stands_still(&bed, daemon));
     }
     step("all of them", || all_stand_still(&bed));
+    step("who waits for wconfd is told so", || wconfd_is_named(&bed));
     bed.ends();
 }
 
@@ -91,4 +92,39 @@ fn told_once(bed: &Bed, ids: &[u64]) -> Result<()> {
         ensure!(record.out(0) == "begun\nended\n", "{}", record.json());
     }
     Ok(())
+}
+
+/// Whoever waits for a VM while wconfd stands still reads that, and has one when it goes on.
+fn wconfd_is_named(bed: &Bed) -> Result<()> {
+    let all = pids(bed, "wconfd");
+    ensure!(!all.is_empty(), "nobody to stop");
+    for pid in &all {
+        tell(*pid, Signal::SIGSTOP)?;
+    }
+    let asked = ask_in_vain(bed);
+    for pid in &all {
+        tell(*pid, Signal::SIGCONT)?;
+    }
+    let (task, lease) = asked?;
+    told_once(bed, &[task])?;
+    let told = bed.luxi()?.call("WaitForLease", json!([lease, "waiting", 60]))?;
+    ensure!(told["state"] == "granted", "{told}");
+    bed.luxi()?.call("LeaseRelease", json!([lease]))?;
+    bed.rests()
+}
+
+/// A task and a lease request that both say who is silent.
+fn ask_in_vain(bed: &Bed) -> Result<(u64, Value)> {
+    let mut luxi = bed.luxi()?;
+    let task = task::submit(&mut luxi, &one("echo begun; echo ended"))?;
+    let request = json!({"pool": pool::NAME, "count": 1, "for_s": 60, "user": "test", "priority": 0});
+    let lease = luxi.call("LeaseRequest", json!([request]))?;
+    for (kind, key, this) in [("task", "id", &json!(task)), ("lease", "uuid", &lease)] {
+        wait::until(&format!("the {kind} says who is silent"), PATIENCE, || {
+            let rows = luxi.query(kind, &[key, "why"], Value::Null).ok()?;
+            let why = rows.iter().find(|row| row[0] == *this)?[1].as_str()?.to_owned();
+            why.starts_with("gantry-wconfd has not answered for ").then_some(())
+        })?;
+    }
+    Ok((task, lease))
 }

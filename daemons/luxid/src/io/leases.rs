@@ -3,6 +3,7 @@
 
 use super::actor::Inbox;
 use super::proof::Proof;
+use super::unanswered::Unanswered;
 use super::wconfd::Config;
 use crate::core::queue::{Event, Grant};
 use gantry_model::error::GanetiError;
@@ -36,6 +37,7 @@ struct Inner {
     config: Config,
     proof: Proof,
     inbox: Inbox,
+    unanswered: Unanswered,
     tasks: Tasks,
     stop: CancellationToken,
     places: Semaphore,
@@ -53,11 +55,19 @@ pub struct Wanted {
 }
 
 impl Leases {
-    /// What comes of commands goes to `inbox`; `proof` looks at VMs before their user is told.
+    /// What comes of commands goes to `inbox`; `proof` looks at VMs before their user is told; what is asked is noted in
+    /// `unanswered` until there is an answer.
     #[must_use]
-    pub fn new(config: Config, proof: Proof, inbox: Inbox, tasks: Tasks, stop: CancellationToken) -> Self {
+    pub fn new(
+        config: Config,
+        proof: Proof,
+        inbox: Inbox,
+        unanswered: Unanswered,
+        tasks: Tasks,
+        stop: CancellationToken,
+    ) -> Self {
         let (places, forgotten) = (Semaphore::new(UNDER_WAY_MAX), Mutex::default());
-        Self(Arc::new(Inner { config, proof, inbox, tasks, stop, places, forgotten }))
+        Self(Arc::new(Inner { config, proof, inbox, unanswered, tasks, stop, places, forgotten }))
     }
 
     /// Asks for a lease.
@@ -160,6 +170,7 @@ impl std::fmt::Display for Refusal {
 impl Inner {
     /// Has a command applied; asks again until there is an answer that counts.
     async fn apply(&self, command: &Command) -> Result<(u64, Value), Refusal> {
+        let _question = self.unanswered.ask();
         let mut wait = AGAIN_MS.0;
         loop {
             let why = match self.config.apply(command.clone()).await {

@@ -27,5 +27,6 @@ pub mod proof;
 pub mod spawn;
 pub mod spool;
 pub mod stream;
+pub mod unanswered;
 pub mod view;
 pub mod wconfd;
