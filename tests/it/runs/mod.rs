@@ -5,6 +5,7 @@ mod input;
 mod leases;
 mod limits;
 mod many;
+mod node_gone;
 mod power;
 mod rpc;
 mod still;

@@ -4,6 +4,7 @@ use gantry_model::config::SlotState;
 use gantry_model::ids::{InstanceUuid, NodeUuid, PoolUuid};
 use gantry_model::pool::PoolState;
 use serde::Deserialize;
+use std::collections::BTreeSet;
 
 /// Fields of [`Pool`].
 pub const POOL_FIELDS: &[&str] = &["uuid", "name", "blueprint", "state", "wanted", "spare", "lifetime"];
@@ -113,12 +114,6 @@ impl Slot {
     pub fn try_at(&self, now: f64) -> Option<f64> {
         self.backoff_until.filter(|until| !self.stuck && *until > now)
     }
-
-    /// Whether it counts towards its pool's amount.
-    #[must_use]
-    pub fn counts(&self) -> bool {
-        !self.drained && self.node_usable
-    }
 }
 
 /// A node as luxid knows it.
@@ -146,6 +141,11 @@ impl Node {
     #[must_use]
     pub fn is_there(&self) -> bool {
         !self.offline && self.away_s.is_none()
+    }
+
+    /// Whether it is marked offline, or away for so many seconds.
+    fn is_lost(&self, lost_s: u64) -> bool {
+        self.offline || self.away_s.is_some_and(|away| away >= lost_s)
     }
 }
 
@@ -187,10 +187,21 @@ impl Seen {
         !slot.node_usable && self.node_of(slot).is_some_and(|node| node.drained && node.is_there())
     }
 
+    /// Whether the slot counts towards its pool's amount: it is to stay, on a node that takes work and is not lost.
+    #[must_use]
+    pub fn counts(&self, slot: &Slot) -> bool {
+        !slot.drained && slot.node_usable && !self.is_lost(slot)
+    }
+
+    /// Nodes that are lost.
+    #[must_use]
+    pub fn lost_nodes(nodes: &[Node], lost_s: u64) -> BTreeSet<NodeUuid> {
+        nodes.iter().filter(|node| node.is_lost(lost_s)).map(|node| node.uuid).collect()
+    }
+
     /// Whether the slot's node is lost: marked offline, or away for too long.
     #[must_use]
     pub fn is_lost(&self, slot: &Slot) -> bool {
-        self.node_of(slot)
-            .is_some_and(|node| node.offline || node.away_s.is_some_and(|away| away >= self.lost_s))
+        self.node_of(slot).is_some_and(|node| node.is_lost(self.lost_s))
     }
 }

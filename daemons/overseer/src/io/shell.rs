@@ -146,6 +146,21 @@ impl Shell {
             .ne(self.nodes.iter().map(|n| (n.uuid, n.is_there())));
         let emptied =
             nodes.iter().map(|n| (n.uuid, n.drained)).ne(self.nodes.iter().map(|n| (n.uuid, n.drained)));
+        let lost = |nodes: &[Node]| Seen::lost_nodes(nodes, self.lost_s);
+        let (before, lost) = (lost(&self.nodes), lost(&nodes));
+        if before != lost {
+            let names: Vec<&str> = nodes
+                .iter()
+                .filter(|node| lost.contains(&node.uuid))
+                .map(|node| node.name.as_str())
+                .collect();
+            if names.is_empty() {
+                tracing::info!("no node is lost any more");
+            } else {
+                tracing::warn!(?names, "lost nodes: their slots do not count, and are made elsewhere");
+            }
+            self.agenda.bring_all(&[Pass::ExpandPools, Pass::DrainSlots], now);
+        }
         self.nodes = nodes;
         if self.nodes.iter().any(|node| !node.is_there()) {
             self.agenda.bring(Pass::NodeRepair, now);

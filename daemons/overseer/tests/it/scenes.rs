@@ -215,7 +215,7 @@ async fn a_node_that_is_away_is_left_alone_and_looked_at_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leases_on_a_lost_node_are_broken_but_not_before() {
+async fn leases_on_a_lost_node_are_broken_and_its_slots_replaced_but_not_before() {
     let stage = Stage::new();
     stage.settings("node_lost_s = 2");
     stage.with(|world| {
@@ -238,6 +238,9 @@ async fn leases_on_a_lost_node_are_broken_but_not_before() {
         (&json!(1), &json!(true), &json!(true), &json!("node lost")),
         "{op:?}"
     );
+    stage
+        .until("its slot is wanted elsewhere", |world| world.jobs_of("OP_POOL_EXPAND").first().map(drop))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

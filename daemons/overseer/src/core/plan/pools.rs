@@ -25,7 +25,7 @@ pub(super) fn expand_pools(seen: &Seen) -> Vec<KeyedJob> {
     let mut jobs = Vec::new();
     for pool in seen.pools.iter().filter(|pool| pool.state == PoolState::Active) {
         let own = slots.get(pool.name.as_str()).map_or(&[][..], Vec::as_slice);
-        let counted = own.iter().filter(|slot| slot.counts()).count() as u64;
+        let counted = own.iter().filter(|slot| seen.counts(slot)).count() as u64;
         if counted < pool.wanted {
             jobs.push(KeyedJob::expand(pool, counted));
         }
@@ -40,7 +40,7 @@ pub fn surplus(seen: &Seen) -> BTreeSet<InstanceUuid> {
     let slots = by_pool(seen);
     let of_pool = |pool: &Pool| {
         let own = slots.get(pool.name.as_str()).map_or(&[][..], Vec::as_slice);
-        let mut own: Vec<&Slot> = own.iter().copied().filter(|slot| slot.counts()).collect();
+        let mut own: Vec<&Slot> = own.iter().copied().filter(|slot| seen.counts(slot)).collect();
         own.sort_by_key(|slot| (cost(slot.state), std::cmp::Reverse(slot.number())));
         let wanted = usize::try_from(pool.wanted).unwrap_or(usize::MAX);
         let many = own.len().saturating_sub(wanted);
@@ -75,7 +75,7 @@ pub(super) fn drain_slots(seen: &Seen, now: f64) -> Vec<KeyedJob> {
         match slot.state {
             // Marked before: one in which nothing lives any more goes; one that became CLEAN after its mark becomes DIRTY.
             SlotState::Absent | SlotState::Clean if slot.drained => lots.drained.push(slot),
-            SlotState::Absent if !slot.node_usable => lots.homeless.push(slot),
+            SlotState::Absent if !slot.node_usable || seen.is_lost(slot) => lots.homeless.push(slot),
             // Nobody can lease it there, so it only keeps the node from being emptied. One on a node that is away waits.
             SlotState::Clean if seen.is_being_emptied(slot) => lots.homeless.push(slot),
             _ if slot.drained => {}
@@ -108,7 +108,7 @@ fn outdated<'a>(
     // A blueprint that makes no new VMs has nothing to replace the old ones by.
     for pool in seen.pools.iter().filter(|pool| pool.state == PoolState::Active && pool.enabled) {
         let own = slots.get(pool.name.as_str()).map_or(&[][..], Vec::as_slice);
-        let counted = own.iter().filter(|slot| slot.counts() && !surplus.contains(&slot.uuid));
+        let counted = own.iter().filter(|slot| seen.counts(slot) && !surplus.contains(&slot.uuid));
         let mut room = room(&counted.clone().copied().collect::<Vec<_>>());
         for slot in counted.filter(|slot| slot.state == SlotState::Clean && seen.can_ask(slot)) {
             let list = match (is_old(slot), is_aged(slot, pool, now)) {

@@ -22,7 +22,7 @@ pub(super) fn create_slots(seen: &Seen, now: f64) -> Vec<KeyedJob> {
     let surplus = surplus(seen);
     let due = |slot: &&Slot| {
         slot.state == SlotState::Absent
-            && slot.counts()
+            && seen.counts(slot)
             && slot.may_try(now)
             && seen.can_ask(slot)
             && pools.contains(slot.pool.as_str())
@@ -33,7 +33,7 @@ pub(super) fn create_slots(seen: &Seen, now: f64) -> Vec<KeyedJob> {
 
 /// CLEAN slots that may be leased.
 pub(super) fn health_check(seen: &Seen) -> Vec<KeyedJob> {
-    let due = |slot: &&Slot| slot.state == SlotState::Clean && slot.counts() && seen.can_ask(slot);
+    let due = |slot: &&Slot| slot.state == SlotState::Clean && seen.counts(slot) && seen.can_ask(slot);
     KeyedJob::lots(SlotWork::Verify, &spread(seen.slots.iter().filter(due)))
 }
 

@@ -154,6 +154,13 @@ fn expand_pools_counts_what_can_be_used() {
     assert_eq!(jobs[0].keys(), [format!("pool-expand:{}", pool("p", 3).uuid)]);
     assert_eq!(counts(|s| s.drained = true, 2).len(), 1);
     assert_eq!(counts(|s| s.node_usable = false, 2).len(), 1);
+    let gone = |away_s| {
+        let away = vec![Node { away_s: Some(away_s), ..node(1) }];
+        let sight = Seen { nodes: away, ..seen(vec![slot(1, Clean), slot(2, Leased)]) };
+        plan(Pass::ExpandPools, &sight, NOW)
+    };
+    assert_eq!(gone(LOST_S - 1), [], "it may only be starting again");
+    assert_eq!(gone(LOST_S), [KeyedJob::expand(&pool("p", 2), 0)], "VMs are wanted elsewhere");
     assert_eq!(counts(|s| s.stuck = true, 2), [], "an operator is told; it keeps its place");
     let draining = Pool { state: PoolState::Draining, ..pool("p", 3) };
     assert_eq!(plan(Pass::ExpandPools, &Seen { pools: vec![draining], ..Seen::default() }, NOW), []);
@@ -197,6 +204,27 @@ fn what_was_drained_goes_step_by_step() {
     let draining = Pool { state: PoolState::Draining, ..pool("p", 0) };
     let sight = Seen { pools: vec![draining], ..seen(vec![slot(1, Leased), slot(2, Clean)]) };
     assert_eq!(work(&plan(Pass::DrainSlots, &sight, NOW)), [(SlotWork::Drain("drained"), vec![1, 2])]);
+}
+
+#[test]
+fn slots_of_a_lost_node_are_made_anew_elsewhere_and_the_surplus_goes_when_it_is_back() {
+    let states = [Absent, Clean, Leased, Dirty, Creating];
+    let here = |number, state| Slot { node_uuid: NodeUuid(Uuid::from_u128(2)), ..slot(number, state) };
+    let slots: Vec<Slot> = (1..).zip(states).map(|(number, state)| slot(number, state)).collect();
+    let both = |away_s, more: Vec<Slot>| Seen {
+        pools: vec![pool("p", 5)],
+        nodes: vec![Node { away_s, ..node(1) }, node(2)],
+        ..seen(slots.iter().cloned().chain(more).collect())
+    };
+    let lost = both(Some(LOST_S), Vec::new());
+    assert_eq!(plan(Pass::ExpandPools, &lost, NOW), [KeyedJob::expand(&pool("p", 5), 0)]);
+    let gone = [(SlotWork::Drain("node takes no work"), vec![1])];
+    assert_eq!(work(&plan(Pass::DrainSlots, &lost, NOW)), gone, "what lives there waits for its node");
+    assert_eq!(plan(Pass::CreateSlots, &lost, NOW), []);
+    let replaced: Vec<Slot> = (6..11).map(|number| here(number, Clean)).collect();
+    assert_eq!(plan(Pass::ExpandPools, &both(Some(LOST_S), replaced.clone()), NOW), []);
+    let back = work(&plan(Pass::DrainSlots, &both(None, replaced), NOW));
+    assert_eq!(back, [(SlotWork::Drain("drained"), vec![1, 4, 8, 9, 10])], "the cheapest go");
 }
 
 #[test]
@@ -381,6 +409,8 @@ prop_compose! {
         let mut nodes: Vec<Node> = (1..4).zip(away).map(|(n, away_s)| Node { away_s, ..node(n) }).collect();
         nodes[1].drained = drained;
         nodes[2].offline = offline;
+        // New slots have one home at least.
+        nodes[0].away_s = nodes[0].away_s.filter(|away_s| *away_s < LOST_S);
         Seen { pools, slots, nodes, lost_s: LOST_S }
     }
 }
@@ -467,7 +497,7 @@ proptest! {
             prop_assert_eq!(plan(pass, &seen, NOW), [], "{} never rests", pass);
         }
         for pool in &seen.pools {
-            let counted = seen.slots.iter().filter(|slot| slot.pool == pool.name && slot.counts()).count() as u64;
+            let counted = seen.slots.iter().filter(|slot| slot.pool == pool.name && seen.counts(slot)).count() as u64;
             prop_assert_eq!(counted, pool.wanted, "{}", &pool.name);
         }
     }
