@@ -89,9 +89,8 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
         Keeper::new(&root, hello(gantry_proto::wconfd::PROTOCOL), inbox.clone(), gone.clone());
     let nodes = || Nodes::new(root.clone(), hello(gantry_proto::noded::PROTOCOL));
     let proof = Proof::new(nodes(), fence);
-    let unanswered = view.unanswered().clone();
     let (tasks, stop) = (daemon.tasks.clone(), daemon.stop.clone());
-    let leases = Leases::new(config.clone(), proof, inbox.clone(), unanswered, tasks, stop);
+    let leases = Leases::new(config.clone(), proof, inbox.clone(), view.grabs().clone(), tasks, stop);
     let setting = Setting {
         leases,
         writer: started.writer.clone(),

@@ -1,32 +1,35 @@
-//! What wconfd was asked about leases and has not answered: whoever waits for a VM then waits for wconfd, and is told so.
+//! What wconfd answers to those who ask it about leases, for people who wait: that it has not answered for long, and why it
+//! gave out no VM though some are clean.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long an answer may take before those who wait hear of it: many times that of a flush to all copies.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
 
-/// Questions under way. Clones share them.
+/// Questions under way, and answers. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Unanswered(Arc<Mutex<Open>>);
+pub struct Grabs(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
-struct Open {
-    /// When each was asked; the number tells apart those of one moment.
+struct Inner {
+    /// When each open question was asked; the number tells apart those of one moment.
     since: BTreeSet<(Instant, u64)>,
     next: u64,
+    /// Why the last grab of a pool has to wait; none of those that were granted.
+    held: BTreeMap<String, String>,
 }
 
 /// One question; answered, or given up, when it is dropped.
 #[derive(Debug)]
 pub struct Question {
-    all: Unanswered,
+    all: Grabs,
     this: (Instant, u64),
 }
 
-impl Unanswered {
-    fn lock(&self) -> MutexGuard<'_, Open> {
+impl Grabs {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // Each change is one step: whole whoever panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -38,22 +41,38 @@ impl Unanswered {
     }
 
     fn ask_at(&self, now: Instant) -> Question {
-        let mut open = self.lock();
-        let this = (now, open.next);
-        open.next += 1;
-        open.since.insert(this);
+        let mut inner = self.lock();
+        let this = (now, inner.next);
+        inner.next += 1;
+        inner.since.insert(this);
         Question { all: self.clone(), this }
     }
 
     /// That wconfd is silent, in words; None while it answers in time.
     #[must_use]
-    pub fn words(&self) -> Option<String> {
-        self.words_at(Instant::now())
+    pub fn silence(&self) -> Option<String> {
+        self.silence_at(Instant::now())
     }
 
-    fn words_at(&self, now: Instant) -> Option<String> {
+    fn silence_at(&self, now: Instant) -> Option<String> {
         let silent = now.saturating_duration_since(self.lock().since.first()?.0);
         (silent >= SILENT_AFTER).then(|| format!("gantry-wconfd has not answered for {} s", silent.as_secs()))
+    }
+
+    /// Notes how the newest grab of a pool was answered: why it waits, or that it was granted.
+    pub fn answered(&self, pool: &str, waits: Option<&str>) {
+        let mut inner = self.lock();
+        match waits {
+            Some(why) => drop(inner.held.insert(pool.to_owned(), why.to_owned())),
+            None if inner.held.is_empty() => {}
+            None => drop(inner.held.remove(pool)),
+        }
+    }
+
+    /// Why the newest grab of a pool has to wait, as wconfd said.
+    #[must_use]
+    pub fn held(&self, pool: &str) -> Option<String> {
+        self.lock().held.get(pool).cloned()
     }
 }
 
@@ -69,8 +88,8 @@ mod tests {
 
     #[test]
     fn the_oldest_question_tells_how_long_nobody_answers() {
-        let (all, begin) = (Unanswered::default(), Instant::now());
-        let after = |ms: u64| all.words_at(begin + Duration::from_millis(ms));
+        let (all, begin) = (Grabs::default(), Instant::now());
+        let after = |ms: u64| all.silence_at(begin + Duration::from_millis(ms));
         assert_eq!(after(60_000), None, "nothing was asked");
         let (first, same_moment) = (all.ask_at(begin), all.ask_at(begin));
         let later = all.ask_at(begin + Duration::from_secs(4));
@@ -82,5 +101,15 @@ mod tests {
         assert_eq!(after(7_500).as_deref(), Some("gantry-wconfd has not answered for 3 s"));
         drop(later);
         assert_eq!(after(60_000), None);
+    }
+
+    #[test]
+    fn the_newest_answer_of_a_pool_is_told() {
+        let all = Grabs::default();
+        all.answered("p", Some("2 withheld"));
+        all.answered("q", None);
+        assert_eq!((all.held("p").as_deref(), all.held("q")), (Some("2 withheld"), None));
+        all.answered("p", None);
+        assert_eq!(all.held("p"), None);
     }
 }

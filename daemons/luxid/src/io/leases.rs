@@ -2,8 +2,8 @@
 //! What comes of them goes to the queue as events.
 
 use super::actor::Inbox;
+use super::grabs::Grabs;
 use super::proof::Proof;
-use super::unanswered::Unanswered;
 use super::wconfd::Config;
 use crate::core::queue::{Event, Grant};
 use gantry_model::error::GanetiError;
@@ -37,7 +37,7 @@ struct Inner {
     config: Config,
     proof: Proof,
     inbox: Inbox,
-    unanswered: Unanswered,
+    grabs: Grabs,
     tasks: Tasks,
     stop: CancellationToken,
     places: Semaphore,
@@ -55,19 +55,19 @@ pub struct Wanted {
 }
 
 impl Leases {
-    /// What comes of commands goes to `inbox`; `proof` looks at VMs before their user is told; what is asked is noted in
-    /// `unanswered` until there is an answer.
+    /// What comes of commands goes to `inbox`; `proof` looks at VMs before their user is told; what is asked and
+    /// answered is noted in `grabs`.
     #[must_use]
     pub fn new(
         config: Config,
         proof: Proof,
         inbox: Inbox,
-        unanswered: Unanswered,
+        grabs: Grabs,
         tasks: Tasks,
         stop: CancellationToken,
     ) -> Self {
         let (places, forgotten) = (Semaphore::new(UNDER_WAY_MAX), Mutex::default());
-        Self(Arc::new(Inner { config, proof, inbox, unanswered, tasks, stop, places, forgotten }))
+        Self(Arc::new(Inner { config, proof, inbox, grabs, tasks, stop, places, forgotten }))
     }
 
     /// Asks for a lease.
@@ -75,7 +75,7 @@ impl Leases {
         let inner = Arc::clone(&self.0);
         self.spawn("grab", async move {
             let answer = inner.apply(&wanted.command).await;
-            let mut event = inner.grabbed(wanted.lease, answer);
+            let mut event = inner.grabbed(&wanted, answer);
             // A task's attempt opens its VM before anything else, which looks at it as well.
             if let Command::LeaseGrab { owner: LeaseOwner::User { .. }, .. } = &wanted.command {
                 event = inner.proved(event).await;
@@ -170,7 +170,7 @@ impl std::fmt::Display for Refusal {
 impl Inner {
     /// Has a command applied; asks again until there is an answer that counts.
     async fn apply(&self, command: &Command) -> Result<(u64, Value), Refusal> {
-        let _question = self.unanswered.ask();
+        let _question = self.grabs.ask();
         let mut wait = AGAIN_MS.0;
         loop {
             let why = match self.config.apply(command.clone()).await {
@@ -212,13 +212,20 @@ impl Inner {
         }
     }
 
-    fn grabbed(&self, lease: LeaseUuid, answer: Result<(u64, Value), Refusal>) -> Event {
+    fn grabbed(&self, wanted: &Wanted, answer: Result<(u64, Value), Refusal>) -> Event {
+        let lease = wanted.lease;
+        let noted = |waits| {
+            if let Command::LeaseGrab { pool, .. } = &wanted.command {
+                self.grabs.answered(pool, waits);
+            }
+        };
         let (index, value) = match answer {
             Ok(answer) => answer,
             Err(Refusal { stale, text }) => return Event::GrabRefused { lease, stale, why: text },
         };
         match serde_json::from_value(value) {
             Ok(Grab::Granted { vms }) => {
+                noted(None);
                 let config = self.config.snapshot();
                 let name =
                     |slot| config.instances().name(slot).map_or_else(String::new, |name| name.to_string());
@@ -226,7 +233,7 @@ impl Inner {
                 Event::Granted { lease, index, grant: Grant { vms, names } }
             }
             Ok(Grab::Wait { why }) => {
-                tracing::debug!(%lease, why, "a grab waits");
+                noted(Some(why.as_str()));
                 Event::GrabWaits { lease, index }
             }
             Err(error) => {

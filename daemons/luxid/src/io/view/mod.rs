@@ -5,7 +5,7 @@ mod waiting;
 
 use crate::core::mirror::ObjectChange;
 use crate::core::queue::{STATUSES, Shown, kind};
-use crate::io::unanswered::Unanswered;
+use crate::io::grabs::Grabs;
 use gantry_model::ids::{JobId, LeaseUuid, TaskId};
 use gantry_model::job::Job;
 use gantry_model::lease::LeaseRequest;
@@ -23,16 +23,12 @@ const CHANGES_MAX: usize = 4096;
 pub struct View {
     seen: Arc<RwLock<Seen>>,
     changes: broadcast::Sender<ObjectChange>,
-    unanswered: Unanswered,
+    grabs: Grabs,
 }
 
 impl Default for View {
     fn default() -> Self {
-        Self {
-            seen: Arc::default(),
-            changes: broadcast::Sender::new(CHANGES_MAX),
-            unanswered: Unanswered::default(),
-        }
+        Self { seen: Arc::default(), changes: broadcast::Sender::new(CHANGES_MAX), grabs: Grabs::default() }
     }
 }
 
@@ -158,34 +154,27 @@ impl View {
         self.read().requests.get(&lease).map(|(rev, request)| (*rev, Arc::clone(request)))
     }
 
-    /// What wconfd was asked about leases, to be kept by whoever asks it.
+    /// What wconfd is asked about leases and answers, to be kept by whoever asks it.
     #[must_use]
-    pub fn unanswered(&self) -> &Unanswered {
-        &self.unanswered
+    pub fn grabs(&self) -> &Grabs {
+        &self.grabs
     }
 
     /// Why a task waits, in words; empty when it does not.
     #[must_use]
     pub fn why_waiting(&self, id: TaskId) -> String {
         let seen = self.read();
-        let why = seen.tasks.get(&id).map(|(_, task)| seen.waiting.why_task(task));
-        self.with_silence(why.unwrap_or_default())
+        let why = seen.tasks.get(&id).map(|(_, task)| seen.waiting.why_task(task, &self.grabs));
+        why.unwrap_or_default()
     }
 
     /// Why a lease request waits, in words; empty when it does not.
     #[must_use]
     pub fn why_request_waits(&self, lease: LeaseUuid) -> String {
         let seen = self.read();
-        let why = seen.requests.get(&lease).map(|(_, request)| seen.waiting.why_request(request));
-        self.with_silence(why.unwrap_or_default())
-    }
-
-    /// Why somebody waits, with wconfd's silence, should that be what he waits for.
-    fn with_silence(&self, why: String) -> String {
-        match self.unanswered.words().filter(|_| !why.is_empty()) {
-            Some(words) => format!("{words}; {why}"),
-            None => why,
-        }
+        let why =
+            seen.requests.get(&lease).map(|(_, request)| seen.waiting.why_request(request, &self.grabs));
+        why.unwrap_or_default()
     }
 
     /// How many tasks and lease requests wait for VMs of a pool.

@@ -2,6 +2,7 @@
 //! asks, so that a hundred thousand waiting tasks cost no write.
 
 use crate::core::queue::Stock;
+use crate::io::grabs::Grabs;
 use gantry_model::ids::{JobId, LeaseUuid, TaskId};
 use gantry_model::job::{Class, Job};
 use gantry_model::lease::{LeaseRequest, RequestState};
@@ -89,11 +90,11 @@ impl Waiting {
     }
 
     /// Why a task waits, in words; empty when it does not.
-    pub fn why_task(&self, task: &Task) -> String {
+    pub fn why_task(&self, task: &Task, grabs: &Grabs) -> String {
         if !waits(task) {
             return String::new();
         }
-        let here = self.why(&task.spec.pool, task_place(task), 1);
+        let here = self.why(&task.spec.pool, task_place(task), 1, grabs);
         match &task.why {
             Some(why) if task.state == TaskState::Retrying => format!("{here}, after: {why}"),
             Some(_) | None => here,
@@ -101,14 +102,27 @@ impl Waiting {
     }
 
     /// Why a request waits, in words; empty when it does not.
-    pub fn why_request(&self, request: &LeaseRequest) -> String {
+    pub fn why_request(&self, request: &LeaseRequest, grabs: &Grabs) -> String {
         if request.state != RequestState::Waiting {
             return String::new();
         }
-        self.why(&request.pool, request_place(request), request.count)
+        self.why(&request.pool, request_place(request), request.count, grabs)
     }
 
-    fn why(&self, pool: &str, place: Place, count: u32) -> String {
+    /// Where things stand as far as is known here, and what wconfd says where that alone does not tell why.
+    fn why(&self, pool: &str, place: Place, count: u32, grabs: &Grabs) -> String {
+        let stands = self.stands(pool, place, count);
+        if let Some(silence) = grabs.silence() {
+            return format!("{silence}; {stands}");
+        }
+        let some_clean = self.stocks.get(pool).is_some_and(|stock| stock.active && stock.counts.clean > 0);
+        match grabs.held(pool).filter(|_| some_clean) {
+            Some(held) => format!("{stands}: {held}"),
+            None => stands,
+        }
+    }
+
+    fn stands(&self, pool: &str, place: Place, count: u32) -> String {
         let line = self.lines.get(pool);
         let ahead = line.map_or(0, |line| line.range(..place).take(AHEAD_MAX + 1).count());
         let ahead =
@@ -153,6 +167,7 @@ fn request_place(request: &LeaseRequest) -> Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::mirror::PoolCounts;
     use serde_json::{Value, json};
 
     fn expand(id: u64, class: Class, result: Value) -> Job {
@@ -173,7 +188,9 @@ mod tests {
         waiting.job(&expand(11, Class::Ganeti, short("somebody's own")));
         assert_eq!(waiting.short("py"), Some("full"));
         waiting.stock("py".to_owned(), Some(Stock { active: true, ..Stock::default() }));
-        let why = waiting.why("py", (0, Ts::default(), Who::Task(TaskId(1))), 1);
+        let grabs = Grabs::default();
+        let place = (0, Ts::default(), Who::Task(TaskId(1)));
+        let why = waiting.why("py", place, 1, &grabs);
         assert_eq!(why, "waiting for a clean VM in pool py, which has no slots: full (0 ahead)");
         waiting.job(&expand(
             12,
@@ -184,5 +201,20 @@ mod tests {
         waiting.job(&expand(13, Class::Reconcile, short("full")));
         waiting.stock("py".to_owned(), None);
         assert_eq!(waiting.short("py"), None, "a new pool of that name begins anew");
+    }
+
+    #[test]
+    fn what_wconfd_says_is_told_where_clean_vms_are_not_given_out() {
+        let (mut waiting, grabs) = (Waiting::default(), Grabs::default());
+        let mut why = |clean| {
+            let counts = PoolCounts { slots: 2, clean, leased: 2 - clean, ..PoolCounts::default() };
+            waiting.stock("py".to_owned(), Some(Stock { active: true, counts }));
+            waiting.why("py", (0, Ts::default(), Who::Task(TaskId(1))), 1, &grabs)
+        };
+        let clean = "waiting for a clean VM in pool py (0 creating, 2 clean, 0 ahead)";
+        assert_eq!(why(2), clean);
+        grabs.answered("py", Some("2 withheld"));
+        assert_eq!(why(2), format!("{clean}: 2 withheld"));
+        assert_eq!(why(0), "waiting for a clean VM in pool py (0 creating, 2 leased, 0 ahead)");
     }
 }
