@@ -25,7 +25,9 @@ enum Pool {
     #[command(after_help = "Example:\n  gnt-pool add py --blueprint py --size 4 --wait")]
     Add(Add),
     /// Change a pool
-    #[command(after_help = "Example:\n  gnt-pool modify py --spare 2 --lifetime 6h")]
+    #[command(
+        after_help = "A pool keeps its blueprint: for another one, add another pool.\n\nExample:\n  gnt-pool modify py --spare 2 --lifetime 6h"
+    )]
     Modify(Modify),
     /// Ask for another number of machines
     #[command(after_help = "Example:\n  gnt-pool resize py 8 --wait")]
@@ -101,7 +103,7 @@ struct Add {
     /// Fewest that 'resize' may ask for
     #[arg(long, value_name = "N", default_value_t = 0)]
     min: u64,
-    /// Most there may be, and the most that one lease can ask for; without it the size, so that --spare adds none
+    /// Most there may be, and the most that one lease can ask for; without it the size, also after a resize
     #[arg(long, value_name = "N")]
     max: Option<u64>,
     /// Clean machines to keep beyond the leased ones
@@ -127,9 +129,6 @@ struct Add {
 struct Modify {
     /// The pool
     pool: String,
-    /// What its machines are; those made before are replaced as they become free
-    #[arg(long, value_name = "BLUEPRINT")]
-    blueprint: Option<String>,
     /// Fewest that 'resize' may ask for
     #[arg(long, value_name = "N")]
     min: Option<u64>,
@@ -243,7 +242,6 @@ async fn add(session: &mut Session, add: Add) -> Result<(), CliError> {
 async fn modify(session: &mut Session, change: Modify) -> Result<(), CliError> {
     session.command = "modify".to_owned();
     let given = [
-        ("blueprint", json!(change.blueprint)),
         ("min", json!(change.min)),
         ("max", json!(change.max)),
         ("spare", json!(change.spare)),

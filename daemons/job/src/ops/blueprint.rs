@@ -20,18 +20,8 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// What may be changed. The rest is the identity of a blueprint, or not for people.
-const CHANGEABLE: &[&str] = &[
-    "driver",
-    "image",
-    "memory_mib",
-    "vcpus",
-    "disk_mib",
-    "pids",
-    "recycle",
-    "wall_s_max",
-    "lease_s_max",
-    "enabled",
-];
+const CHANGEABLE: &[&str] =
+    &["image", "memory_mib", "vcpus", "disk_mib", "pids", "recycle", "wall_s_max", "lease_s_max", "enabled"];
 /// Drivers that make VMs of pools.
 const DRIVERS: &[&str] = &[DRIVER_OCI, "fake"];
 

@@ -16,9 +16,9 @@ use uuid::Uuid;
 const CONNECT_TIMEOUT_S_MAX: u64 = 3600;
 /// Longest age of a clean VM, seconds: a year.
 const LIFETIME_S_MAX: u64 = 366 * 86_400;
-/// What may be changed; the state has an opcode of its own.
-const CHANGEABLE: &[&str] =
-    &["blueprint", "group", "min", "max", "amount", "spare", "lifetime_s", "connect_timeout_s"];
+/// What may be changed. The state has an opcode of its own. The blueprint stays: what a VM was made from is told by its
+/// blueprint's revision alone, and those of two blueprints can't be compared.
+const CHANGEABLE: &[&str] = &["group", "min", "max", "amount", "spare", "lifetime_s", "connect_timeout_s"];
 
 /// Adds a pool, without slots. Result: its uuid.
 pub async fn add(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
@@ -70,15 +70,12 @@ fn numbers(pool: &Pool) -> Result<(), String> {
     within("connect_timeout_s", pool.connect_timeout_s, 1, CONNECT_TIMEOUT_S_MAX)
 }
 
-/// Changes a pool; `blueprint` and `group` by name. Result: `[[field, value], …]`.
+/// Changes a pool; `group` by name. Result: `[[field, value], …]`.
 pub async fn modify(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.begin(Locks::none()).await?;
     let pool = cx.master.pool(args.need("pool_name")?).await?;
     let asked = args.object("set").cloned().unwrap_or_default();
     let mut set = asked.clone();
-    if let Some(name) = asked.get("blueprint").and_then(Value::as_str) {
-        set.insert("blueprint".to_owned(), json!(cx.master.blueprint(name).await?.uuid));
-    }
     if let Some(name) = asked.get("group").and_then(Value::as_str) {
         set.insert("group".to_owned(), json!(cx.master.group(name).await?.uuid));
     }
@@ -87,20 +84,34 @@ pub async fn modify(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     Ok(Value::Array(asked.iter().map(|(name, value)| json!([name, value])).collect()))
 }
 
-/// Asks for another number of slots. Result: null.
+/// Asks for another number of slots. Where no more than the amount were allowed, the most follow it. Result: null.
 pub async fn resize(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.begin(Locks::none()).await?;
     let pool = cx.master.pool(args.need("pool_name")?).await?;
     let amount = args.uint("amount").ok_or_else(|| OpFail::prereq("amount is missing", Ecode::WrongInput))?;
-    if !(pool.min..=pool.max).contains(&amount) {
-        let text = format!(
-            "Pool {} may have {} to {} slots, not {amount}; change min or max with gnt-pool modify",
-            pool.name, pool.min, pool.max
-        );
-        return Err(OpFail::prereq(text, Ecode::WrongInput));
-    }
-    put(cx, &pool, Map::from_iter([("amount".to_owned(), json!(amount))])).await?;
+    let set = resized(&pool, amount).map_err(|why| OpFail::prereq(why, Ecode::WrongInput))?;
+    check(&changed(&pool, &set, CHANGEABLE)?)?;
+    put(cx, &pool, set).await?;
     Ok(Value::Null)
+}
+
+fn resized(pool: &Pool, amount: u64) -> Result<Params, String> {
+    let mut set = Map::from_iter([("amount".to_owned(), json!(amount))]);
+    if pool.max == pool.amount {
+        set.insert("max".to_owned(), json!(amount));
+    } else if amount > pool.max {
+        let Pool { name, max, .. } = pool;
+        return Err(format!(
+            "Pool {name} may have {max} slots at most, not {amount}; change that with gnt-pool modify --max"
+        ));
+    }
+    if amount < pool.min {
+        let Pool { name, min, .. } = pool;
+        return Err(format!(
+            "Pool {name} shall have {min} slots at least, not {amount}; change that with gnt-pool modify --min"
+        ));
+    }
+    Ok(set)
 }
 
 /// Stops or resumes the making and leasing of VMs. Result: null.
@@ -139,6 +150,18 @@ mod tests {
             "connect_timeout_s": 60, "serial_no": 1, "ctime": 1.0, "mtime": 1.0,
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn the_most_follow_the_amount_where_no_more_were_allowed() {
+        let set = |pool, amount| resized(&pool, amount).map(Value::Object);
+        assert_eq!(set(pool(0, 4, 4), 8), Ok(json!({"amount": 8, "max": 8})));
+        assert_eq!(set(pool(0, 4, 4), 2), Ok(json!({"amount": 2, "max": 2})));
+        assert_eq!(set(pool(0, 4, 8), 8), Ok(json!({"amount": 8})));
+        for (bad, amount, word) in [(pool(0, 4, 8), 9, "--max"), (pool(2, 4, 4), 1, "--min")] {
+            let why = set(bad, amount).unwrap_err();
+            assert!(why.contains(word), "{why}");
+        }
     }
 
     #[test]

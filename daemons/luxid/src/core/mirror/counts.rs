@@ -29,6 +29,13 @@ pub struct PoolCounts {
 }
 
 impl PoolCounts {
+    /// How many of them could be leased at once, if all that goes on ended well: not those that are stuck, and no CLEAN ones
+    /// that nobody may lease.
+    #[must_use]
+    pub fn able(&self) -> u64 {
+        self.absent + self.creating + self.clean + self.leased + self.dirty
+    }
+
     /// The number that a slot counts in, besides `slots`.
     fn part(&mut self, row: &InstanceRow, node_works: bool) -> Option<&mut u64> {
         let Some(slot) = &row.slot else { return Some(&mut self.absent) };

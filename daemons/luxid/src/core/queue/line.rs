@@ -4,11 +4,13 @@
 //! The copy of the configuration says how many VMs are clean as of some index of W. Grabs that are not answered, and
 //! grants the copy does not have yet, are taken off that number, so that no grab is sent that can't be served as far as
 //! is known here. One answered with `wait` all the same stops the line until there is news of the pool.
+//!
+//! Who needs more VMs than the pool could have at all holds nobody up: those behind go first, until the pool is larger.
 
 use super::event::Stock;
 use gantry_model::ids::{LeaseUuid, TaskId};
 use gantry_model::time::Ts;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +35,8 @@ pub(super) struct Line {
     /// Index of W of the newest news of the pool.
     news: u64,
     waiting: BTreeMap<Place, u32>,
+    /// The same, by how many VMs they need.
+    by_count: BTreeMap<u32, BTreeSet<Place>>,
     /// Grabs without an answer.
     asked: BTreeMap<LeaseUuid, u32>,
     /// Grants that the copy does not show yet.
@@ -53,11 +57,19 @@ pub(super) struct Line {
 
 impl Line {
     pub fn join(&mut self, place: Place, count: u32) {
+        self.leave(&place);
         self.waiting.insert(place, count);
+        self.by_count.entry(count).or_default().insert(place);
     }
 
     pub fn leave(&mut self, place: &Place) {
-        self.waiting.remove(place);
+        let Some(count) = self.waiting.remove(place) else { return };
+        if let Some(places) = self.by_count.get_mut(&count) {
+            places.remove(place);
+            if places.is_empty() {
+                self.by_count.remove(&count);
+            }
+        }
     }
 
     /// Whether it can be forgotten.
@@ -77,17 +89,30 @@ impl Line {
 
     /// Takes the next one out of line if it may ask now.
     pub fn next(&mut self) -> Option<(Who, u32)> {
-        let (&place, &count) = self.waiting.first_key_value()?;
-        let free = match self.stock {
-            Some(stock) if stock.active => stock.counts.clean.saturating_sub(self.taken),
-            None if self.blind && self.asked.is_empty() => u64::from(count),
+        let (able, free) = match self.stock {
+            Some(stock) if stock.active => {
+                (stock.counts.able(), stock.counts.clean.saturating_sub(self.taken))
+            }
+            None if self.blind && self.asked.is_empty() => (u64::MAX, u64::MAX),
             Some(_) | None => return None,
         };
-        if self.stopped.is_some() || self.many > 0 || u64::from(count) > free {
+        if self.stopped.is_some() || self.many > 0 {
             return None;
         }
-        self.waiting.remove(&place);
+        let (place, count) = self.first(able)?;
+        if u64::from(count) > free {
+            return None;
+        }
+        self.leave(&place);
         Some((place.who, count))
+    }
+
+    /// The first of those who need no more than `able`. There are no more numbers than a lease may have VMs.
+    fn first(&self, able: u64) -> Option<(Place, u32)> {
+        let able = u32::try_from(able).unwrap_or(u32::MAX);
+        let firsts =
+            self.by_count.range(..=able).filter_map(|(count, places)| Some((*places.first()?, *count)));
+        firsts.min()
     }
 
     /// A grab is on its way.

@@ -139,6 +139,12 @@ impl Waiting {
             let why = self.short(pool).map_or_else(|| " yet".to_owned(), |why| format!(": {why}"));
             return format!("waiting for {what} in pool {pool}, which has no slots{why} ({ahead})");
         }
+        if u64::from(count) > counts.able() {
+            let able = counts.able();
+            return format!(
+                "waiting for {what} at once in pool {pool}, which can have {able} now; gnt-pool resize makes it larger"
+            );
+        }
         let mut parts = vec![format!("{} creating", counts.creating + counts.absent)];
         let more = [
             (counts.clean, "clean"),

@@ -16,6 +16,7 @@ enum Step {
     },
     Tell {
         clean: u64,
+        leased: u64,
         active: bool,
     },
     Ask,
@@ -29,7 +30,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (-1_i32..2, 0_u64..9, 1_u32..4)
             .prop_map(|(priority, received, count)| Step::Join { priority, received, count }),
-        2 => (0_u64..8, prop::bool::weighted(0.9)).prop_map(|(clean, active)| Step::Tell { clean, active }),
+        2 => (0_u64..6, 0_u64..3, prop::bool::weighted(0.9))
+            .prop_map(|(clean, leased, active)| Step::Tell { clean, leased, active }),
         4 => Just(Step::Ask),
         3 => (any::<usize>(), 0_u8..4).prop_map(|(at, how)| Step::Answer(at, how)),
         1 => any::<usize>().prop_map(Step::Show),
@@ -40,6 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Slow {
     clean: u64,
+    leased: u64,
     active: bool,
     waiting: Vec<(Place, u32)>,
     asked: Vec<(LeaseUuid, Place, u32)>,
@@ -50,11 +53,13 @@ struct Slow {
 impl Slow {
     fn next(&mut self) -> Option<(Place, u32)> {
         self.waiting.sort();
-        let first = *self.waiting.first()?;
+        let can_be_had = |count: u32| u64::from(count) <= self.clean + self.leased;
+        let at = self.waiting.iter().position(|(_, count)| can_be_had(*count))?;
+        let first = self.waiting[at];
         let taken: u32 = self.asked.iter().map(|a| a.2).chain(self.unseen.iter().map(|u| u.1)).sum();
         let many = self.asked.iter().any(|asked| asked.2 > 1);
         let fits = u64::from(first.1 + taken) <= self.clean;
-        (self.active && fits && !many && !self.stopped).then(|| self.waiting.remove(0))
+        (self.active && fits && !many && !self.stopped).then(|| self.waiting.remove(at))
     }
 }
 
@@ -71,11 +76,11 @@ proptest! {
                     line.join(place, count);
                     slow.waiting.push((place, count));
                 }
-                Step::Tell { clean, active } => {
+                Step::Tell { clean, leased, active } => {
                     index += 1;
-                    let counts = PoolCounts { slots: 9, clean, ..PoolCounts::default() };
+                    let counts = PoolCounts { slots: 9, clean, leased, ..PoolCounts::default() };
                     line.tell(index, Some(Stock { active, counts }));
-                    (slow.clean, slow.active, slow.stopped) = (clean, active, false);
+                    slow = Slow { clean, leased, active, stopped: false, ..slow };
                 }
                 Step::Ask => {
                     let (next, wanted) = (line.next(), slow.next());

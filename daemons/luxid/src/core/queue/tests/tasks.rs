@@ -51,8 +51,12 @@ pub(super) fn grant(count: u64) -> Grant {
 
 impl Bench {
     /// The copy of the configuration shows so many clean VMs as of `index`.
+    /// A pool with so many clean VMs and a few that are being made.
     pub(super) fn clean(&mut self, index: u64, clean: u64) {
-        let counts = PoolCounts { slots: clean, clean, ..PoolCounts::default() };
+        self.stock(index, PoolCounts { slots: clean + 3, clean, creating: 3, ..PoolCounts::default() });
+    }
+
+    fn stock(&mut self, index: u64, counts: PoolCounts) {
         let pools = BTreeMap::from([("p".to_owned(), Some(Stock { active: true, counts }))]);
         self.step(Event::News(Box::new(News { index, pools, ..News::default() })));
         self.step(Event::MirrorAt(index));
@@ -268,6 +272,24 @@ fn a_head_that_needs_several_is_not_overtaken() {
     b.commit();
     assert_eq!(b.grabs()[1], b.stored(id).attempts[0].lease);
     assert_eq!(b.stored_request(1).unwrap().state, RequestState::Granted);
+}
+
+#[test]
+fn who_needs_more_than_the_pool_can_have_holds_nobody_up() {
+    let mut b = Bench::new();
+    let with = |clean, stuck| PoolCounts { slots: clean + stuck, clean, stuck, ..PoolCounts::default() };
+    b.stock(1, with(2, 1));
+    b.request(1, 3);
+    assert_eq!(b.grabs(), []);
+    let id = b.task(json!({}));
+    assert_eq!(b.grabs(), [b.stored(id).attempts[0].lease], "three are too many for it");
+    b.stock(2, with(3, 0));
+    b.commit();
+    assert_eq!(b.grabs().len(), 1, "one is asked for");
+    b.step(Event::Granted { lease: b.grabs()[0], index: 3, grant: grant(1) });
+    b.stock(3, with(3, 0));
+    b.commit();
+    assert_eq!(b.grabs()[1], lease(1), "large enough again");
 }
 
 #[test]
