@@ -16,6 +16,8 @@ pub const STEPS_MAX: usize = 256;
 pub const COMMAND_BYTES_MAX: usize = 64 << 10;
 /// Most bytes of environment of a task.
 pub const ENV_BYTES_MAX: usize = 64 << 10;
+/// Longest command with all of the environment, bytes: both reach the VM's PID 1 in one packet of 96 KiB, with what Gantry adds.
+pub const START_BYTES_MAX: usize = 88 << 10;
 /// Most attempts a task may ask for (I17: infrastructure failures are bounded).
 pub const ATTEMPTS_MAX: u32 = 10;
 /// Attempts when nothing is said.

@@ -2,6 +2,7 @@
 //! task's result; and nothing is left of either.
 
 use super::*;
+use gantry_model::task::START_BYTES_MAX;
 
 #[test]
 fn wrong_submissions_are_refused_with_one_reason() {
@@ -11,8 +12,27 @@ fn wrong_submissions_are_refused_with_one_reason() {
     step("blueprints and pools", || blueprints_and_pools(&bed));
     step("task files", || task_files(&bed));
     step("hostile archives", || archives(&bed));
+    step("the longest command and environment there may be, and one byte more", || longest_start(&bed));
     step("and a good task still runs", || first_try(&bed.run(&one("true"))?));
     bed.ends();
+}
+
+fn longest_start(bed: &Bed) -> Result<()> {
+    // Many short ones: what each takes beside its text weighs most.
+    let env: BTreeMap<String, String> = (0..6_000).map(|n| (format!("V{n:04}"), "x".to_owned())).collect();
+    let taken: usize = env.iter().map(|(name, value)| name.len() + value.len() + 5).sum();
+    let long = |more: usize| {
+        let start = "env | grep -c ^V #";
+        let mut spec = one(&format!("{start}{}", "x".repeat(START_BYTES_MAX - taken - start.len() + more)));
+        spec["env"] = json!(env);
+        spec
+    };
+    let record = bed.run(&long(0))?;
+    first_try(&record)?;
+    ensure!(record.out(0) == "6000\n", "{}", record.json());
+    let refused = bed.luxi()?.ask("SubmitTask", json!([long(1)]))?;
+    ensure!(refused.to_string().contains("the longest command and env take"), "{refused}");
+    Ok(())
 }
 
 /// Files of an input, and bytes of each: one that is missing, or cut short, shows in what the task says.

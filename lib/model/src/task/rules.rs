@@ -2,7 +2,7 @@
 
 use super::{
     ATTEMPTS_MAX, BodyRef, COMMAND_BYTES_MAX, ENV_BYTES_MAX, INPUT_BYTES_MAX, LABELS_MAX, Limits,
-    OUTPUT_BYTES_MAX, STEPS_MAX, Step, TEXT_BYTES_MAX, TaskSpec,
+    OUTPUT_BYTES_MAX, START_BYTES_MAX, STEPS_MAX, Step, TEXT_BYTES_MAX, TaskSpec,
 };
 use crate::job::{PRIORITY_MAX, PRIORITY_MIN};
 use crate::lease::LEASE_MS_MAX;
@@ -48,7 +48,22 @@ pub fn check(spec: &TaskSpec) -> Result<(), String> {
         check_body(input)?;
     }
     check_env(&spec.env)?;
+    check_starts(spec)?;
     check_limits(&spec.limits)
+}
+
+/// Whether each command fits into a packet with the environment, where each variable takes four bytes more.
+fn check_starts(spec: &TaskSpec) -> Result<(), String> {
+    let env: usize = spec.env.iter().map(|(name, value)| name.len() + value.len() + 5).sum();
+    let longest = spec.compile.iter().chain(&spec.execute).map(|step| step.command.len()).max().unwrap_or(0);
+    if env + longest > START_BYTES_MAX {
+        return Err(format!(
+            "the longest command and env take {} bytes together, at most {START_BYTES_MAX} are possible: put what is long \
+             into a file of the input",
+            env + longest
+        ));
+    }
+    Ok(())
 }
 
 fn check_step(step: &Step) -> Result<(), String> {

@@ -42,6 +42,10 @@ fn wrong_submissions_are_refused_with_one_reason() {
         (json!({"priority": 99}), "priority must be"),
         (json!({"env": {"A B": "x"}}), "is no variable"),
         (json!({"env": {"A": "x\u{0}"}}), "has a NUL"),
+        (
+            json!({"env": {"A": "x".repeat(40 << 10)}, "execute": [{"command": "x".repeat(60 << 10)}]}),
+            "the longest command and env take 102406 bytes together",
+        ),
         (json!({"key": ""}), "key must not be empty"),
         (json!({"name": "a\nb"}), "control characters"),
         (json!({"input": {"digest": "../../etc", "bytes": 1}}), "64 lower-case hexadecimal"),

@@ -9,7 +9,7 @@
 //! ```
 
 use super::edit::{Edit, Effect};
-use super::error::{Refusal, unknown, wrong_input, wrong_state};
+use super::error::{Refusal, unknown, wrong_input};
 use super::pooled::epoch_ms;
 use super::rows::Config;
 use super::slot::WHY_BYTES_MAX;
@@ -138,6 +138,10 @@ impl Edit<'_> {
         }
         let pool = self.config.pool(wish.pool).cloned().ok_or_else(|| unknown("Pool", wish.pool))?;
         self.check_wish(wish, &pool)?;
+        if pool.state == PoolState::Draining {
+            // It may be undone; who asked in the moment before waits as those in line do.
+            return Ok(Grab::Wait { why: format!("pool {} is draining", pool.name) });
+        }
         let count = wish.count as usize;
         let found = self.pick(&pool, count);
         if found.len() < count {
@@ -188,9 +192,6 @@ impl Edit<'_> {
 
     fn check_wish(&self, wish: &Wish, pool: &Pool) -> Result<(), GanetiError> {
         let Wish { count, for_ms, .. } = *wish;
-        if pool.state == PoolState::Draining {
-            return Err(wrong_state(format!("Pool '{}' is draining: no new leases", pool.name)));
-        }
         if count == 0 || count > LEASE_VMS_MAX || u64::from(count) > pool.max {
             let most = u64::from(LEASE_VMS_MAX).min(pool.max);
             return Err(wrong_input(format!(

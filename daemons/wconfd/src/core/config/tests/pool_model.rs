@@ -334,10 +334,10 @@ impl Pools {
             }
             return same;
         }
-        if self.draining || u64::from(count) > MAX {
+        if u64::from(count) > MAX {
             return false;
         }
-        let may = self.leasable();
+        let may = if self.draining { BTreeSet::new() } else { self.leasable() };
         let vms = match grab.expect("accepted") {
             Grab::Wait { why } => {
                 assert!(may.len() < count as usize && !why.is_empty(), "waits only for want of VMs: {why}");
