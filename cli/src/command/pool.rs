@@ -112,7 +112,7 @@ struct Add {
     /// Only on nodes of this group; without it on all
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
-    /// Age at which a clean machine is replaced; 0 = never
+    /// Oldest a clean machine gets: it is replaced a little before; 0 = any age
     #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = "0")]
     lifetime: u64,
     /// Longest time from the start of a machine to clean
@@ -141,7 +141,7 @@ struct Modify {
     /// Only on nodes of this group; an empty name = all
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
-    /// Age at which a clean machine is replaced; 0 = never
+    /// Oldest a clean machine gets: it is replaced a little before; 0 = any age
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     lifetime: Option<u64>,
     /// Longest time from the start of a machine to clean

@@ -35,6 +35,7 @@ mod submit;
 mod task;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod turn_over;
 mod unhurried;
 
@@ -169,6 +170,8 @@ pub struct Queue {
     /// Lines to look at in this step.
     stirred: BTreeSet<String>,
     timers: BTreeSet<(Ts, Timer)>,
+    /// The wall clock at the last step.
+    looked: Ts,
     /// Job → the queued jobs that wait for its end.
     dependents: BTreeMap<JobId, BTreeSet<JobId>>,
     /// Rate-limit buckets with running jobs.
@@ -231,6 +234,7 @@ impl Queue {
             unseen: BTreeMap::new(),
             stirred: BTreeSet::new(),
             timers: BTreeSet::new(),
+            looked: Ts::default(),
             dirty_tasks: BTreeSet::new(),
             dirty_requests: BTreeSet::new(),
             serials: BTreeMap::new(),
@@ -322,24 +326,6 @@ impl Queue {
             Request::WaitLease { lease, rev } => self.wait_request(now, ask, lease, rev),
             Request::ReleaseLease(lease) => self.release_lease(now, ask, lease),
             Request::SubmitKeyed(jobs) => self.submit_keyed(now, ask, jobs),
-        }
-    }
-
-    /// When [`Event::Tick`] is wanted next.
-    #[must_use]
-    pub fn due(&self) -> Option<Ts> {
-        self.timers.first().map(|(due, _)| *due)
-    }
-
-    /// Does what is due.
-    fn fire(&mut self, now: Ts) {
-        while self.timers.first().is_some_and(|(due, _)| *due <= now) {
-            match self.timers.pop_first().map(|(_, timer)| timer) {
-                Some(Timer::Task(id)) => self.task_due(id),
-                Some(Timer::Request(lease)) => self.request_due(now, lease),
-                Some(Timer::Pool(pool)) => self.pool_due(pool),
-                None => return,
-            }
         }
     }
 

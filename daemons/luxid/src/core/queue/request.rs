@@ -229,6 +229,15 @@ impl Queue {
         }
     }
 
+    /// Its time is another by the wall clock, which was set.
+    pub(super) fn request_moved(&mut self, lease: LeaseUuid, due: Ts) {
+        let Some(entry) = self.requests.get_mut(&lease) else { return };
+        let before = std::mem::replace(&mut entry.due, due);
+        if self.requests_over.remove(&(before, lease)) {
+            self.requests_over.insert((due, lease));
+        }
+    }
+
     fn withdraw(&mut self, now: Ts, lease: LeaseUuid, why: &str) {
         self.request_over(now, lease, why);
         self.after.push(After::EndLease(lease, "its request was withdrawn"));

@@ -9,6 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Part of a pool that may be out of service while its outdated VMs are replaced: most of it stays leasable.
 const ROLLING_PART: usize = 4;
+/// The part of their lifetime before whose end VMs begin to be replaced.
+const LEAD_PART: f64 = 10.0;
+/// At least so long before it, seconds, but not in the first half of a shorter one: more than the pass's period.
+const LEAD_S: f64 = 150.0;
 
 /// Slots by the name of their pool, in the order seen.
 fn by_pool(seen: &Seen) -> BTreeMap<&str, Vec<&Slot>> {
@@ -136,11 +140,16 @@ fn is_old(slot: &Slot) -> bool {
     slot.wanted_revision.is_some_and(|wanted| slot.revision != wanted)
 }
 
+/// Whether a VM comes so near to its pool's lifetime, after which wconfd leases it to nobody, that its turn has come. Those
+/// made together have different turns, by their uuids, so that most of a pool stays leasable.
 fn is_aged(slot: &Slot, pool: &Pool, now: f64) -> bool {
     // Seconds of a setting: far below what a float holds exactly.
     #[allow(clippy::cast_precision_loss, reason = "seconds stay far below 2^52")]
     let lifetime = pool.lifetime as f64;
-    pool.lifetime > 0 && slot.ready_at.is_some_and(|ready| ready + lifetime <= now)
+    let lead = (lifetime / LEAD_PART).max(LEAD_S.min(lifetime / 2.0));
+    let [.., byte] = slot.uuid.0.into_bytes();
+    let turn = lead * (1.0 + f64::from(byte) / 255.0) / 2.0;
+    pool.lifetime > 0 && slot.ready_at.is_some_and(|ready| ready + lifetime - turn <= now)
 }
 
 /// Whether any CLEAN VM is outdated and shall be replaced: then news of clean ones make room for the next.

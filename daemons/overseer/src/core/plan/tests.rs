@@ -95,6 +95,10 @@ fn destroy_dirty_takes_what_is_dirty_and_may_be_tried() {
     assert!(!selects(Pass::DestroyDirty, Dirty, |s| s.stuck = true));
     assert!(selects(Pass::DestroyDirty, Dirty, |s| s.backoff_until = Some(NOW)));
     assert!(!selects(Pass::DestroyDirty, Dirty, |s| s.backoff_until = Some(NOW + 0.1)));
+    assert!(
+        selects(Pass::DestroyDirty, Dirty, |s| s.backoff_until = Some(NOW + 3_600.0)),
+        "of another clock"
+    );
     for node in [Node { offline: true, ..node(1) }, Node { away_s: Some(0), ..node(1) }] {
         let there = Seen { nodes: vec![node], ..seen(vec![slot(1, Dirty)]) };
         assert_eq!(plan(Pass::DestroyDirty, &there, NOW), [], "its node would only fail");
@@ -283,9 +287,28 @@ fn old_age_counts_from_the_first_readiness() {
         work(&plan(Pass::DrainSlots, &sight, NOW))
     };
     assert_eq!(aged(0, Some(1.0)), []);
-    assert_eq!(aged(60, Some(NOW - 59.0)), []);
+    assert_eq!(aged(60, Some(NOW - 29.0)), [], "not in its first half");
     assert_eq!(aged(60, None), []);
     assert_eq!(aged(60, Some(NOW - 60.0)), [(SlotWork::Recycle("lifetime"), vec![1])]);
+    assert_eq!(aged(10_000, Some(NOW - 8_999.0)), []);
+    assert_eq!(
+        aged(10_000, Some(NOW - 9_500.0)),
+        [(SlotWork::Recycle("lifetime"), vec![1])],
+        "before its end"
+    );
+}
+
+#[test]
+fn vms_made_together_have_different_turns_and_all_before_their_end() {
+    let at = |age: f64| {
+        let slots = (0..256_u128).map(|n| Slot { ready_at: Some(NOW - age), ..slot(n, Clean) }).collect();
+        let sight = Seen { pools: vec![Pool { lifetime: 3_600, ..pool("p", 256) }], ..seen(slots) };
+        work(&plan(Pass::DrainSlots, &sight, NOW)).iter().map(|(_, lot)| lot.len()).sum::<usize>()
+    };
+    assert_eq!(at(3_600.0 - 361.0), 0);
+    assert_eq!(at(3_600.0 - 360.0), 1);
+    assert_eq!(at(3_600.0 - 345.0), 22, "a few at a time");
+    assert_eq!(at(3_600.0 - 180.0), 64, "a quarter at most");
 }
 
 #[test]

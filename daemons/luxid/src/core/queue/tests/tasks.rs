@@ -353,6 +353,37 @@ fn a_grab_that_is_wanted_no_more_lets_the_next_one_ask() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_makes_no_pause_longer() {
+    const HOUR: u64 = 3_600;
+    let mut b = Bench::new();
+    b.now += HOUR;
+    b.clean(1, 9);
+    let id = b.task(json!({"max_attempts": 9}));
+    for index in 2..9 {
+        while b.stored(id).attempts.last().is_none_or(|attempt| attempt.outcome.is_some()) {
+            b.step(Event::Tick);
+            b.commit();
+        }
+        let owner = b.begin(id, index);
+        b.reported(report(owner, 9, &[Status::Error]));
+        b.commit();
+    }
+    assert_eq!((b.stored(id).state, b.grabs().len()), (TaskState::Retrying, 7), "for ten seconds");
+    b.request(2, 20);
+    b.now -= HOUR;
+    for _ in 0..10 {
+        b.step(Event::Tick);
+        b.commit();
+    }
+    assert_eq!(b.grabs().len(), 8, "it is tried again after the pause there was");
+    assert_eq!(b.stored_request(2).unwrap().state, RequestState::Waiting);
+    b.now += REQUEST_IDLE_S;
+    b.step(Event::Tick);
+    b.commit();
+    assert_eq!(b.stored_request(2).unwrap().state, RequestState::Over, "nor does it wait an hour more");
+}
+
+#[test]
 fn a_long_failure_does_not_make_a_task_too_large_to_be_stored() {
     let mut b = Bench::new();
     b.clean(1, 9);
