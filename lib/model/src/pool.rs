@@ -25,12 +25,14 @@ pub const PIDS_MAX: u64 = 32_768;
 pub const WALL_S_MAX: u64 = 86_400;
 /// The built-in image.
 pub const IMAGE_HOST: &str = "host";
-/// Failed creates or destroys in a row after which a slot is stuck.
+/// Failed creates or destroys in a row after which a slot is stuck: it is tried seldom, and people are told.
 pub const SLOT_FAILURES_MAX: u32 = 8;
 /// First pause after a failed create or destroy, seconds; doubles up to [`SLOT_BACKOFF_S_MAX`].
 pub const SLOT_BACKOFF_S: f64 = 0.5;
-/// Longest pause between tries, seconds.
+/// Longest pause between tries of a slot that is not stuck, seconds.
 pub const SLOT_BACKOFF_S_MAX: f64 = 60.0;
+/// Pause between tries of one that is, seconds: what hindered it may go by itself.
+pub const SLOT_STUCK_S: f64 = 600.0;
 
 /// The driver whose VMs have their disk in their memory.
 pub const DRIVER_OCI: &str = "oci";
@@ -198,7 +200,11 @@ pub fn slot_name(pool: &str, number: u64) -> String {
 #[must_use]
 pub fn slot_backoff_s(failures: u32) -> f64 {
     let doubled = SLOT_BACKOFF_S * f64::from(1u32 << failures.saturating_sub(1).min(16));
-    if failures == 0 { 0.0 } else { doubled.min(SLOT_BACKOFF_S_MAX) }
+    match failures {
+        0 => 0.0,
+        1..SLOT_FAILURES_MAX => doubled.min(SLOT_BACKOFF_S_MAX),
+        SLOT_FAILURES_MAX.. => SLOT_STUCK_S,
+    }
 }
 
 #[cfg(test)]

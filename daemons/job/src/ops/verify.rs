@@ -11,6 +11,7 @@ use crate::io::nodes::CALL;
 use crate::ops::{Args, Cx, Locks, renew};
 use gantry_model::config::{AdminState, Cluster, Group, Instance, Node, Slot, SlotState, confd};
 use gantry_model::master_ip::MasterAddress;
+use gantry_model::pool::SLOT_STUCK_S;
 use gantry_model::time;
 use gantry_proto::copies::DamagedReply;
 use gantry_proto::effects::AddressLookReply;
@@ -450,6 +451,7 @@ fn node_findings(
             _ => {}
         }
     }
+    found.extend(stuck_findings(&node.name, instances, slots));
     for vm in facts.vms.iter().filter(|vm| vm.running) {
         let wanted = slot_of
             .get(&vm.slot)
@@ -465,9 +467,54 @@ fn node_findings(
     found
 }
 
+/// Slots of pools that fail again and again.
+fn stuck_findings(node: &str, instances: &[Instance], slots: &[Slot]) -> Vec<(&'static str, String, String)> {
+    let name_of =
+        |slot: &Slot| instances.iter().find(|one| one.uuid == slot.uuid).map(|one| one.name.clone());
+    let stuck = slots.iter().filter(|slot| slot.stuck);
+    stuck.filter_map(|slot| Some(("slot", name_of(slot)?, stuck_text(slot, node)))).collect()
+}
+
+fn stuck_text(slot: &Slot, node: &str) -> String {
+    let why = slot.why.as_deref().unwrap_or("its jobs say why");
+    format!(
+        "no VM could be made or destroyed {} times in a row on {node}, the last time: {why}; it is tried every {SLOT_STUCK_S} s, or \
+         at once by gnt-slot recycle",
+        slot.failures
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gantry_model::ids::NodeUuid;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_slot_that_fails_again_and_again_is_told() {
+        let (pool, place): (Instance, NodeUuid) = (
+            serde_json::from_value(json!({
+                "uuid": Uuid::nil(), "name": "py-1", "primary_node": Uuid::nil(), "os": "host", "hypervisor": "oci",
+                "hvparams": {}, "beparams": {}, "osparams": {}, "admin_state": "up", "admin_state_source": "admin",
+                "nics": [], "disk_template": "file", "disks": [], "forthcoming": true, "pool": "py", "serial_no": 1,
+                "ctime": 1.0, "mtime": 1.0,
+            }))
+            .unwrap(),
+            NodeUuid(Uuid::nil()),
+        );
+        let text = |stuck| {
+            let slot =
+                Slot { stuck, failures: 8, why: Some("no space".to_owned()), ..Slot::new(pool.uuid, place) };
+            stuck_findings("node1", std::slice::from_ref(&pool), &[slot])
+        };
+        assert_eq!(text(false), []);
+        let [(kind, name, text)] = &text(true)[..] else { panic!("one finding") };
+        assert_eq!((*kind, name.as_str()), ("slot", "py-1"));
+        assert!(
+            text.contains("8 times in a row on node1, the last time: no space; it is tried every 600 s"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_file_that_is_missing_or_another_is_told() {

@@ -2,7 +2,7 @@
 
 use gantry_model::config::SlotState;
 use gantry_model::ids::{InstanceUuid, NodeUuid, PoolUuid};
-use gantry_model::pool::{PoolState, SLOT_BACKOFF_S_MAX};
+use gantry_model::pool::{PoolState, SLOT_STUCK_S};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 
@@ -83,7 +83,7 @@ pub struct Slot {
     pub generation: u64,
     /// Neither created nor leased any more.
     pub drained: bool,
-    /// Waits for an operator.
+    /// Failed too often: tried seldom, and told to people.
     pub stuck: bool,
     /// Epoch before which it is not tried again.
     pub backoff_until: Option<f64>,
@@ -106,14 +106,14 @@ impl Slot {
     /// Whether it may be tried now.
     #[must_use]
     pub fn may_try(&self, now: f64) -> bool {
-        !self.stuck && self.try_at(now).is_none()
+        self.try_at(now).is_none()
     }
 
     /// When it may be tried, if that is later than now. A longer pause than there is was set by a wall clock that has
     /// stepped back since.
     #[must_use]
     pub fn try_at(&self, now: f64) -> Option<f64> {
-        self.backoff_until.filter(|until| !self.stuck && *until > now && *until <= now + SLOT_BACKOFF_S_MAX)
+        self.backoff_until.filter(|until| *until > now && *until <= now + SLOT_STUCK_S)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The overseer's metrics: what each pass did, and how it went last.
 
 use crate::core::pass::Pass;
+use crate::core::seen::Seen;
 use crate::io::submit::Outcome;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -9,7 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Count {
@@ -20,15 +21,22 @@ struct Count {
     failed: bool,
 }
 
-/// Numbers by pass. Clones share them.
+/// Numbers by pass, and of what they saw. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Numbers(Arc<Mutex<BTreeMap<Pass, Count>>>);
+pub struct Numbers(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    passes: BTreeMap<Pass, Count>,
+    /// Slots that are stuck, by pool, as last seen.
+    stuck: BTreeMap<String, i64>,
+}
 
 impl Numbers {
     /// A pass ran; none = luxid could not be asked.
     pub fn ran(&self, pass: Pass, outcome: Option<&Outcome>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = all.entry(pass).or_default();
+        let mut all = self.lock();
+        let count = all.passes.entry(pass).or_default();
         count.runs += 1;
         count.failed = outcome.is_none_or(|outcome| !outcome.refused.is_empty());
         if let Some(outcome) = outcome {
@@ -38,8 +46,22 @@ impl Numbers {
         }
     }
 
+    /// All slots were looked at.
+    pub fn saw(&self, seen: &Seen) {
+        let mut stuck: BTreeMap<String, i64> = seen.pools.iter().map(|pool| (pool.name.clone(), 0)).collect();
+        for slot in seen.slots.iter().filter(|slot| slot.stuck) {
+            *stuck.entry(slot.pool.clone()).or_default() += 1;
+        }
+        self.lock().stuck = stuck;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Changes are single assignments: whole whoever panicked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn get(&self, pass: Pass) -> Count {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&pass).copied().unwrap_or_default()
+        self.lock().passes.get(&pass).copied().unwrap_or_default()
     }
 }
 
@@ -76,6 +98,12 @@ impl Collector for OverseerMetrics {
         for pass in Pass::ALL {
             let labels = [("pass", pass.name())];
             ConstGauge::new(i64::from(self.0.get(pass).failed)).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Slots that failed so often that they are tried seldom";
+        let mut family = encoder.encode_descriptor("slots_stuck", help, None, kind.metric_type())?;
+        for (pool, count) in &self.0.lock().stuck {
+            let labels = [("pool", pool.as_str())];
+            ConstGauge::new(*count).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

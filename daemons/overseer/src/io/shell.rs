@@ -208,6 +208,7 @@ impl Shell {
         }
         let seen =
             Seen { nodes: self.nodes.clone(), lost_s: self.lost_s, ..submit::whole(&mut self.luxi).await? };
+        self.numbers.saw(&seen);
         self.agenda.spare = seen.has_spare();
         self.agenda.rolling = has_outdated(&seen, clock::now().epoch());
         for pass in work.passes {

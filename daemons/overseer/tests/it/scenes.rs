@@ -273,8 +273,10 @@ async fn a_want_that_cannot_be_met_is_not_repeated_at_every_event() {
 async fn metrics_tell_what_each_pass_did_and_how_it_went() {
     let stage = Stage::new();
     stage.with(|world| {
-        world.pool(1);
+        world.pool(2);
         world.slot(1, "CLEAN");
+        world.slot(2, "CREATING");
+        world.set("slot", &id(2), "stuck", json!(true));
     });
     let _luxid = stage.luxid();
     let _overseer = stage.overseer();
@@ -295,6 +297,7 @@ async fn metrics_tell_what_each_pass_did_and_how_it_went() {
     assert!(text.contains("overseer_submitted_total{pass=\"destroy-dirty\"} 1"), "{text}");
     assert!(text.contains("overseer_failed{pass=\"destroy-dirty\"} 1"), "{text}");
     assert!(text.contains("overseer_failed{pass=\"create-slots\"} 0"), "{text}");
+    assert!(text.contains("slots_stuck{pool=\"p\"} 1"), "{text}");
     stage.with(|world| world.refuses = None);
     stage.until("it is tried again", |world| clean(world, [1])).await;
 }

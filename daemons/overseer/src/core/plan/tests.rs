@@ -92,7 +92,7 @@ fn destroy_dirty_takes_what_is_dirty_and_may_be_tried() {
         selects(Pass::DestroyDirty, Dirty, |s| s.node_uuid = NodeUuid(Uuid::from_u128(9))),
         "not known: believed"
     );
-    assert!(!selects(Pass::DestroyDirty, Dirty, |s| s.stuck = true));
+    assert!(selects(Pass::DestroyDirty, Dirty, |s| s.stuck = true), "when its pause is over");
     assert!(selects(Pass::DestroyDirty, Dirty, |s| s.backoff_until = Some(NOW)));
     assert!(!selects(Pass::DestroyDirty, Dirty, |s| s.backoff_until = Some(NOW + 0.1)));
     assert!(
@@ -115,7 +115,7 @@ fn create_slots_takes_what_is_absent_and_wanted() {
     }
     assert!(selects(Pass::CreateSlots, Absent, |_| {}));
     assert!(!selects(Pass::CreateSlots, Absent, |s| s.drained = true), "I11");
-    assert!(!selects(Pass::CreateSlots, Absent, |s| s.stuck = true));
+    assert!(selects(Pass::CreateSlots, Absent, |s| s.stuck = true), "when its pause is over");
     assert!(!selects(Pass::CreateSlots, Absent, |s| s.node_usable = false));
     assert!(!selects(Pass::CreateSlots, Absent, |s| s.backoff_until = Some(NOW + 1.0)));
     let base = seen(vec![slot(1, Absent)]);

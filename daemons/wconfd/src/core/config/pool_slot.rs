@@ -5,7 +5,7 @@ use super::error::{exists, unknown, wrong_input, wrong_state};
 use gantry_model::config::{Instance, Node, Slot, SlotState};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::{InstanceUuid, NodeUuid};
-use gantry_model::pool::{Pool, PoolState, SLOT_BACKOFF_S_MAX, slot_name};
+use gantry_model::pool::{Pool, PoolState, SLOT_STUCK_S, slot_name};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -134,16 +134,17 @@ impl Edit<'_> {
         if slot.drained {
             return Err(wrong_state(format!("Slot '{name}' is drained: no new VM in it")));
         }
-        if slot.stuck {
-            return Err(wrong_state(format!(
-                "Slot '{name}' failed {} times and is stuck: find out why, then gnt-slot recycle {name}",
-                slot.failures
-            )));
-        }
         // A longer pause was set by a wall clock that has stepped back since.
         let pause = slot.backoff_until.map_or(0.0, |until| until - self.now);
-        if pause > 0.0 && pause <= SLOT_BACKOFF_S_MAX {
-            let text = format!("Slot '{name}' failed {} times: not again within {pause:.1} s", slot.failures);
+        if pause > 0.0 && pause <= SLOT_STUCK_S {
+            let failed = format!("Slot '{name}' failed {} times", slot.failures);
+            let text = if slot.stuck {
+                format!(
+                    "{failed} and is stuck: not again within {pause:.1} s; find out why, then gnt-slot recycle {name}"
+                )
+            } else {
+                format!("{failed}: not again within {pause:.1} s")
+            };
             return Err(GanetiError::prereq(text, Ecode::TempInsufficientResources));
         }
         Ok(blueprint.stamp.serial_no)

@@ -152,7 +152,7 @@ impl Pools {
                     && row.generation == *expected
                     && self.usable(row.node)
                     && self.enabled
-                    && !(self.draining || row.drained || row.stuck || waits);
+                    && !(self.draining || row.drained || waits);
                 let revision = self.revision;
                 let row = self.slots.get_mut(slot).unwrap();
                 if may {

@@ -407,14 +407,19 @@ fn failures_put_off_and_then_stick() {
         let pause = gantry_model::pool::slot_backoff_s(n + 1);
         assert_eq!((row.failures, row.backoff_until), (n + 1, Some(now + pause)));
         let error = fail(&mut c, 1, u64::from(n) + 1, now + pause - 0.1).unwrap_err();
-        let code = if n < 7 { "temp_insufficient_resources" } else { "wrong_state" };
-        assert_eq!(error.ecode(), Some(code), "{error}");
+        assert_eq!(error.ecode(), Some("temp_insufficient_resources"), "{error}");
+        assert_eq!(error.to_string().contains("is stuck"), n == 7, "{error}");
         now += pause;
     }
     assert!(slot(&c, 1).stuck);
-    assert_eq!(fail(&mut c, 1, 8, now + 1e6).unwrap_err().ecode(), Some("wrong_state"));
+    fail(&mut c, 1, 8, now).unwrap();
+    assert_eq!(
+        slot(&c, 1).backoff_until,
+        Some(now + gantry_model::pool::SLOT_STUCK_S),
+        "seldom, but again and again"
+    );
     let _ = run(&mut c, &[Command::SlotUnstick { slot: instance_uuid(1) }]).unwrap();
-    let _ = run(&mut c, &[begin(1, 8), ready(1, 9)]).unwrap();
+    let _ = run(&mut c, &[begin(1, 9), ready(1, 10)]).unwrap();
     let row = slot(&c, 1);
     assert_eq!((row.failures, row.stuck, row.backoff_until), (0, false, None));
 }
