@@ -59,9 +59,11 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
     let me = Me { epoch: started.term.epoch, run: started.term.run };
     let rows =
         started.objects.iter().map(|o| StoredRow { kind: &o.kind, key: &o.key, rev: o.rev, body: &o.body });
-    let (queue, loaded) =
+    let (mut queue, loaded) =
         Queue::load(me, Rules::ALL, Box::new(RandomIds), clock::now(), rows).map_err(LuxidError::Load)?;
     drop(started.objects);
+    // The other half is for tasks that are not over, images, and all else.
+    queue.bound_bodies(gantry_body::room::size(&root.lib()).context("can't see the disk's size")? / 2);
 
     let hello = |protocol: &str| Hello {
         cluster: Some(role.cluster),

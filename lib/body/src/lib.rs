@@ -10,6 +10,7 @@
 
 mod damaged;
 mod reading;
+pub mod room;
 pub mod temporary;
 pub mod unnamed;
 

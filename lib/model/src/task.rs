@@ -460,12 +460,17 @@ pub struct Task {
 impl Task {
     /// Digests of the bodies it names: input, archive, outputs too long for a record.
     pub fn bodies(&self) -> impl Iterator<Item = &str> {
-        let input = self.spec.input.iter().map(|body| body.digest.as_str());
+        self.sized_bodies().map(|(digest, _)| digest)
+    }
+
+    /// The same, each with its size in bytes.
+    pub fn sized_bodies(&self) -> impl Iterator<Item = (&str, u64)> {
         let result = self.result.iter();
-        let archive = result.clone().filter_map(|r| r.archive.as_ref()).map(|body| body.digest.as_str());
+        let archive = result.clone().filter_map(|r| r.archive.as_ref());
+        let whole = self.spec.input.iter().chain(archive).map(|body| (body.digest.as_str(), body.bytes));
         let steps = result.flat_map(|r| &r.steps);
-        let outputs = steps.flat_map(|step| [&step.out, &step.err]).filter_map(|o| o.digest.as_deref());
-        input.chain(archive).chain(outputs)
+        let outputs = steps.flat_map(|step| [&step.out, &step.err]);
+        whole.chain(outputs.filter_map(|out| Some((out.digest.as_deref()?, out.bytes))))
     }
 
     /// The current attempt, if one was begun and has not ended.

@@ -2,7 +2,7 @@
 //! temporary files it makes; deletes no body, which is luxid's to do.
 
 use crate::error::OpFail;
-use gantry_body::{BodyError, Reading, hex, temporary};
+use gantry_body::{BodyError, Reading, hex, room, temporary};
 use gantry_model::ids::JobOwner;
 use gantry_model::root::Root;
 use gantry_model::task::BodyRef;
@@ -52,6 +52,9 @@ impl Writer {
         if self.file.is_none() && self.small.len() + bytes.len() <= SMALL_BYTES {
             self.small.extend_from_slice(bytes);
         } else {
+            let dir = self.root.blob_dir();
+            // Results come from work that is done: they may take of what uploads have to leave.
+            room::look(&dir, bytes.len() as u64, room::reserve(&dir)? / 2)?;
             self.file()?.file.write_all(bytes)?;
         }
         self.hash.update(bytes);

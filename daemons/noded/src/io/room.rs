@@ -1,36 +1,10 @@
 //! The room on the node's disk that nobody's uploads may take: noded's records, vmd's spool and all logs need it, and a
 //! node whose disk is full can do nothing more.
 
+pub use gantry_body::room::{RESERVE_BYTES, look};
 use gantry_proto::envelope::{Code, Fail};
 use std::io;
 use std::path::Path;
-
-/// Bytes that stay free: the largest outputs of many commands, and records of years.
-pub const RESERVE_BYTES: u64 = 512 << 20;
-
-fn free(dir: &Path) -> io::Result<u64> {
-    let found = nix::sys::statvfs::statvfs(dir)?;
-    Ok(found.blocks_available() * found.fragment_size())
-}
-
-/// Whether `wanted` bytes more leave `reserve` free on the disk of `dir`.
-///
-/// # Errors
-/// `StorageFull` when they don't, with what to do; the disk's.
-pub fn look(dir: &Path, wanted: u64, reserve: u64) -> io::Result<()> {
-    let free = free(dir)?;
-    if free.saturating_sub(wanted) >= reserve {
-        return Ok(());
-    }
-    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let text = format!(
-        "the node's disk has {} MiB free, {} MiB more would go below the {} MiB it keeps for itself: make room there",
-        mib(free),
-        mib(wanted),
-        mib(reserve)
-    );
-    Err(io::Error::new(io::ErrorKind::StorageFull, text))
-}
 
 /// As [`look`], for an answer.
 ///

@@ -46,7 +46,7 @@ pub use event::{
     Stock, Ticket,
 };
 use final_tasks::FinalTasks;
-pub use final_tasks::{FINAL_BYTES_MAX, FINAL_TASKS_MAX};
+pub use final_tasks::{FINAL_BODY_BYTES_MAX, FINAL_BYTES_MAX, FINAL_TASKS_MAX};
 pub use keyed::{KEY_BYTES_MAX, KEYS_MAX, KeyedJob};
 pub use lane::{RECONCILE_PER_NODE, RECONCILE_RUNNING_MAX};
 pub use load::{LoadError, StoredRow};
@@ -327,6 +327,11 @@ impl Queue {
             Request::ReleaseLease(lease) => self.release_lease(now, ask, lease),
             Request::SubmitKeyed(jobs) => self.submit_keyed(now, ask, jobs),
         }
+    }
+
+    /// Bodies of final tasks may take so many bytes, and [`FINAL_BODY_BYTES_MAX`] at most: beyond it the oldest tasks go.
+    pub fn bound_bodies(&mut self, bytes: u64) {
+        self.final_tasks.bound_bodies(bytes);
     }
 
     /// The running (job, start)s: what wconfd is told first on a connection (P4.7).

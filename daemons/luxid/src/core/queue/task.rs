@@ -273,6 +273,7 @@ impl Queue {
     pub(super) fn drop_final_tasks(&mut self) {
         while let Some(id) = self.final_tasks.take_beyond() {
             let Some(entry) = self.tasks.remove(&id) else { continue };
+            self.final_tasks.gone(&entry.task);
             if let Some(key) = &entry.task.spec.key {
                 self.task_keys.remove(key);
             }

@@ -13,7 +13,7 @@ pub mod sweep;
 mod tests;
 
 use gantry_body::unnamed::Unnamed;
-use gantry_body::{BodyError, Reading};
+use gantry_body::{BodyError, Reading, room};
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::root::Root;
 use gantry_model::task::{IMAGE_BYTES_MAX, is_digest};
@@ -27,9 +27,13 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Uploads under way at once, of all connections: each may take [`IMAGE_BYTES_MAX`] of the disk.
 pub const PARTIAL_MAX: usize = 32;
+
+/// After so long without a piece an upload may lose its place to another: its sender stands still.
+const IDLE: Duration = Duration::from_secs(60);
 
 type Shared = Arc<tokio::sync::Mutex<Option<Partial>>>;
 
@@ -148,6 +152,9 @@ impl Store {
             return Ok(None);
         }
         if all.len() >= PARTIAL_MAX {
+            give_up_idle(&mut all, Instant::now());
+        }
+        if all.len() >= PARTIAL_MAX {
             let text = format!("{PARTIAL_MAX} uploads are under way already: try again when one has ended");
             return Err(Fail::new(Code::Busy, text));
         }
@@ -160,11 +167,15 @@ impl Store {
         connection: u64,
         request: &BlobPutRequest,
     ) -> io::Result<Step> {
+        let dir = self.partial_dir();
+        // All that is to come, at the first piece; others may have taken the room at a later one.
+        let wanted = if request.offset == 0 { request.total } else { request.bytes.len() as u64 };
+        room::look(&dir, wanted, room::reserve(&dir)?)?;
         let partial = match place {
             Some(partial) => partial,
             None if request.offset > 0 => return Ok(Step::More(0)),
             None => {
-                let path = self.partial_dir().join(format!("{}.{connection}", request.digest));
+                let path = dir.join(format!("{}.{connection}", request.digest));
                 place.insert(Partial::create(path, request.total)?)
             }
         };
@@ -278,7 +289,23 @@ fn check(request: &BlobPutRequest) -> Result<(), Fail> {
     Ok(())
 }
 
+/// Makes a place by giving up the upload of which nothing came for the longest time, if that is [`IDLE`] at least. Whoever
+/// sends more of it is told to begin anew.
+fn give_up_idle(all: &mut HashMap<(u64, String), Shared>, now: Instant) {
+    let heard = |shared: &Shared| Some(shared.try_lock().ok()?.as_ref()?.heard());
+    let idle = all.iter().filter_map(|(key, shared)| Some((heard(shared)?, key))).min();
+    let Some(key) =
+        idle.filter(|(heard, _)| now.saturating_duration_since(*heard) >= IDLE).map(|(_, key)| key.clone())
+    else {
+        return;
+    };
+    all.remove(&key);
+}
+
 fn broken(why: &io::Error) -> Fail {
+    if why.kind() == ErrorKind::StorageFull {
+        return Fail::new(Code::Busy, format!("the master takes no bodies now: {why}"));
+    }
     GanetiError::exec(format!("the body store failed: {why}; look at the disk of the master")).into()
 }
 

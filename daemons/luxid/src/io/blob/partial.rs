@@ -8,6 +8,7 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// What a piece led to.
 pub(super) enum Step {
@@ -25,17 +26,24 @@ pub(super) struct Partial {
     hash: Sha256,
     next: u64,
     total: u64,
+    /// When its last piece came.
+    heard: Instant,
 }
 
 impl Partial {
     /// Begins a body of `total` bytes. The file is locked, so that noded does not take it for a dead luxid's.
     pub fn create(path: PathBuf, total: u64) -> io::Result<Self> {
         let file = temporary::create(&path)?;
-        Ok(Self { path, file, hash: Sha256::new(), next: 0, total })
+        Ok(Self { path, file, hash: Sha256::new(), next: 0, total, heard: Instant::now() })
     }
 
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// Since when nothing came.
+    pub fn heard(&self) -> Instant {
+        self.heard
     }
 
     pub fn next(&self) -> u64 {
@@ -44,6 +52,7 @@ impl Partial {
 
     /// Adds a piece if it is the one wanted next; the offset wanted then.
     pub fn append(&mut self, offset: u64, bytes: &[u8]) -> io::Result<u64> {
+        self.heard = Instant::now();
         if offset == self.next {
             self.file.write_all(bytes)?;
             self.hash.update(bytes);

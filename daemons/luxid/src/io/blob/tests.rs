@@ -170,6 +170,21 @@ async fn uploads_are_bounded_and_end_with_their_connection() {
     assert_eq!(bed.store.put(1, begin(1)).await.unwrap(), more(2), "others go on");
 }
 
+#[tokio::test]
+async fn who_stands_still_longest_makes_place_for_another() {
+    let bed = bed();
+    let (one, two) = (b"of one".to_vec(), b"of two".to_vec());
+    bed.store.put(1, piece(&one, 0, 2)).await.unwrap();
+    bed.store.put(2, piece(&two, 0, 2)).await.unwrap();
+    bed.store.put(1, piece(&one, 2, 3)).await.unwrap();
+    give_up_idle(&mut bed.store.lock(), Instant::now());
+    assert_eq!(partials(&bed.root), 2, "not for long yet");
+    give_up_idle(&mut bed.store.lock(), Instant::now() + IDLE);
+    assert_eq!(partials(&bed.root), 1);
+    assert_eq!(bed.store.put(2, piece(&two, 2, 3)).await.unwrap(), more(0), "begins anew");
+    assert_eq!(bed.store.put(1, piece(&one, 3, 4)).await.unwrap(), more(4), "the other goes on");
+}
+
 /// What a kill leaves at each point: before the rename a partial file, after it a body that is whole.
 #[tokio::test]
 async fn a_start_after_a_crash_has_whole_bodies_only() {
