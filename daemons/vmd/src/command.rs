@@ -240,9 +240,18 @@ impl Command {
             if file.is_none() {
                 file = File::create(self.place.output(stream)).ok();
             }
-            let fits = kept < SMALL_BYTES || self.place.free_bytes().is_ok_and(|free| free > RESERVE_BYTES);
-            let written = fits && file.as_mut().is_some_and(|file| file.write_all(&piece[..keep]).is_ok());
+            let written = if kept < SMALL_BYTES {
+                file.as_mut().is_some_and(|file| file.write_all(&piece[..keep]).is_ok())
+            } else {
+                let written;
+                (file, piece, written) = Arc::clone(&self).write_beside(file, piece, keep).await;
+                written
+            };
             self.change(|state| {
+                // It was given up while that was written.
+                if state.closed[at] {
+                    return;
+                }
                 if written {
                     state.kept[at] += keep as u64;
                 }
@@ -252,6 +261,23 @@ impl Command {
             });
         }
         self.change(|state| state.closed[at] = true);
+    }
+
+    /// Writes the first `keep` bytes of what is much, where there is room: beside vmd's own thread, since the kernel makes whoever
+    /// writes much wait for the disk, and limits and signs of life of all VMs would wait with it.
+    async fn write_beside(
+        self: Arc<Self>,
+        file: Option<File>,
+        piece: Vec<u8>,
+        keep: usize,
+    ) -> (Option<File>, Vec<u8>, bool) {
+        let write = move || {
+            let mut file = file;
+            let fits = self.place.free_bytes().is_ok_and(|free| free > RESERVE_BYTES);
+            let written = fits && file.as_mut().is_some_and(|file| file.write_all(&piece[..keep]).is_ok());
+            (file, piece, written)
+        };
+        tokio::task::spawn_blocking(write).await.unwrap_or_default()
     }
 
     /// Watches it to its end and notes that. `before`: what its VM had counted before it was told to start it.
