@@ -103,7 +103,7 @@ struct Add {
     /// Fewest that 'resize' may ask for
     #[arg(long, value_name = "N", default_value_t = 0)]
     min: u64,
-    /// Most there may be, and the most that one lease can ask for; without it the size, also after a resize
+    /// Most there may be, and the most that one lease can ask for; without it the size, and after a resize that makes it larger that one
     #[arg(long, value_name = "N")]
     max: Option<u64>,
     /// Clean machines to keep beyond the leased ones

@@ -63,7 +63,10 @@ pub async fn serve(daemon: Daemon, job_program: PathBuf) -> anyhow::Result<()> {
         Queue::load(me, Rules::ALL, Box::new(RandomIds), clock::now(), rows).map_err(LuxidError::Load)?;
     drop(started.objects);
     // The other half is for tasks that are not over, images, and all else.
-    queue.bound_bodies(gantry_body::room::size(&root.lib()).context("can't see the disk's size")? / 2);
+    match gantry_body::room::size(&root.lib()).context("can't see the disk's size")? {
+        0 => tracing::info!("the disk does not tell its size"),
+        size => queue.bound_bodies(size / 2),
+    }
 
     let hello = |protocol: &str| Hello {
         cluster: Some(role.cluster),

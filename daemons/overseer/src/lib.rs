@@ -50,7 +50,7 @@ pub async fn run(daemon: Daemon) -> anyhow::Result<()> {
     let (root, stop) = (daemon.root.clone(), daemon.stop.clone());
     daemon.tasks.spawn("watch", watch::run(root.clone(), news.clone(), stop.clone()));
     let period = Duration::from_millis(periods.period_ms(Pass::NodeRepair));
-    daemon.tasks.spawn("nodes", nodes::run(root, period, Arc::clone(&look), news, stop));
+    daemon.tasks.spawn("nodes", nodes::run(root, (period, periods.lost_s()), Arc::clone(&look), news, stop));
     Shell::new(daemon, periods, look, numbers).run(inbox).await;
     Ok(())
 }
@@ -66,7 +66,7 @@ pub fn once(root: &Root, only: Option<Pass>) -> anyhow::Result<bool> {
         let mut luxi = Luxi::new(root);
         let mut nodes = submit::nodes(&mut luxi).await.context("cannot look at the nodes")?;
         // The only look: how long a node has been away is not known, so only nodes marked offline are lost.
-        Away::default().look(clock::millis(), &mut nodes);
+        Away::default().look(clock::millis(), &mut nodes, periods.lost_s());
         let mut good = true;
         for pass in Pass::ALL.into_iter().filter(|pass| only.is_none_or(|only| only == *pass)) {
             let seen = submit::whole(&mut luxi).await.context("cannot look at the pools")?;

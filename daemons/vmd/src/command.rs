@@ -24,6 +24,8 @@ use tokio::time::{Instant, timeout};
 const LOOK: Duration = Duration::from_millis(50);
 /// How long outputs are read after the main process's end, should a daemon of the command hold them.
 const DRAIN: Duration = Duration::from_millis(250);
+/// How long a write to the spool that has begun may take then; what takes longer is a disk that fails.
+const WRITE_TIME: Duration = Duration::from_secs(20);
 /// How long a killed command's end may be away before the whole VM is ended: init is not well then.
 const KILL_TIME: Duration = Duration::from_secs(2);
 /// Read from a pipe at once, bytes: a pipe's size.
@@ -66,6 +68,8 @@ struct State {
     kept: [u64; 2],
     truncated: bool,
     closed: [bool; 2],
+    /// A piece is on its way to the disk.
+    writing: [bool; 2],
     asked: Asked,
     how: Option<How>,
     gone: bool,
@@ -244,11 +248,13 @@ impl Command {
                 file.as_mut().is_some_and(|file| file.write_all(&piece[..keep]).is_ok())
             } else {
                 let written;
+                self.state().writing[at] = true;
                 (file, piece, written) = Arc::clone(&self).write_beside(file, piece, keep).await;
                 written
             };
             self.change(|state| {
-                // It was given up while that was written.
+                state.writing[at] = false;
+                // The disk took too long.
                 if state.closed[at] {
                     return;
                 }
@@ -285,7 +291,11 @@ impl Command {
         let begun = Instant::now();
         self.watch(&vm, begun, before.cpu_us).await;
         let drained = self.until(|state| (state.closed == [true; 2]).then_some(()));
-        let _ = timeout(DRAIN, drained).await;
+        if timeout(DRAIN, drained).await.is_err() {
+            let written = self.until(|state| (state.writing == [false; 2]).then_some(()));
+            let late = timeout(WRITE_TIME, written).await.is_err();
+            self.change(|state| state.broken |= late);
+        }
         self.change(|state| state.closed = [true; 2]);
         let (now, memory_peak_bytes) = vm.spent();
         let room = vm.scratch_room();

@@ -27,10 +27,8 @@ pub const WALL_S_MAX: u64 = 86_400;
 pub const IMAGE_HOST: &str = "host";
 /// Failed creates or destroys in a row after which a slot is stuck: it is tried seldom, and people are told.
 pub const SLOT_FAILURES_MAX: u32 = 8;
-/// First pause after a failed create or destroy, seconds; doubles up to [`SLOT_BACKOFF_S_MAX`].
+/// First pause after a failed create or destroy, seconds; doubles with each further one until the slot is stuck.
 pub const SLOT_BACKOFF_S: f64 = 0.5;
-/// Longest pause between tries of a slot that is not stuck, seconds.
-pub const SLOT_BACKOFF_S_MAX: f64 = 60.0;
 /// Pause between tries of one that is, seconds: what hindered it may go by itself.
 pub const SLOT_STUCK_S: f64 = 600.0;
 
@@ -199,10 +197,9 @@ pub fn slot_name(pool: &str, number: u64) -> String {
 /// The pause before a slot that failed `failures` times in a row is tried again, seconds.
 #[must_use]
 pub fn slot_backoff_s(failures: u32) -> f64 {
-    let doubled = SLOT_BACKOFF_S * f64::from(1u32 << failures.saturating_sub(1).min(16));
     match failures {
         0 => 0.0,
-        1..SLOT_FAILURES_MAX => doubled.min(SLOT_BACKOFF_S_MAX),
+        1..SLOT_FAILURES_MAX => SLOT_BACKOFF_S * f64::from(1u32 << (failures - 1)),
         SLOT_FAILURES_MAX.. => SLOT_STUCK_S,
     }
 }
@@ -226,7 +223,8 @@ mod tests {
         assert_eq!(slot_backoff_s(0), 0.0);
         assert_eq!(slot_backoff_s(1), 0.5);
         assert_eq!(slot_backoff_s(3), 2.0);
-        assert_eq!(slot_backoff_s(u32::MAX), SLOT_BACKOFF_S_MAX);
+        assert_eq!(slot_backoff_s(SLOT_FAILURES_MAX - 1), 32.0);
+        assert_eq!([SLOT_FAILURES_MAX, u32::MAX].map(slot_backoff_s), [SLOT_STUCK_S; 2]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::*;
 /// The node that dies: not the master.
 const GONE: usize = 2;
 /// Noticed soon, for a test.
-const OVERSEER: &str = "[overseer]\nnode_repair_s = 1\nnode_lost_s = 2\n";
+const OVERSEER: &str = "[overseer]\nnode_repair_s = 1\ndrain_slots_s = 1\nnode_lost_s = 2\n";
 
 #[test]
 fn a_lost_node_s_vms_are_made_elsewhere() {

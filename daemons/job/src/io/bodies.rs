@@ -52,10 +52,11 @@ impl Writer {
         if self.file.is_none() && self.small.len() + bytes.len() <= SMALL_BYTES {
             self.small.extend_from_slice(bytes);
         } else {
-            let dir = self.root.blob_dir();
+            let file = self.file()?;
+            let dir = file.path.parent().unwrap_or(&file.path);
             // Results come from work that is done: they may take of what uploads have to leave.
-            room::look(&dir, bytes.len() as u64, room::reserve(&dir)? / 2)?;
-            self.file()?.file.write_all(bytes)?;
+            room::look(dir, bytes.len() as u64, room::reserve(dir)? / 2)?;
+            file.file.write_all(bytes)?;
         }
         self.hash.update(bytes);
         self.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);

@@ -84,7 +84,7 @@ pub async fn modify(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     Ok(Value::Array(asked.iter().map(|(name, value)| json!([name, value])).collect()))
 }
 
-/// Asks for another number of slots. Where no more than the amount were allowed, the most follow it. Result: null.
+/// Asks for another number of slots. Where no more than the amount were allowed, the most grow with it. Result: null.
 pub async fn resize(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
     cx.begin(Locks::none()).await?;
     let pool = cx.master.pool(args.need("pool_name")?).await?;
@@ -97,7 +97,7 @@ pub async fn resize(cx: &mut Cx<'_>, args: &Args<'_>) -> Result<Value, OpFail> {
 
 fn resized(pool: &Pool, amount: u64) -> Result<Params, String> {
     let mut set = Map::from_iter([("amount".to_owned(), json!(amount))]);
-    if pool.max == pool.amount {
+    if amount > pool.max && pool.max == pool.amount {
         set.insert("max".to_owned(), json!(amount));
     } else if amount > pool.max {
         let Pool { name, max, .. } = pool;
@@ -153,10 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn the_most_follow_the_amount_where_no_more_were_allowed() {
+    fn the_most_grow_with_the_amount_where_no_more_were_allowed() {
         let set = |pool, amount| resized(&pool, amount).map(Value::Object);
         assert_eq!(set(pool(0, 4, 4), 8), Ok(json!({"amount": 8, "max": 8})));
-        assert_eq!(set(pool(0, 4, 4), 2), Ok(json!({"amount": 2, "max": 2})));
+        assert_eq!(set(pool(0, 4, 4), 2), Ok(json!({"amount": 2})), "leases may ask for as many as before");
         assert_eq!(set(pool(0, 4, 8), 8), Ok(json!({"amount": 8})));
         for (bad, amount, word) in [(pool(0, 4, 8), 9, "--max"), (pool(2, 4, 4), 1, "--min")] {
             let why = set(bad, amount).unwrap_err();

@@ -95,9 +95,10 @@ async fn pools_are_added_changed_resized_and_drained() {
     assert_eq!((all(&bed).max, all(&bed).amount), (3, 3), "without a word max is the amount");
     let resize = |amount: u64| with(on("OP_POOL_RESIZE"), json!({"amount": amount}));
     bed.succeeds(&resize(4)).await;
-    assert_eq!((all(&bed).max, all(&bed).amount), (4, 4), "and follows it");
+    assert_eq!((all(&bed).max, all(&bed).amount), (4, 4), "and grows with it");
     bed.succeeds(&resize(3)).await;
-    assert_eq!(all(&bed).max, 3);
+    assert_eq!((all(&bed).max, all(&bed).amount), (4, 3), "and stays");
+    bed.succeeds(&resize(4)).await;
     let modify = |set: Value| with(on("OP_POOL_MODIFY"), json!({"set": set}));
     bed.succeeds(&modify(json!({"max": 5, "group": "default"}))).await;
     assert!(all(&bed).group.is_some());

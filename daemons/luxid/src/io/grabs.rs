@@ -1,7 +1,7 @@
 //! What wconfd answers to those who ask it about leases, for people who wait: that it has not answered for long, and why it
 //! gave out no VM though some are clean.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,9 @@ pub struct Grabs(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// When each open question was asked; the number tells apart those of one moment.
-    since: BTreeSet<(Instant, u64)>,
+    /// When each open question was asked, and why it was answered by no yes or no so far; the number tells apart those of
+    /// one moment.
+    since: BTreeMap<(Instant, u64), Option<String>>,
     next: u64,
     /// Why the last grab of a pool has to wait; none of those that were granted.
     held: BTreeMap<String, String>,
@@ -44,19 +45,25 @@ impl Grabs {
         let mut inner = self.lock();
         let this = (now, inner.next);
         inner.next += 1;
-        inner.since.insert(this);
+        inner.since.insert(this, None);
         Question { all: self.clone(), this }
     }
 
-    /// That wconfd is silent, in words; None while it answers in time.
+    /// That wconfd is silent or can't decide, in words; None while it answers in time.
     #[must_use]
     pub fn silence(&self) -> Option<String> {
         self.silence_at(Instant::now())
     }
 
     fn silence_at(&self, now: Instant) -> Option<String> {
-        let silent = now.saturating_duration_since(self.lock().since.first()?.0);
-        (silent >= SILENT_AFTER).then(|| format!("gantry-wconfd has not answered for {} s", silent.as_secs()))
+        let inner = self.lock();
+        let ((since, _), why) = inner.since.first_key_value()?;
+        let silent = now.saturating_duration_since(*since);
+        let words = || match why {
+            Some(why) => format!("gantry-wconfd grants nothing since {} s: {why}", silent.as_secs()),
+            None => format!("gantry-wconfd has not answered for {} s", silent.as_secs()),
+        };
+        (silent >= SILENT_AFTER).then(words)
     }
 
     /// Notes how the newest grab of a pool was answered: why it waits, or that it was granted.
@@ -73,6 +80,15 @@ impl Grabs {
     #[must_use]
     pub fn held(&self, pool: &str) -> Option<String> {
         self.lock().held.get(pool).cloned()
+    }
+}
+
+impl Question {
+    /// It is asked again: this was said, or nothing.
+    pub fn again(&self, why: Option<&str>) {
+        if let Some(said) = self.all.lock().since.get_mut(&self.this) {
+            *said = why.map(str::to_owned);
+        }
     }
 }
 
@@ -97,6 +113,8 @@ mod tests {
         assert_eq!(after(7_500).as_deref(), Some("gantry-wconfd has not answered for 7 s"));
         drop(first);
         assert_eq!(after(7_500).as_deref(), Some("gantry-wconfd has not answered for 7 s"), "one of two");
+        same_moment.again(Some("no majority"));
+        assert_eq!(after(7_500).as_deref(), Some("gantry-wconfd grants nothing since 7 s: no majority"));
         drop(same_moment);
         assert_eq!(after(7_500).as_deref(), Some("gantry-wconfd has not answered for 3 s"));
         drop(later);

@@ -170,7 +170,7 @@ impl std::fmt::Display for Refusal {
 impl Inner {
     /// Has a command applied; asks again until there is an answer that counts.
     async fn apply(&self, command: &Command) -> Result<(u64, Value), Refusal> {
-        let _question = self.grabs.ask();
+        let question = self.grabs.ask();
         let mut wait = AGAIN_MS.0;
         loop {
             let why = match self.config.apply(command.clone()).await {
@@ -181,6 +181,10 @@ impl Inner {
                 return Err(refusal);
             }
             tracing::debug!(%why, "a lease command is asked again");
+            question.again(match &why {
+                CallError::Fail(fail) => Some(&fail.text),
+                _ => None,
+            });
             if matches!(why, CallError::Closed(_)) {
                 self.config.connected().await;
             }

@@ -4,25 +4,37 @@ use crate::core::seen::Node;
 use gantry_model::ids::NodeUuid;
 use std::collections::BTreeMap;
 
-/// Since when nodes are away.
+/// A node that came back counts as settled after this part of the time after which one that is away is lost.
+const SETTLE_PART: u64 = 5;
+
+/// Since when nodes are away, or back.
 #[derive(Debug, Clone, Default)]
 pub struct Away {
     /// Milliseconds of the caller's clock.
     since: BTreeMap<NodeUuid, u64>,
+    back: BTreeMap<NodeUuid, u64>,
 }
 
 impl Away {
-    /// Takes a new look at all nodes: notes how long each has been away; says which have come back.
-    pub fn look(&mut self, now: u64, nodes: &mut [Node]) -> Vec<NodeUuid> {
+    /// Takes a new look at all nodes: notes how long each has been away, and which have settled; says which have come back.
+    /// `lost_s`: after how long one that is away is lost.
+    pub fn look(&mut self, now: u64, nodes: &mut [Node], lost_s: u64) -> Vec<NodeUuid> {
         let mut back = Vec::new();
         let mut since = BTreeMap::new();
         for node in nodes.iter_mut() {
             let before = self.since.get(&node.uuid).copied();
             if !node.offline && node.mtotal.is_some() {
                 node.away_s = None;
-                back.extend(before.map(|_| node.uuid));
+                if before.is_some() {
+                    back.push(node.uuid);
+                    self.back.insert(node.uuid, now);
+                }
+                let settle_ms = lost_s * 1_000 / SETTLE_PART;
+                node.settled =
+                    self.back.get(&node.uuid).is_none_or(|at| now.saturating_sub(*at) >= settle_ms);
                 continue;
             }
+            node.settled = false;
             let begun = before.unwrap_or(now);
             node.away_s = Some(now.saturating_sub(begun) / 1_000);
             since.insert(node.uuid, begun);
@@ -46,6 +58,7 @@ mod tests {
             vm_capable: true,
             mtotal: answers.then_some(1),
             away_s: None,
+            settled: false,
         }
     }
 
@@ -54,7 +67,7 @@ mod tests {
         let mut away = Away::default();
         let mut look = |now, answers, offline| {
             let mut nodes = [node(1, answers, offline), node(2, true, false)];
-            let back = away.look(now, &mut nodes);
+            let back = away.look(now, &mut nodes, 50);
             assert_eq!(nodes[1].away_s, None);
             (nodes[0].away_s, back.len())
         };
@@ -65,5 +78,20 @@ mod tests {
         assert_eq!(look(64_000, true, false), (None, 1));
         assert_eq!(look(65_000, true, false), (None, 0));
         assert_eq!(look(70_000, false, false), (Some(0), 0), "counts anew");
+    }
+
+    #[test]
+    fn one_that_came_back_settles_after_a_while() {
+        let mut away = Away::default();
+        let mut settled = |now, answers| {
+            let mut nodes = [node(1, answers, false)];
+            away.look(now, &mut nodes, 50);
+            nodes[0].settled
+        };
+        assert!(settled(1_000, true), "nothing else is known of it");
+        assert!(!settled(2_000, false));
+        assert!(!settled(3_000, true) && !settled(12_999, true));
+        assert!(settled(13_000, true));
+        assert!(!settled(14_000, false) && !settled(15_000, true) && !settled(24_999, true), "counts anew");
     }
 }

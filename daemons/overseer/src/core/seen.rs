@@ -135,6 +135,9 @@ pub struct Node {
     /// How long it has been away, seconds; none = it answers.
     #[serde(skip)]
     pub away_s: Option<u64>,
+    /// It answers, and has since it was seen first or for a while.
+    #[serde(skip)]
+    pub settled: bool,
 }
 
 impl Node {
@@ -192,6 +195,12 @@ impl Seen {
     #[must_use]
     pub fn counts(&self, slot: &Slot) -> bool {
         !slot.drained && slot.node_usable && !self.is_lost(slot)
+    }
+
+    /// Whether the slot is there to stay: it counts, and its node has settled. For nothing less are others let go.
+    #[must_use]
+    pub fn stays(&self, slot: &Slot) -> bool {
+        self.counts(slot) && self.node_of(slot).is_some_and(|node| node.settled)
     }
 
     /// Nodes that are lost.

@@ -21,25 +21,25 @@ const SPACING: Duration = Duration::from_millis(250);
 /// Looks every `period`, and when `wanted`, until the daemon stops.
 pub async fn run(
     root: Root,
-    period: Duration,
+    (period, lost_s): (Duration, u64),
     wanted: Arc<Notify>,
     news: Sender<News>,
     stop: CancellationToken,
 ) {
     tokio::select! {
-        () = keep(&root, period, &wanted, &news) => {}
+        () = keep(&root, (period, lost_s), &wanted, &news) => {}
         () = stop.cancelled() => {}
     }
 }
 
 /// Ends only when the shell has.
-async fn keep(root: &Root, period: Duration, wanted: &Notify, news: &Sender<News>) {
+async fn keep(root: &Root, (period, lost_s): (Duration, u64), wanted: &Notify, news: &Sender<News>) {
     let mut luxi = Luxi::new(root);
     let mut away = Away::default();
     loop {
         match submit::nodes(&mut luxi).await {
             Ok(mut nodes) => {
-                let back = away.look(clock::millis(), &mut nodes);
+                let back = away.look(clock::millis(), &mut nodes, lost_s);
                 if news.send(News::Nodes { nodes, back }).await.is_err() {
                     return;
                 }

@@ -5,7 +5,7 @@ use crate::config::Periods;
 use crate::core::agenda::{AGAIN_MS, Agenda, Change, Work};
 use crate::core::job::KeyedJob;
 use crate::core::pass::Pass;
-use crate::core::plan::{has_outdated, plan};
+use crate::core::plan::{has_outdated, next_turn, plan};
 use crate::core::restraint::Restraint;
 use crate::core::seen::{Node, Seen};
 use crate::error::LuxiError;
@@ -210,7 +210,15 @@ impl Shell {
             Seen { nodes: self.nodes.clone(), lost_s: self.lost_s, ..submit::whole(&mut self.luxi).await? };
         self.numbers.saw(&seen);
         self.agenda.spare = seen.has_spare();
-        self.agenda.rolling = has_outdated(&seen, clock::now().epoch());
+        let wall = clock::now().epoch();
+        self.agenda.rolling = has_outdated(&seen, wall);
+        if let Some(turn) = next_turn(&seen, wall) {
+            let pause = Duration::try_from_secs_f64(turn - wall).unwrap_or(Duration::MAX);
+            self.agenda.bring(
+                Pass::DrainSlots,
+                clock::millis().saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
+            );
+        }
         for pass in work.passes {
             if pass == Pass::AuditNodes && self.nodes.is_empty() {
                 self.agenda.bring(pass, clock::millis() + NODES_MS);

@@ -8,11 +8,13 @@ use gantry_model::config::{Node, SlotState};
 use gantry_model::ids::{InstanceUuid, NodeUuid};
 use std::sync::Arc;
 
-/// The slots of one pool. Each is counted in `slots` and at most one of the others.
+/// The slots of one pool. Each is counted in `slots`, perhaps in `able`, and at most one of the others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolCounts {
     /// All of them.
     pub slots: u64,
+    /// Those that could be leased at once, if all that goes on ended well: neither stuck nor drained, on nodes that take work.
+    pub able: u64,
     /// Nothing lives in it.
     pub absent: u64,
     /// CREATING and BOOTING.
@@ -24,18 +26,11 @@ pub struct PoolCounts {
     pub leased: u64,
     /// DIRTY and DESTROYING.
     pub dirty: u64,
-    /// Given up until an operator helps, whatever its state.
+    /// Failed so often that it is tried seldom, whatever its state.
     pub stuck: u64,
 }
 
 impl PoolCounts {
-    /// How many of them could be leased at once, if all that goes on ended well: not those that are stuck, and no CLEAN ones
-    /// that nobody may lease.
-    #[must_use]
-    pub fn able(&self) -> u64 {
-        self.absent + self.creating + self.clean + self.leased + self.dirty
-    }
-
     /// The number that a slot counts in, besides `slots`.
     fn part(&mut self, row: &InstanceRow, node_works: bool) -> Option<&mut u64> {
         let Some(slot) = &row.slot else { return Some(&mut self.absent) };
@@ -52,6 +47,7 @@ impl PoolCounts {
 
     fn add(&mut self, row: &InstanceRow, node_works: bool) {
         self.slots += 1;
+        self.able += u64::from(is_able(row, node_works));
         if let Some(part) = self.part(row, node_works) {
             *part += 1;
         }
@@ -59,10 +55,15 @@ impl PoolCounts {
 
     fn take(&mut self, row: &InstanceRow, node_works: bool) {
         self.slots -= 1;
+        self.able -= u64::from(is_able(row, node_works));
         if let Some(part) = self.part(row, node_works) {
             *part -= 1;
         }
     }
+}
+
+fn is_able(row: &InstanceRow, node_works: bool) -> bool {
+    node_works && row.slot.as_ref().is_none_or(|slot| !slot.stuck && !slot.drained)
 }
 
 fn works(node: &Node) -> bool {

@@ -70,7 +70,8 @@ impl FinalTasks {
     /// The oldest one, when there are too many or they are too large; to be followed by [`FinalTasks::gone`].
     pub fn take_beyond(&mut self) -> Option<TaskId> {
         let fits = self.bytes <= FINAL_BYTES_MAX && self.body_bytes <= self.body_bytes_max;
-        if self.by_end.len() <= FINAL_TASKS_MAX && fits {
+        // The newest stays whatever it takes: its user has not seen it yet.
+        if self.by_end.len() <= FINAL_TASKS_MAX && fits || self.by_end.len() <= 1 {
             return None;
         }
         let ((_, id), bytes) = self.by_end.pop_first()?;
@@ -132,6 +133,8 @@ mod tests {
         }
         assert_eq!((all.take_beyond(), all.len(), all.body_bytes), (None, 1, 41));
         all.bound_bodies(40);
+        assert_eq!(all.take_beyond(), None, "the newest is not removed before its user saw it");
+        all.add(Ts(5, 0), &task(5, "next", 1));
         assert_eq!(all.take_beyond(), Some(TaskId(4)));
     }
 }

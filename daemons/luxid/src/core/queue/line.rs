@@ -90,9 +90,7 @@ impl Line {
     /// Takes the next one out of line if it may ask now.
     pub fn next(&mut self) -> Option<(Who, u32)> {
         let (able, free) = match self.stock {
-            Some(stock) if stock.active => {
-                (stock.counts.able(), stock.counts.clean.saturating_sub(self.taken))
-            }
+            Some(stock) if stock.active => (stock.counts.able, stock.counts.clean.saturating_sub(self.taken)),
             None if self.blind && self.asked.is_empty() => (u64::MAX, u64::MAX),
             Some(_) | None => return None,
         };

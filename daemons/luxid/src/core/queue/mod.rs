@@ -257,6 +257,7 @@ impl Queue {
 
     /// Takes in what happened, in order, and says what follows. Several events make one batch.
     pub fn step(&mut self, now: Ts, events: impl IntoIterator<Item = Event>) -> Effects {
+        self.look_at_clock(now);
         for event in events {
             self.take(now, event);
         }

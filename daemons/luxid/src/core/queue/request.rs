@@ -230,11 +230,12 @@ impl Queue {
     }
 
     /// Its time is another by the wall clock, which was set.
-    pub(super) fn request_moved(&mut self, lease: LeaseUuid, due: Ts) {
+    pub(super) fn request_moved(&mut self, lease: LeaseUuid, moved: impl Fn(Ts) -> Ts) {
         let Some(entry) = self.requests.get_mut(&lease) else { return };
-        let before = std::mem::replace(&mut entry.due, due);
+        let before = entry.due;
+        entry.due = moved(before);
         if self.requests_over.remove(&(before, lease)) {
-            self.requests_over.insert((due, lease));
+            self.requests_over.insert((entry.due, lease));
         }
     }
 

@@ -14,12 +14,16 @@ impl Queue {
         self.timers.first().map(|(due, _)| *due)
     }
 
-    /// Does what is due.
-    pub(super) fn fire(&mut self, now: Ts) {
+    /// Before anything else of a step: what begins in it is of the clock as it is now.
+    pub(super) fn look_at_clock(&mut self, now: Ts) {
         let before = std::mem::replace(&mut self.looked, now);
         if before.0 > now.0 + CLOCK_BACK_S {
             self.clock_went_back(before, now);
         }
+    }
+
+    /// Does what is due.
+    pub(super) fn fire(&mut self, now: Ts) {
         while self.timers.first().is_some_and(|(due, _)| *due <= now) {
             match self.timers.pop_first().map(|(_, timer)| timer) {
                 Some(Timer::Task(id)) => self.task_due(id),
@@ -31,13 +35,15 @@ impl Queue {
     }
 
     fn clock_went_back(&mut self, before: Ts, now: Ts) {
-        for (due, timer) in std::mem::take(&mut self.timers) {
+        let moved = |due: Ts| {
             let left = micros(due).saturating_sub(micros(before));
-            let due = Ts::from_nanos((micros(now) + left) * 1_000);
+            Ts::from_nanos((micros(now) + left) * 1_000)
+        };
+        for (due, timer) in std::mem::take(&mut self.timers) {
             if let Timer::Request(lease) = timer {
-                self.request_moved(lease, due);
+                self.request_moved(lease, moved);
             }
-            self.timers.insert((due, timer));
+            self.timers.insert((moved(due), timer));
         }
     }
 }

@@ -169,7 +169,7 @@ impl Store {
     ) -> io::Result<Step> {
         let dir = self.partial_dir();
         // All that is to come, at the first piece; others may have taken the room at a later one.
-        let wanted = if request.offset == 0 { request.total } else { request.bytes.len() as u64 };
+        let wanted = if place.is_none() { request.total } else { request.bytes.len() as u64 };
         room::look(&dir, wanted, room::reserve(&dir)?)?;
         let partial = match place {
             Some(partial) => partial,

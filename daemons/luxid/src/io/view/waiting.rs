@@ -139,10 +139,16 @@ impl Waiting {
             let why = self.short(pool).map_or_else(|| " yet".to_owned(), |why| format!(": {why}"));
             return format!("waiting for {what} in pool {pool}, which has no slots{why} ({ahead})");
         }
-        if u64::from(count) > counts.able() {
-            let able = counts.able();
+        if u64::from(count) > counts.able {
+            let able = counts.able;
+            let help = if u64::from(count) > counts.slots {
+                "gnt-pool resize makes it larger"
+            } else {
+                "gnt-slot list says why"
+            };
             return format!(
-                "waiting for {what} at once in pool {pool}, which can have {able} now; gnt-pool resize makes it larger"
+                "waiting for {what} at once in pool {pool}, which can have {able} of its {} now: {help}",
+                counts.slots
             );
         }
         let mut parts = vec![format!("{} creating", counts.creating + counts.absent)];
@@ -213,7 +219,7 @@ mod tests {
     fn what_wconfd_says_is_told_where_clean_vms_are_not_given_out() {
         let (mut waiting, grabs) = (Waiting::default(), Grabs::default());
         let mut why = |clean| {
-            let counts = PoolCounts { slots: 2, clean, leased: 2 - clean, ..PoolCounts::default() };
+            let counts = PoolCounts { slots: 2, able: 2, clean, leased: 2 - clean, ..PoolCounts::default() };
             waiting.stock("py".to_owned(), Some(Stock { active: true, counts }));
             waiting.why("py", (0, Ts::default(), Who::Task(TaskId(1))), 1, &grabs)
         };

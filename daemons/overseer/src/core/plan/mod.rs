@@ -14,7 +14,7 @@ use crate::core::job::KeyedJob;
 use crate::core::pass::Pass;
 use crate::core::seen::Seen;
 
-pub use pools::{has_outdated, surplus};
+pub use pools::{has_outdated, next_turn, surplus};
 
 /// What one pass asks for. `now` is the wall clock, epoch seconds. All passes but destroy-dirty must see all slots.
 #[must_use]

@@ -41,10 +41,19 @@ pub(super) fn expand_pools(seen: &Seen) -> Vec<KeyedJob> {
 /// the highest numbers, then those under way, and last those that are leased.
 #[must_use]
 pub fn surplus(seen: &Seen) -> BTreeSet<InstanceUuid> {
+    too_many(seen, |slot| seen.counts(slot))
+}
+
+/// The same of those that stay: what is let go is gone, and what is on a node that just came back may not be there.
+fn leaving(seen: &Seen) -> BTreeSet<InstanceUuid> {
+    too_many(seen, |slot| seen.stays(slot))
+}
+
+fn too_many(seen: &Seen, counts: impl Fn(&Slot) -> bool) -> BTreeSet<InstanceUuid> {
     let slots = by_pool(seen);
     let of_pool = |pool: &Pool| {
         let own = slots.get(pool.name.as_str()).map_or(&[][..], Vec::as_slice);
-        let mut own: Vec<&Slot> = own.iter().copied().filter(|slot| seen.counts(slot)).collect();
+        let mut own: Vec<&Slot> = own.iter().copied().filter(|slot| counts(slot)).collect();
         own.sort_by_key(|slot| (cost(slot.state), std::cmp::Reverse(slot.number())));
         let wanted = usize::try_from(pool.wanted).unwrap_or(usize::MAX);
         let many = own.len().saturating_sub(wanted);
@@ -66,7 +75,7 @@ fn cost(state: SlotState) -> u8 {
 
 /// Slots that shall go, and VMs that are outdated.
 pub(super) fn drain_slots(seen: &Seen, now: f64) -> Vec<KeyedJob> {
-    let surplus = surplus(seen);
+    let (surplus, gone) = (surplus(seen), leaving(seen));
     let draining: BTreeSet<&str> = seen
         .pools
         .iter()
@@ -75,7 +84,7 @@ pub(super) fn drain_slots(seen: &Seen, now: f64) -> Vec<KeyedJob> {
         .collect();
     let mut lots = Lots::default();
     for slot in &seen.slots {
-        let leaving = surplus.contains(&slot.uuid) || draining.contains(slot.pool.as_str());
+        let leaving = gone.contains(&slot.uuid) || draining.contains(slot.pool.as_str());
         match slot.state {
             // Marked before: one in which nothing lives any more goes; one that became CLEAN after its mark becomes DIRTY.
             SlotState::Absent | SlotState::Clean if slot.drained => lots.drained.push(slot),
@@ -140,16 +149,29 @@ fn is_old(slot: &Slot) -> bool {
     slot.wanted_revision.is_some_and(|wanted| slot.revision != wanted)
 }
 
-/// Whether a VM comes so near to its pool's lifetime, after which wconfd leases it to nobody, that its turn has come. Those
-/// made together have different turns, by their uuids, so that most of a pool stays leasable.
-fn is_aged(slot: &Slot, pool: &Pool, now: f64) -> bool {
+/// When a VM comes so near to its pool's lifetime, after which wconfd leases it to nobody, that its turn has come; None =
+/// never. Those made together have different turns, by their uuids, so that most of a pool stays leasable.
+fn turn(slot: &Slot, pool: &Pool) -> Option<f64> {
     // Seconds of a setting: far below what a float holds exactly.
     #[allow(clippy::cast_precision_loss, reason = "seconds stay far below 2^52")]
     let lifetime = pool.lifetime as f64;
     let lead = (lifetime / LEAD_PART).max(LEAD_S.min(lifetime / 2.0));
     let [.., byte] = slot.uuid.0.into_bytes();
-    let turn = lead * (1.0 + f64::from(byte) / 255.0) / 2.0;
-    pool.lifetime > 0 && slot.ready_at.is_some_and(|ready| ready + lifetime - turn <= now)
+    let before = lead * (1.0 + f64::from(byte) / 255.0) / 2.0;
+    slot.ready_at.filter(|_| pool.lifetime > 0).map(|ready| ready + lifetime - before)
+}
+
+fn is_aged(slot: &Slot, pool: &Pool, now: f64) -> bool {
+    turn(slot, pool).is_some_and(|turn| turn <= now)
+}
+
+/// When the turn of the next CLEAN VM comes, if that is later than now.
+#[must_use]
+pub fn next_turn(seen: &Seen, now: f64) -> Option<f64> {
+    let pools: BTreeMap<&str, &Pool> = seen.pools.iter().map(|pool| (pool.name.as_str(), pool)).collect();
+    let clean = seen.slots.iter().filter(|slot| slot.state == SlotState::Clean);
+    let turns = clean.filter_map(|slot| turn(slot, pools.get(slot.pool.as_str())?));
+    turns.filter(|turn| *turn > now).min_by(f64::total_cmp)
 }
 
 /// Whether any CLEAN VM is outdated and shall be replaced: then news of clean ones make room for the next.

@@ -79,11 +79,14 @@ fn recount(seen: &Snapshot, pool: &str) -> PoolCounts {
     let mut all = PoolCounts::default();
     for (_, row) in seen.instances().iter().filter(|(_, row)| row.instance.pool.as_deref() == Some(pool)) {
         all.slots += 1;
+        let node = seen.nodes().get(&row.instance.primary_node);
+        let works = node.is_some_and(|n| !n.offline && !n.drained);
         let Some(slot) = &row.slot else {
             all.absent += 1;
+            all.able += u64::from(works);
             continue;
         };
-        let node = seen.nodes().get(&row.instance.primary_node);
+        all.able += u64::from(works && !slot.stuck && !slot.drained);
         if slot.stuck {
             all.stuck += 1;
             continue;
@@ -94,7 +97,7 @@ fn recount(seen: &Snapshot, pool: &str) -> PoolCounts {
             SlotState::Leased => all.leased += 1,
             SlotState::Dirty | SlotState::Destroying => all.dirty += 1,
             SlotState::Clean => {
-                let usable = !slot.drained && node.is_some_and(|n| !n.offline && !n.drained);
+                let usable = !slot.drained && works;
                 all.clean += u64::from(usable);
             }
         }

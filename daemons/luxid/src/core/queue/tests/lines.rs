@@ -78,7 +78,7 @@ proptest! {
                 }
                 Step::Tell { clean, leased, active } => {
                     index += 1;
-                    let counts = PoolCounts { slots: 9, clean, leased, ..PoolCounts::default() };
+                    let counts = PoolCounts { slots: 9, able: clean + leased, clean, leased, ..PoolCounts::default() };
                     line.tell(index, Some(Stock { active, counts }));
                     slow = Slow { clean, leased, active, stopped: false, ..slow };
                 }

@@ -53,7 +53,10 @@ impl Bench {
     /// The copy of the configuration shows so many clean VMs as of `index`.
     /// A pool with so many clean VMs and a few that are being made.
     pub(super) fn clean(&mut self, index: u64, clean: u64) {
-        self.stock(index, PoolCounts { slots: clean + 3, clean, creating: 3, ..PoolCounts::default() });
+        self.stock(
+            index,
+            PoolCounts { slots: clean + 3, able: clean + 3, clean, creating: 3, ..PoolCounts::default() },
+        );
     }
 
     fn stock(&mut self, index: u64, counts: PoolCounts) {
@@ -277,7 +280,13 @@ fn a_head_that_needs_several_is_not_overtaken() {
 #[test]
 fn who_needs_more_than_the_pool_can_have_holds_nobody_up() {
     let mut b = Bench::new();
-    let with = |clean, stuck| PoolCounts { slots: clean + stuck, clean, stuck, ..PoolCounts::default() };
+    let with = |clean, stuck| PoolCounts {
+        slots: clean + stuck,
+        able: clean,
+        clean,
+        stuck,
+        ..PoolCounts::default()
+    };
     b.stock(1, with(2, 1));
     b.request(1, 3);
     assert_eq!(b.grabs(), []);
@@ -371,6 +380,12 @@ fn a_clock_that_is_set_back_makes_no_pause_longer() {
     assert_eq!((b.stored(id).state, b.grabs().len()), (TaskState::Retrying, 7), "for ten seconds");
     b.request(2, 20);
     b.now -= HOUR;
+    b.request(3, 20);
+    assert_eq!(
+        b.stored_request(3).unwrap().state,
+        RequestState::Waiting,
+        "nor is who comes first then sent away"
+    );
     for _ in 0..10 {
         b.step(Event::Tick);
         b.commit();
@@ -422,7 +437,7 @@ fn a_whole_state_without_the_lease_means_that_it_is_gone() {
     b.clean(1, 1);
     let id = b.task(json!({}));
     b.begin(id, 8);
-    let counts = PoolCounts { slots: 1, ..PoolCounts::default() };
+    let counts = PoolCounts { slots: 1, able: 1, ..PoolCounts::default() };
     let all = |index| {
         let pools = BTreeMap::from([("p".to_owned(), Some(Stock { active: true, counts }))]);
         Event::News(Box::new(News { index, all: true, pools, leases: BTreeMap::new() }))

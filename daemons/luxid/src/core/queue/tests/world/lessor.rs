@@ -64,6 +64,7 @@ impl Lessor {
         let count = |state| self.slots.iter().filter(|(_, s)| *s == state).count() as u64;
         let counts = PoolCounts {
             slots: SLOTS as u64,
+            able: SLOTS as u64,
             clean: count(Sim::Clean),
             leased: count(Sim::Leased),
             dirty: count(Sim::Dirty),
