@@ -396,6 +396,9 @@ pub struct TaskResult {
     /// Entries of `out/` that are no regular files, or did not fit the limit, and were left out.
     #[serde(default)]
     pub refused: u64,
+    /// Files of the archive that `artifacts` does not name: they are too many for a record.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unnamed: u64,
     /// CPU time of the whole attempt, µs.
     #[serde(default)]
     pub cpu_us: u64,
@@ -409,6 +412,11 @@ pub struct TaskResult {
     /// what it read of its image can be here.
     #[serde(default)]
     pub io_bytes: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What OP_TASK_RUN answers: its opcode result. A job that ends in error instead was an infrastructure failure.

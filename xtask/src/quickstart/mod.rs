@@ -46,6 +46,11 @@ fn place() -> PathBuf {
     build::target_dir().join("quickstart")
 }
 
+/// Tells a cluster that was kept from one whose run was killed.
+fn kept() -> PathBuf {
+    place().join("kept")
+}
+
 /// Runs it. With `keep` the cluster stays up.
 ///
 /// # Errors
@@ -95,6 +100,12 @@ pub fn stop() -> Result<()> {
 
 fn end_earlier(screen: &Screen, programs: &Path) -> Result<()> {
     if let Some(mut earlier) = VirtualCluster::found(&place(), programs)? {
+        if kept().exists() {
+            bail!(
+                "the cluster that an earlier run kept is up, with its tasks and results.\n\
+                 \"cargo xtask quickstart --stop\" ends it and removes them; then run this again"
+            );
+        }
         screen.say("stopping the cluster of an earlier run");
         earlier.stop()?;
     }
@@ -132,6 +143,7 @@ impl<'a> Work<'a> {
         let judged = self.examples();
         if keep && (judged.is_ok() || !self.screen.stop.asked_soon()) {
             println!("{}", next_steps(&self.cluster, &self.programs));
+            std::fs::write(kept(), "").context("target/quickstart")?;
             self.cluster.keep();
             return judged;
         }

@@ -22,7 +22,7 @@ Example:
   gnt-lease exec 3f0c --env N=3 -- python3 -c 'import os; print(os.environ[\"N\"])'
 
 Exits as the command does; with 128 and the number of a signal that ended it; with 124 when it met a limit (wall \
-clock, CPU time, memory, processes, room, output) and says which; with 125 when it was lost with its machine; with 130 when it \
+clock, CPU time, memory, processes, room, output) and says which; with 125 when it was lost with its machine (1 when its lease ended first); with 130 when it \
 was cancelled.
 Ctrl-C sends it INT; a second one, TERM or a closed terminal cancels it.";
 
@@ -42,7 +42,7 @@ pub struct Exec {
     /// Which of its machines, from 0
     #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
     vm: u32,
-    /// Its working directory; without it the home
+    /// Its working directory, seen from the home; without it the home
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
     /// A variable of its environment, beside PATH, HOME and LANG; may be given several times

@@ -20,6 +20,8 @@ pub const TTL_S: u64 = 60;
 const RENEWALS: u32 = 3;
 /// How long one renewal may take: less than the third of the usual ttl.
 const RENEW: Duration = Duration::from_secs(15);
+/// So long a command may not have had the Ctrl-C that this program had: it is sent to it, perhaps a second time.
+const STARTING: Duration = Duration::from_millis(200);
 /// Tells the command which lease it has.
 const LEASE_ENV: &str = "GANTRY_LEASE";
 
@@ -101,14 +103,20 @@ async fn beside(
     let renewing = renew(session, lease, Duration::from_secs(ttl_s) / RENEWALS);
     tokio::pin!(renewing);
     let mut lost = false;
+    let begun = Instant::now();
     loop {
         tokio::select! {
             ended = child.wait() => {
                 let status = ended.map_err(|error| CliError::plain(format!("cannot wait for the command: {error}")))?;
                 return if lost { Err(CliError::Told(EXIT_FAILURE)) } else { exit_of(status) };
             }
-            // A terminal sends Ctrl-C to the command as well; the others it gets from here.
-            signal = signals.next() => if signal != Number::SIGINT { pass(&child, signal) },
+            // A terminal sends Ctrl-C to the command as well, but not to one that is only being started; the others it gets
+            // from here.
+            signal = signals.next() => {
+                if signal != Number::SIGINT || begun.elapsed() < STARTING {
+                    pass(&child, signal);
+                }
+            }
             why = &mut renewing, if !lost => {
                 lost = true;
                 Screen.note(&format!("Lease {lease} is over, the command is ended: {why}"));

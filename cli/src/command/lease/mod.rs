@@ -32,7 +32,7 @@ enum Lease {
         /// The lease: its uuid, or enough of its beginning
         lease: String,
     },
-    /// End leases, or withdraw requests; their machines are destroyed
+    /// End leases, or withdraw requests; machines that were used are destroyed
     #[command(after_help = "Example:\n  gnt-lease release 3f0c")]
     Release {
         /// The leases: uuids, or enough of their beginnings

@@ -153,6 +153,9 @@ fn result_info(result: &TaskResult, compiled: bool) -> Vec<(&'static str, Info)>
     if artifacts.len() > 0 {
         pieces.push(("Artifacts", Info::List(artifacts.collect())));
     }
+    if result.unnamed > 0 {
+        pieces.push(("Artifacts not listed", Info::text(result.unnamed.to_string())));
+    }
     if result.refused > 0 {
         pieces.push(("Artifacts left out", Info::text(result.refused.to_string())));
     }

@@ -405,6 +405,13 @@ async fn what_is_left_out_of_out_is_told() {
     let many = "mkdir out; i=0; while [ $i -lt 1010 ]; do : >out/$i; i=$((i+1)); done";
     let report = bed.report(&op(&vm, json!({"pool": "py", "execute": steps(&[many])}))).await;
     let run = read(&report);
-    assert_eq!((run.result.artifacts.len(), run.result.refused), (1000, 10));
-    assert!(log(&report).iter().any(|text| text.starts_with("10 entries of out/")), "{:?}", log(&report));
+    assert_eq!((run.result.artifacts.len(), run.result.unnamed, run.result.refused), (1000, 10, 0));
+    assert!(!log(&report).iter().any(|text| text.contains("entries of out/")), "{:?}", log(&report));
+    let mut bed = Bed::new().await;
+    let vm = bed.leased().await;
+    let link = "mkdir out; ln -s /etc/passwd out/link; echo one > out/one";
+    let report = bed.report(&op(&vm, json!({"pool": "py", "execute": steps(&[link])}))).await;
+    let run = read(&report);
+    assert_eq!((run.result.artifacts.len(), run.result.unnamed, run.result.refused), (1, 0, 1));
+    assert!(log(&report).iter().any(|text| text.starts_with("1 entries of out/")), "{:?}", log(&report));
 }

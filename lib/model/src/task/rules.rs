@@ -162,8 +162,8 @@ pub fn fits(spec: &TaskSpec, blueprint: &Blueprint) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the wall limits of all steps together are {steps} s, but leases of blueprint {} last {most} s, {TRANSFER_S_MIN} of \
-         them for files: ask for less, or use another pool",
+        "the wall limits of all steps together are {steps} s, and {TRANSFER_S_MIN} s are for files, but leases of blueprint {} last \
+         {most} s: ask for less, or use another pool",
         blueprint.name
     ))
 }

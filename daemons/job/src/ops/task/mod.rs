@@ -245,7 +245,7 @@ impl Runner<'_, '_> {
             Got::Files(got, Some(archive)) if !got.files.is_empty() => {
                 result.archive = Some(archive.finish().map_err(output::broken)?);
                 let (named, left) = report::artifacts(got.files);
-                (result.artifacts, result.refused) = (named, got.refused + left);
+                (result.artifacts, result.unnamed, result.refused) = (named, left, got.refused);
             }
             Got::Files(got, _) => {
                 result.refused = got.refused + u64::try_from(got.files.len()).unwrap_or(u64::MAX);
@@ -258,7 +258,7 @@ impl Runner<'_, '_> {
             Got::Nothing => {}
         }
         if result.refused > 0 {
-            self.node.cx.say(format!("{} entries of {OUT}/ are not listed or were left out", result.refused));
+            self.node.cx.say(format!("{} entries of {OUT}/ were left out", result.refused));
         }
         Ok(result)
     }

@@ -10,6 +10,7 @@ use gantry_model::ids::{JobId, LeaseUuid, TaskId};
 use gantry_model::job::Job;
 use gantry_model::lease::LeaseRequest;
 use gantry_model::task::Task;
+use gantry_rt::clock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::broadcast;
@@ -164,7 +165,7 @@ impl View {
     #[must_use]
     pub fn why_waiting(&self, id: TaskId) -> String {
         let seen = self.read();
-        let why = seen.tasks.get(&id).map(|(_, task)| seen.waiting.why_task(task, &self.grabs));
+        let why = seen.tasks.get(&id).map(|(_, task)| seen.waiting.why_task(task, &self.grabs, clock::now()));
         why.unwrap_or_default()
     }
 

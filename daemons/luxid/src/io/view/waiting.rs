@@ -90,9 +90,13 @@ impl Waiting {
     }
 
     /// Why a task waits, in words; empty when it does not.
-    pub fn why_task(&self, task: &Task, grabs: &Grabs) -> String {
+    pub fn why_task(&self, task: &Task, grabs: &Grabs, now: Ts) -> String {
         if !waits(task) {
             return String::new();
+        }
+        let pause = task.not_before.map_or(0.0, |due| due.epoch() - now.epoch());
+        if let (true, Some(why)) = (pause > 0.0, &task.why) {
+            return format!("tried again in {pause:.1} s, after: {why}");
         }
         let here = self.why(&task.spec.pool, task_place(task), 1, grabs);
         match &task.why {

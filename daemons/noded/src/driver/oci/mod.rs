@@ -313,7 +313,8 @@ impl Oci {
             command: command.id.clone(),
             argv: command.argv.clone(),
             env: env(&command.env),
-            cwd: command.cwd.clone().unwrap_or_else(|| bundle::HOME.to_owned()),
+            // Relative to the home, as the paths of files are.
+            cwd: working_dir(command.cwd.as_deref()),
             stdin: command.stdin.clone(),
             output_bytes_max: command.output_bytes_max,
             wall_ms: command.wall_ms,
@@ -342,6 +343,15 @@ fn check(spec: &VmSpec) -> Result<(), DriverError> {
 fn free_base(first: u32, all: &[VmFacts]) -> Option<u32> {
     let taken = |base: u32| all.iter().any(|facts| facts.uid_base.abs_diff(base) < UID_RANGE);
     (0..).map_while(|index: u32| first.checked_add(index.checked_mul(UID_RANGE)?)).find(|base| !taken(*base))
+}
+
+/// Where a command begins: a relative directory is one of the home, as the paths of files are.
+fn working_dir(wanted: Option<&str>) -> String {
+    match wanted {
+        None => bundle::HOME.to_owned(),
+        Some(dir) if dir.starts_with('/') => dir.to_owned(),
+        Some(dir) => format!("{}/{dir}", bundle::HOME),
+    }
 }
 
 /// The environment of a command: ours, and its own over it.

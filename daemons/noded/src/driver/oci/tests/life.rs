@@ -1,7 +1,7 @@
 //! The contract of drivers, and ordinary work.
 
 use super::bed::*;
-use crate::driver::{Class, Driver, Ended, Output};
+use crate::driver::{Class, Driver, Ended, ExecSpec, Output};
 use gantry_proto::noded::{OpenLimits, VmSpec};
 use gantry_proto::vmd::VmLimits;
 use std::time::Duration;
@@ -31,6 +31,20 @@ async fn a_life() {
     assert_eq!(class(again.destroy(&vm(1)).await), Some(Class::NotFound));
     assert_eq!(class(again.stats(&vm(1)).await), Some(Class::NotFound));
     assert_eq!(bed.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_command_begins_at_home_or_below_it_or_where_it_is_told() {
+    let bed = Bed::new().await;
+    let oci = bed.start(1).await;
+    run(&oci, 1, &command("made", "mkdir work")).await;
+    for (number, cwd, says) in
+        [(1, None, "/home/tester"), (2, Some("work"), "/home/tester/work"), (3, Some("/"), "/")]
+    {
+        let told = ExecSpec { cwd: cwd.map(str::to_owned), ..command(&format!("c{number}"), "pwd") };
+        assert_eq!(run(&oci, 1, &told).await.out.trim(), says);
+    }
+    oci.destroy(&vm(1)).await.expect("destroyed");
 }
 
 #[tokio::test]
