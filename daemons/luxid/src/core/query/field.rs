@@ -80,6 +80,8 @@ pub(super) struct Field<R> {
     pub def: FieldDef,
     /// Needs facts of a node: counts as "keep" before they are there.
     pub live: bool,
+    /// A value that is missing is known to be none, and meets no condition. Of Ganeti's kinds such rows are kept.
+    pub definite: bool,
     /// `==` also matches a shorter name that ends at a dot.
     pub host: bool,
     get: Get<R>,
@@ -101,7 +103,7 @@ impl<R> Field<R> {
         doc: Cow<'static, str>,
         get: Get<R>,
     ) -> Self {
-        Self { def: FieldDef { name, title, kind, doc }, live: false, host: false, get }
+        Self { def: FieldDef { name, title, kind, doc }, live: false, definite: false, host: false, get }
     }
 
     kinds! {
@@ -186,6 +188,11 @@ impl<R> FieldTable<R> {
         fields.sort_by(|a, b| natural_cmp(&a.def.name, &b.def.name));
         let by_name = fields.iter().enumerate().map(|(at, f)| (f.def.name.to_string(), at)).collect();
         Self { fields, by_name }
+    }
+
+    /// Of a kind of Gantry's own.
+    pub fn own(fields: Vec<Field<R>>) -> Self {
+        Self::new(fields.into_iter().map(|field| Field { definite: !field.live, ..field }).collect())
     }
 
     pub fn get(&self, name: &str) -> Option<&Field<R>> {

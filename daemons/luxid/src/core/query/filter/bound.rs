@@ -18,7 +18,7 @@ pub(in crate::core::query) enum Stage {
 }
 
 /// Result of a condition. `Open` = there is no data to tell; it is neither made true nor false by `!`,
-/// and keeps the row in the end.
+/// and keeps the row in the end. What a kind of Gantry's own does not have is no data either, but known: `No`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Truth {
     No,
@@ -91,6 +91,9 @@ impl<R> Bound<R> {
             Stage::Config if field.live => None,
             Stage::Config | Stage::Live => Some(field.cell(row, ctx)).filter(|cell| cell.status() == 0),
         };
+        let missing = |field: &Field<R>| {
+            Ok(if field.definite && stage == Stage::Live { Truth::No } else { Truth::Open })
+        };
         match self {
             Self::And(parts) => {
                 let mut all = Truth::Yes;
@@ -119,15 +122,15 @@ impl<R> Bound<R> {
                 Truth::Open => Truth::Open,
                 Truth::Yes => Truth::No,
             }),
-            Self::True(field) => value(field).map_or(Ok(Truth::Open), |cell| is_true(field, &cell)),
+            Self::True(field) => value(field).map_or(missing(field), |cell| is_true(field, &cell)),
             Self::Compare(how, field, operand) => {
-                value(field).map_or(Ok(Truth::Open), |cell| compare(*how, field, &cell, operand))
+                value(field).map_or(missing(field), |cell| compare(*how, field, &cell, operand))
             }
             Self::Matches(field, regex) => {
-                value(field).map_or(Ok(Truth::Open), |cell| matches(field, &cell, regex))
+                value(field).map_or(missing(field), |cell| matches(field, &cell, regex))
             }
             Self::Contains(field, operand) => {
-                value(field).map_or(Ok(Truth::Open), |cell| contains(field, &cell, operand))
+                value(field).map_or(missing(field), |cell| contains(field, &cell, operand))
             }
         }
     }

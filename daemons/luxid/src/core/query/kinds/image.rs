@@ -18,7 +18,7 @@ impl Resource for Images {
     const KEY: &'static str = "name";
 
     fn fields() -> &'static FieldTable<Row> {
-        static TABLE: LazyLock<FieldTable<Row>> = LazyLock::new(|| FieldTable::new(fields()));
+        static TABLE: LazyLock<FieldTable<Row>> = LazyLock::new(|| FieldTable::own(fields()));
         &TABLE
     }
 

@@ -23,7 +23,7 @@ impl Resource for Leases {
     const LATE: bool = true;
 
     fn fields() -> &'static FieldTable<Row> {
-        static TABLE: LazyLock<FieldTable<Row>> = LazyLock::new(|| FieldTable::new(fields()));
+        static TABLE: LazyLock<FieldTable<Row>> = LazyLock::new(|| FieldTable::own(fields()));
         &TABLE
     }
 

@@ -20,7 +20,7 @@ impl Resource for Pools {
 
     fn fields() -> &'static FieldTable<Row> {
         static TABLE: LazyLock<FieldTable<Row>> =
-            LazyLock::new(|| FieldTable::new([wanted(), numbers(), own()].into_iter().flatten().collect()));
+            LazyLock::new(|| FieldTable::own([wanted(), numbers(), own()].into_iter().flatten().collect()));
         &TABLE
     }
 

@@ -22,7 +22,7 @@ impl Resource for Slots {
 
     fn fields() -> &'static FieldTable<Row> {
         static TABLE: LazyLock<FieldTable<Row>> = LazyLock::new(|| {
-            FieldTable::new([place(), record(), troubles(), age()].into_iter().flatten().collect())
+            FieldTable::own([place(), record(), troubles(), age()].into_iter().flatten().collect())
         });
         &TABLE
     }

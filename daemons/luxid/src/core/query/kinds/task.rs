@@ -33,7 +33,7 @@ impl Resource for Tasks {
 
     fn fields() -> &'static FieldTable<Row> {
         static TABLE: LazyLock<FieldTable<Row>> = LazyLock::new(|| {
-            FieldTable::new([spec(), course(), times(), usage()].into_iter().flatten().collect())
+            FieldTable::own([spec(), course(), times(), usage()].into_iter().flatten().collect())
         });
         &TABLE
     }

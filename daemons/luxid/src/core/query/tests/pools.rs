@@ -404,6 +404,9 @@ fn leases_and_who_waits_for_one() {
     assert_eq!(only(json!(["=", "state", "waiting"])).as_array().unwrap().len(), 2);
     assert_eq!(only(json!(["=", "uuid", uuid(180).to_string()])), json!([[[0, uuid(180)]]]));
     assert_eq!(only(json!(["=", "owner", "nobody"])), json!([]));
+    // What a row does not have meets no condition.
+    assert_eq!(only(json!(["<=", "ends_in", 100])).as_array().unwrap().len(), 1);
+    assert_eq!(only(json!(["!", ["<=", "ends_in", 100]])).as_array().unwrap().len(), 3);
 }
 
 #[test]
