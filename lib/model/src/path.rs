@@ -3,6 +3,8 @@
 
 /// Longest path below a home, bytes.
 pub const PATH_BYTES_MAX: usize = 1_024;
+/// Longest name of a file or directory, bytes: the kernel's.
+pub const NAME_BYTES_MAX: usize = 255;
 /// Deepest path below a home: enough for source trees, too little to break a walker.
 pub const DEPTH_MAX: usize = 16;
 /// Most files and directories of an archive.
@@ -26,14 +28,15 @@ pub fn shown(name: &str) -> String {
 /// When it is not plain and relative, too long or too deep; the text names it.
 pub fn parts(path: &str) -> Result<Vec<&str>, String> {
     let parts: Vec<&str> = path.split('/').take(DEPTH_MAX + 1).collect();
-    let plain = |part: &&str| !part.is_empty() && *part != "." && *part != "..";
+    let plain =
+        |part: &&str| !part.is_empty() && *part != "." && *part != ".." && part.len() <= NAME_BYTES_MAX;
     let fits = path.len() <= PATH_BYTES_MAX && parts.len() <= DEPTH_MAX;
     if fits && parts.iter().all(plain) && !path.contains(char::is_control) {
         return Ok(parts);
     }
     Err(format!(
         "'{}' is not a plain path below the VM's home: without '..', '.' and '/' in front, without control characters, \
-         at most {DEPTH_MAX} deep and {PATH_BYTES_MAX} bytes long",
+         at most {DEPTH_MAX} deep and {PATH_BYTES_MAX} bytes long, each name at most {NAME_BYTES_MAX}",
         shown(path)
     ))
 }
@@ -57,8 +60,12 @@ mod tests {
         let deep = ["d"; DEPTH_MAX].join("/");
         assert_eq!(parts("a/b c/…").unwrap(), ["a", "b c", "…"]);
         assert_eq!(parts(&deep).unwrap().len(), DEPTH_MAX);
-        let (deeper, long) = (format!("{deep}/d"), "x".repeat(PATH_BYTES_MAX + 1));
-        for odd in ["", "/", "/a", "a/", "a//b", ".", "a/./b", "..", "a/../b", "a\nb", "a\0b", &deeper, &long]
+        let (deeper, name) = (format!("{deep}/d"), "x".repeat(NAME_BYTES_MAX));
+        let long = format!("{name}/{name}/{name}/{name}/{name}");
+        assert_eq!(parts(&name).unwrap().len(), 1);
+        let wide = format!("a/{name}x");
+        for odd in
+            ["", "/", "/a", "a/", "a//b", ".", "a/./b", "..", "a/../b", "a\nb", "a\0b", &deeper, &long, &wide]
         {
             let why = parts(odd).unwrap_err();
             assert!(why.starts_with('\'') && why.len() < 500, "{odd:?}: {why}");

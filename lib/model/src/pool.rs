@@ -32,6 +32,9 @@ pub const SLOT_BACKOFF_S: f64 = 0.5;
 /// Pause between tries of one that is, seconds: what hindered it may go by itself.
 pub const SLOT_STUCK_S: f64 = 600.0;
 
+/// Bytes of a VM's disk per file or directory: files may be small, but a million empty ones must not eat the kernel's memory.
+pub const DISK_BYTES_PER_ENTRY: u64 = 4096;
+
 /// The driver whose VMs have their disk in their memory.
 pub const DRIVER_OCI: &str = "oci";
 

@@ -232,6 +232,8 @@ fn archives(bed: &Bed) -> Result<()> {
         ("'big'", archive(&[entry("big", b'0', "", 1 << 32, b"small")])),
         ("room for", archive(&[entry("big", b'0', "", 40 << 20, &vec![0; 40 << 20])])),
         ("10000", archive(&many)),
+        ("has room for 2032", archive(&many[..3_000])),
+        ("'out' is a file", archive(&[file("out")])),
         ("plain tar archive", b"#!/bin/sh\necho evil\n".repeat(100)),
         ("ends within 'good'", archive(&[file("good")])[..514].to_vec()),
     ] {

@@ -3,8 +3,10 @@
 use super::{Api, Result, strange, told};
 use crate::core::admission;
 use crate::core::queue::{self, Answer, KeyedJob};
+use crate::io::blob::Held;
 use gantry_model::error::{Ecode, GanetiError};
 use gantry_model::ids::{JobId, TaskId};
+use gantry_model::pool::DISK_BYTES_PER_ENTRY;
 use gantry_model::task::{BodyRef, Task, TaskSpec};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -14,6 +16,9 @@ use tokio::time::{Instant, timeout_at};
 const RERUN_MAX: usize = 1_000;
 /// Most entries of one `SubmitKeyedJob`: a reconciler sends what it found in rounds.
 const KEYED_MAX: usize = 1_000;
+
+/// Directories that a machine has of its own, and some for those that an archive does not name.
+const OWN_ENTRIES: u64 = 16;
 
 /// `SubmitTask`.
 pub(super) async fn submit(api: &Api, spec: Value) -> Result<TaskId> {
@@ -49,11 +54,32 @@ async fn input_fits(api: &Api, input: &BodyRef, room: u64) -> Result<()> {
         return Err(GanetiError::prereq(text, Ecode::UnknownEntity));
     }
     let why = match api.store.inspect(digest).await.map_err(broken)? {
-        Ok(files) if files <= room => return Ok(()),
-        Ok(files) => format!("its files have {files} bytes, a machine has room for {room}: leave some out"),
+        Ok(held) => match unfit(&held, room) {
+            None => return Ok(()),
+            Some(why) => why,
+        },
         Err(why) => format!("{why}; it is to be a plain tar archive of regular files and directories"),
     };
     Err(GanetiError::prereq(format!("input {digest}: {why}"), Ecode::WrongInput))
+}
+
+/// Why a machine with so much room can't take what an archive holds.
+fn unfit(held: &Held, room: u64) -> Option<String> {
+    // A few are the machine's own.
+    let entries = (room / DISK_BYTES_PER_ENTRY).saturating_sub(OWN_ENTRIES);
+    if held.bytes > room {
+        let files = held.bytes;
+        return Some(format!("its files have {files} bytes, a machine has room for {room}: leave some out"));
+    }
+    if held.entries > entries {
+        return Some(format!(
+            "it has {} files and directories, limits.disk_mib of {} has room for {entries}: leave some out, or ask for more",
+            held.entries,
+            room >> 20
+        ));
+    }
+    held.out_is_file
+        .then(|| "'out' is a file, but artifacts are collected there: it must be a directory".to_owned())
 }
 
 /// `CancelTask`.

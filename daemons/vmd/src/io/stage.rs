@@ -3,6 +3,7 @@
 //! scratch room and the runtime's state. The host sees none of it, and all of it vanishes with the last process in it.
 
 use super::cgroup::{Layout, cgroup2_mounts};
+use gantry_model::pool::DISK_BYTES_PER_ENTRY;
 use gantry_proto::vmd::{CreateRequest, SCRATCH_DIRS, STAGE, UID_USER, place};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -14,8 +15,6 @@ use std::path::{Path, PathBuf};
 
 /// Room for bundles and the runtime's state; scratch rooms are file systems of their own. A VM takes some 50 KiB.
 const STAGE_OPTIONS: &str = "mode=755,size=256m";
-/// Bytes of scratch room per inode: files may be small, but a million empty ones must not eat the kernel's memory.
-const BYTES_PER_INODE: u64 = 4096;
 /// Where the runtime keeps its state.
 pub const STATE: &str = "/mnt/state";
 
@@ -133,7 +132,7 @@ fn bind_read_only(from: &str, to: &str) -> io::Result<()> {
 
 fn sizes(mib: u64) -> String {
     let bytes = mib << 20;
-    format!("size={bytes},nr_inodes={}", bytes / BYTES_PER_INODE)
+    format!("size={bytes},nr_inodes={}", bytes / DISK_BYTES_PER_ENTRY)
 }
 
 /// Gives a scratch room another size.

@@ -7,11 +7,24 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 
+/// Where the artifacts of a task are collected, below its home.
+const OUT: &str = "out";
 /// Most bodies whose verdict is remembered, the newest ones. A verdict is a number or a short text.
 const VERDICTS_MAX: usize = 1_024;
 
-/// Bytes of an archive's files, or why it is of no use.
-pub type Verdict = Result<u64, Unfit>;
+/// What an archive of an input holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Files and directories.
+    pub entries: u64,
+    /// Whether it has a file where the directory for artifacts is.
+    pub out_is_file: bool,
+}
+
+/// What an archive holds, or why it is of no use.
+pub type Verdict = Result<Held, Unfit>;
 
 /// Verdicts by digest, bounded.
 #[derive(Debug, Default)]
@@ -52,7 +65,11 @@ impl Store {
         let path = self.0.root.blob(digest);
         let verdict = blocking(move || {
             let mut body = File::open(path)?;
-            Ok(gantry_archive::check(&mut body, "").map(|content| content.bytes))
+            Ok(gantry_archive::check(&mut body, "").map(|content| Held {
+                bytes: content.bytes,
+                entries: content.entries as u64,
+                out_is_file: content.files.contains(OUT),
+            }))
         })
         .await?;
         verdicts.put(digest, verdict.clone());
@@ -67,11 +84,12 @@ mod tests {
     #[test]
     fn the_oldest_verdicts_are_forgotten() {
         let mut verdicts = Verdicts::default();
+        let held = |bytes| Held { bytes, ..Held::default() };
         for number in 0..=VERDICTS_MAX as u64 {
-            verdicts.put(&number.to_string(), Ok(number));
-            verdicts.put(&number.to_string(), Ok(number));
+            verdicts.put(&number.to_string(), Ok(held(number)));
+            verdicts.put(&number.to_string(), Ok(held(number)));
         }
-        assert_eq!((verdicts.get("0"), verdicts.get("1")), (None, Some(Ok(1))));
+        assert_eq!((verdicts.get("0"), verdicts.get("1")), (None, Some(Ok(held(1)))));
         assert_eq!((verdicts.known.len(), verdicts.order.len()), (VERDICTS_MAX, VERDICTS_MAX));
     }
 }

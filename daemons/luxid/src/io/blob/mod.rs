@@ -12,6 +12,8 @@ pub mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub use inspect::Held;
+
 use gantry_body::unnamed::Unnamed;
 use gantry_body::{BodyError, Reading, room};
 use gantry_model::error::{Ecode, GanetiError};
