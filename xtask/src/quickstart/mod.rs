@@ -101,6 +101,8 @@ pub fn stop() -> Result<()> {
 fn end_earlier(screen: &Screen, programs: &Path) -> Result<()> {
     if let Some(mut earlier) = VirtualCluster::found(&place(), programs)? {
         if kept().exists() {
+            // Dropped, it would end.
+            earlier.keep();
             bail!(
                 "the cluster that an earlier run kept is up, with its tasks and results.\n\
                  \"cargo xtask quickstart --stop\" ends it and removes them; then run this again"
