@@ -237,18 +237,19 @@ impl<R: Resource> Bindable for Select<R> {
         let mut rows = R::rows(config, &self.pick)?;
         let nothing = LiveFacts::default();
         let ctx = Ctx { config, cluster: cluster.as_deref(), live: &nothing };
-        if let Some(filter) = &self.filter {
-            keep(&mut rows, filter, &ctx, Stage::Config)?;
-        }
         let filter_is_live = self.filter.as_ref().is_some_and(|filter| filter.is_live());
+        // Rows of the configuration are filtered for good unless the filter waits for live fields.
+        let again = filter_is_live || R::LATE;
+        if let Some(filter) = &self.filter {
+            keep(&mut rows, filter, &ctx, if again { Stage::Config } else { Stage::Live })?;
+        }
         let column_is_live = |column: &Column<R::Row>| matches!(column, Column::Known(field) if field.live);
         let live = filter_is_live || self.columns.iter().any(column_is_live);
         let nodes: BTreeSet<NodeUuid> =
             if live { rows.iter().filter_map(|row| R::asks(row, config)).collect() } else { BTreeSet::new() };
         let OwnNeeds { jobs, locks, tasks, why, requests, waiting, short } =
             R::needs(&self.pick, self.mentions);
-        // Rows of the configuration were filtered for good unless the filter waits for live fields.
-        let filter = self.filter.clone().filter(|_| filter_is_live || R::LATE);
+        let filter = self.filter.clone().filter(|_| again);
         Ok(Plan {
             needs: Needs {
                 nodes: nodes.into_iter().collect(),

@@ -370,6 +370,9 @@ fn slots() {
         ])
     );
     let fields = ["uuid", "node_uuid", "drained", "stuck", "why", "failures", "backoff_until", "holder"];
+    let owned = |filter: Value| rows(&cluster(), Kind::Slot, &["name", "owner"], filter).unwrap();
+    assert_eq!(owned(json!(["=", "owner", "nobody"])), json!([]), "a slot without an owner is nobody's");
+    assert_eq!(owned(json!(["=~", "owner", "."])), json!([["py-4", "ann"]]));
     let stuck = rows(&cluster(), Kind::Slot, &fields, json!(["?", "stuck"])).unwrap();
     assert_eq!(stuck, json!([[uuid(210), uuid(1), true, true, "lease over", 8, 99.5, "5.1-2-3"]]));
 }
