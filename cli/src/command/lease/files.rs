@@ -149,7 +149,7 @@ pub async fn get(session: &mut Session, get: Get) -> Result<(), CliError> {
         .map_err(|error| CliError::plain(error.to_string()))?;
     if reply.refused > 0 {
         session.screen.note(&format!(
-            "Left out: {}, no plain files (links, hard links, devices), with names that cannot be told, or over the limit",
+            "Left out: {} (links, hard links, devices, names that cannot be told, or over the limit)",
             counted(reply.refused, "thing")
         ));
     }

@@ -48,7 +48,7 @@ pub async fn run(session: &mut Session, id: u64, dir: &Path, force: bool) -> Res
     }
     if result.refused > 0 {
         session.screen.note(&format!(
-            "Left out of out/: {}, no plain files (links, hard links, devices), with names that cannot be told, or over the limit",
+            "Left out of out/: {} (links, hard links, devices, names that cannot be told, or over the limit)",
             counted(result.refused, "thing")
         ));
     }

@@ -60,7 +60,7 @@ impl Grabs {
         let ((since, _), why) = inner.since.first_key_value()?;
         let silent = now.saturating_duration_since(*since);
         let words = || match why {
-            Some(why) => format!("gantry-wconfd grants nothing since {} s: {why}", silent.as_secs()),
+            Some(why) => format!("gantry-wconfd has granted nothing for {} s: {why}", silent.as_secs()),
             None => format!("gantry-wconfd has not answered for {} s", silent.as_secs()),
         };
         (silent >= SILENT_AFTER).then(words)
@@ -114,7 +114,7 @@ mod tests {
         drop(first);
         assert_eq!(after(7_500).as_deref(), Some("gantry-wconfd has not answered for 7 s"), "one of two");
         same_moment.again(Some("no majority"));
-        assert_eq!(after(7_500).as_deref(), Some("gantry-wconfd grants nothing since 7 s: no majority"));
+        assert_eq!(after(7_500).as_deref(), Some("gantry-wconfd has granted nothing for 7 s: no majority"));
         drop(same_moment);
         assert_eq!(after(7_500).as_deref(), Some("gantry-wconfd has not answered for 3 s"));
         drop(later);

@@ -12,6 +12,7 @@ const SETTLE_PART: u64 = 5;
 pub struct Away {
     /// Milliseconds of the caller's clock.
     since: BTreeMap<NodeUuid, u64>,
+    /// Those that have not settled yet.
     back: BTreeMap<NodeUuid, u64>,
 }
 
@@ -29,17 +30,22 @@ impl Away {
                     back.push(node.uuid);
                     self.back.insert(node.uuid, now);
                 }
-                let settle_ms = lost_s * 1_000 / SETTLE_PART;
+                let settle_ms = lost_s.saturating_mul(1_000) / SETTLE_PART;
                 node.settled =
                     self.back.get(&node.uuid).is_none_or(|at| now.saturating_sub(*at) >= settle_ms);
+                if node.settled {
+                    self.back.remove(&node.uuid);
+                }
                 continue;
             }
             node.settled = false;
+            self.back.remove(&node.uuid);
             let begun = before.unwrap_or(now);
             node.away_s = Some(now.saturating_sub(begun) / 1_000);
             since.insert(node.uuid, begun);
         }
         self.since = since;
+        self.back.retain(|uuid, _| nodes.iter().any(|node| node.uuid == *uuid));
         back
     }
 }

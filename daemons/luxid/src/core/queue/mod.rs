@@ -54,7 +54,7 @@ pub use news::{LeaseSeen, News};
 pub use request::{REQUEST_KEPT_S, REQUESTS_MAX, REQUESTS_OVER_MAX};
 pub use rules::Rules;
 pub use submit::{NewJob, SubmitError, prepare};
-pub use task::{SPEC_BYTES_MAX, SPECS_BYTES_MAX};
+pub use task::{BACKOFF_MS, SPEC_BYTES_MAX, SPECS_BYTES_MAX};
 
 use entry::Entry;
 use gantry_model::error::GanetiError;

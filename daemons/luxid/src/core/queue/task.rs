@@ -27,7 +27,7 @@ pub const SPECS_BYTES_MAX: usize = 512 << 20;
 /// Longest text kept of why an attempt ended, in bytes: a task has one for each attempt, and is one row of the log.
 const WHY_BYTES_MAX: usize = 1024;
 /// First and longest pause after an infrastructure failure, in milliseconds.
-pub(super) const BACKOFF_MS: (u64, u64) = (200, 10_000);
+pub const BACKOFF_MS: (u64, u64) = (200, 10_000);
 
 /// How far a task is, in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

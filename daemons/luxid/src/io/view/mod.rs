@@ -62,6 +62,10 @@ impl View {
         let mut seen = self.write();
         let mut moved = Vec::with_capacity(shown.len());
         for change in shown {
+            if let Shown::Stock(pool, None) = &change {
+                // A new one of that name begins anew.
+                self.grabs.answered(pool, None);
+            }
             moved.extend(seen.take(change));
         }
         drop(seen);

@@ -1,7 +1,7 @@
 //! Who waits for VMs of a pool, in the order of being served, and why: worked out from what is shown, when somebody
 //! asks, so that a hundred thousand waiting tasks cost no write.
 
-use crate::core::queue::Stock;
+use crate::core::queue::{BACKOFF_MS, Stock};
 use crate::io::grabs::Grabs;
 use gantry_model::ids::{JobId, LeaseUuid, TaskId};
 use gantry_model::job::{Class, Job};
@@ -94,9 +94,11 @@ impl Waiting {
         if !waits(task) {
             return String::new();
         }
-        let pause = task.not_before.map_or(0.0, |due| due.epoch() - now.epoch());
-        if let (true, Some(why)) = (pause > 0.0, &task.why) {
-            return format!("tried again in {pause:.1} s, after: {why}");
+        // A longer pause than there is was set by a wall clock that has stepped back since.
+        let longest = Ts(now.0 + BACKOFF_MS.1 / 1000, now.1);
+        let due = task.not_before.filter(|due| *due > now && *due <= longest);
+        if let (Some(due), Some(why)) = (due, &task.why) {
+            return format!("tried again in {:.1} s, after: {why}", due.epoch() - now.epoch());
         }
         let here = self.why(&task.spec.pool, task_place(task), 1, grabs);
         match &task.why {
@@ -217,6 +219,19 @@ mod tests {
         waiting.job(&expand(13, Class::Reconcile, short("full")));
         waiting.stock("py".to_owned(), None);
         assert_eq!(waiting.short("py"), None, "a new pool of that name begins anew");
+    }
+
+    #[test]
+    fn a_pause_between_attempts_is_told_as_one() {
+        let (waiting, grabs) = (Waiting::default(), Grabs::default());
+        let task = json!({"id": 1, "spec": {"pool": "py", "execute": [{"command": "true"}]}, "state": 6,
+            "received": [1, 0], "not_before": [100, 500_000], "why": "its VM died"});
+        let task: Task = serde_json::from_value(task).unwrap();
+        assert_eq!(task.state, TaskState::Retrying);
+        let why = |now| waiting.why_task(&task, &grabs, Ts(now, 0));
+        assert_eq!(why(99), "tried again in 1.5 s, after: its VM died");
+        let waits = "waiting for pool py, which is not known yet (0 ahead), after: its VM died";
+        assert_eq!((why(101).as_str(), why(20).as_str()), (waits, waits), "over; or of another clock");
     }
 
     #[test]

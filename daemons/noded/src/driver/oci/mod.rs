@@ -313,7 +313,6 @@ impl Oci {
             command: command.id.clone(),
             argv: command.argv.clone(),
             env: env(&command.env),
-            // Relative to the home, as the paths of files are.
             cwd: working_dir(command.cwd.as_deref()),
             stdin: command.stdin.clone(),
             output_bytes_max: command.output_bytes_max,
